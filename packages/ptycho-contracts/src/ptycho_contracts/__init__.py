@@ -1,0 +1,1 @@
+"""Contracts of the ptycho suite: arrays, records, configuration, errors."""

@@ -1,0 +1,165 @@
+"""Named, immutable records of arrays: what flows between the packages (specs/arrays.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_contracts.arrays import ArraySpec, validate
+
+MeasurementUnit = Literal["counts", "amplitude"]
+ProbeKind = Literal["exact", "guess"]
+
+SCAN_ARRAYS = (
+    ArraySpec("measurements", ("pattern", "y", "x"), kinds="uif", unit="counts or amplitude", minimum=0.0),
+    ArraySpec("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),
+    ArraySpec("scan_index", ("pattern",), kinds="i", dtype="int64", minimum=0),
+    ArraySpec("probe", ("mode", "y", "x"), kinds="c", dtype="complex64", optional=True, unit="sqrt(counts)"),
+    ArraySpec("bad_pixels", ("y", "x"), kinds="b", dtype="bool", optional=True),
+    ArraySpec("object_truth", ("object_y", "object_x"), kinds="c", dtype="complex64", optional=True),
+    ArraySpec("object_origin_yx_px", (2,), kinds="f", dtype="float64", optional=True, unit="px"),
+)
+
+GROUP_ARRAYS = (
+    ArraySpec("nn_indices", ("group", "channel"), kinds="i", dtype="int64", minimum=0),
+    ArraySpec("coords_offsets", ("group", 1, 2, 1), kinds="f", dtype="float32", unit="px"),
+    ArraySpec("coords_relative", ("group", 1, 2, "channel"), kinds="f", dtype="float32", unit="px"),
+)
+
+BATCH_ARRAYS = (
+    ArraySpec("counts", ("group", "channel", "y", "x"), kinds="f", dtype="float32", unit="counts", minimum=0.0),
+    *GROUP_ARRAYS,
+    ArraySpec("mean_counts", ("group",), kinds="f", dtype="float32", unit="counts", minimum=0.0),
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scan:
+    """Measured patterns with their positions, as one or several scans.
+
+    Attributes:
+        measurements: (pattern, y, x), any integer or float dtype, zero frequency at
+            ``[N // 2, N // 2]``; what a pixel holds is said by ``unit``.
+        unit: ``"counts"`` (photons) or ``"amplitude"`` (square root of counts).
+        positions_px: (pattern, 2) float64, ``[x, y]``: object coordinate of pixel
+            ``[N // 2, N // 2]`` of each pattern's patch.
+        probe: (mode, N, N) complex64 or None.
+        probe_kind: ``"exact"`` only where the source says that the probe is the true one.
+        bad_pixels: (N, N) bool or None; True marks a detector pixel to be ignored.
+        scan_index: (pattern,) int64; groups never mix different values.
+        object_truth: (H, W) complex64 or None, the true object of a simulation.
+        object_origin_yx_px: (2,) float64, object coordinate of ``object_truth[0, 0]``.
+        metadata: JSON values: source, decisions taken on reading, physical geometry.
+
+    Raises:
+        ContractError: with all problems at once, when the arrays break specs/arrays.md.
+    """
+
+    measurements: NDArray[Any]
+    unit: MeasurementUnit
+    positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex64] | None = None
+    probe_kind: ProbeKind = "guess"
+    bad_pixels: NDArray[np.bool_] | None = None
+    scan_index: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
+    object_truth: NDArray[np.complex64] | None = None
+    object_origin_yx_px: NDArray[np.float64] | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.scan_index is None:
+            object.__setattr__(self, "scan_index", np.zeros(len(self.measurements), np.int64))
+        validate(self, SCAN_ARRAYS, where="Scan")
+
+    @property
+    def N(self) -> int:
+        """Side of a pattern in pixels."""
+        return int(self.measurements.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.measurements)
+
+    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
+        """Photon counts of the chosen patterns, float32, whatever the storage dtype and unit."""
+        chosen = np.asarray(self.measurements[index], dtype=np.float32)
+        return np.square(chosen) if self.unit == "amplitude" else chosen
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Groups:
+    """Groups of C = gridsize**2 neighbouring patterns (specs/grouping.md).
+
+    Attributes:
+        nn_indices: (group, C) int64, members; column 0 is the seed.
+        coords_offsets: (group, 1, 2, 1) float32, ``[x, y]`` of the group's centre.
+        coords_relative: (group, 1, 2, C) float32, ``[x, y]`` of centre minus position.
+    """
+
+    nn_indices: NDArray[np.int64]
+    coords_offsets: NDArray[np.float32]
+    coords_relative: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        validate(self, GROUP_ARRAYS, where="Groups")
+
+    def __len__(self) -> int:
+        return len(self.nn_indices)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Batch:
+    """What a training step receives: groups with their photon counts.
+
+    Attributes:
+        counts: (group, C, N, N) float32 photon counts.
+        nn_indices, coords_offsets, coords_relative: as in :class:`Groups`.
+        mean_counts: (group,) float32, mean counts per pattern of the scan that the group
+            belongs to; it fixes the gauge of the probe (specs/physics.md).
+    """
+
+    counts: NDArray[np.float32]
+    nn_indices: NDArray[np.int64]
+    coords_offsets: NDArray[np.float32]
+    coords_relative: NDArray[np.float32]
+    mean_counts: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        validate(self, BATCH_ARRAYS, where="Batch")
+
+    def __len__(self) -> int:
+        return len(self.counts)
+
+
+RECONSTRUCTION_ARRAYS = (
+    ArraySpec("object", ("object_y", "object_x"), kinds="c", dtype="complex64"),
+    ArraySpec("origin_yx_px", (2,), kinds="f", dtype="float64", unit="px"),
+    ArraySpec("weight", ("object_y", "object_x"), kinds="f", dtype="float32", minimum=0.0, unit="counts"),
+    ArraySpec("probe", ("mode", "y", "x"), kinds="c", dtype="complex64", unit="sqrt(counts)"),
+    ArraySpec("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),
+)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reconstruction:
+    """An imaged object with what is needed to simulate its patterns again.
+
+    Attributes:
+        object: (H, W) complex64.
+        origin_yx_px: (2,) float64, object-pixel coordinate of ``object[0, 0]``.
+        weight: (H, W) float32, summed illumination; 0 where no pattern ever looked.
+        probe: (mode, N, N) complex64, in the gauge of specs/physics.md.
+        positions_px: (pattern, 2) float64, ``[x, y]``, as used.
+    """
+
+    object: NDArray[np.complex64]
+    origin_yx_px: NDArray[np.float64]
+    weight: NDArray[np.float32]
+    probe: NDArray[np.complex64]
+    positions_px: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        validate(self, RECONSTRUCTION_ARRAYS, where="Reconstruction")
