@@ -1,1 +1,1 @@
-"""ptycho-cli"""
+"""Commands of the ptycho suite: train, infer, reconstruct, simulate, inspect, demo."""

@@ -48,17 +48,17 @@ class ArraySpec:
         return f"({dims}) {kind}" + (f" [{self.unit}]" if self.unit else "")
 
 
-def problems_of(
-    arrays: Mapping[str, Any], specs: Sequence[ArraySpec], *, where: str = "", content: bool = True
-) -> list[Problem]:
+def problems_of(record: Any, specs: Sequence[ArraySpec], *, where: str = "", content: bool = True) -> list[Problem]:
     """Every problem of a set of arrays against their declarations.
 
     Args:
-        arrays: Arrays by name; a missing one counts as None.
+        record: Arrays (NumPy, memory-mapped or h5py) by name, as a mapping, in which a missing one
+            counts as None, or as the attributes of an object.
         specs: Declarations; a dimension's name ties sizes across all of them.
         where: Prefix for :attr:`Problem.where`, such as a path.
         content: Also check values (finite, minimum), block by block.
     """
+    arrays = record if isinstance(record, Mapping) else {spec.name: getattr(record, spec.name) for spec in specs}
     sizes: dict[str, tuple[int, str]] = {}
     found: list[Problem] = []
     for spec in specs:
@@ -68,7 +68,7 @@ def problems_of(
             if not spec.optional:
                 found.append(Problem(here, "array.missing", spec.layout, "nothing", f"provide '{spec.name}'"))
             continue
-        if not (hasattr(array, "dtype") and hasattr(array, "shape")):
+        if not isinstance(getattr(array, "dtype", None), np.dtype):
             found.append(Problem(here, "array.type", spec.layout, type(array).__name__, "pass a NumPy array"))
             continue
         structural = [*_dtype_problems(array, spec, here), *_shape_problems(array, spec, here, sizes)]
@@ -84,8 +84,7 @@ def validate(record: Any, specs: Sequence[ArraySpec], *, where: str = "", conten
     Raises:
         ContractError: with all problems of all arrays.
     """
-    arrays = record if isinstance(record, Mapping) else {spec.name: getattr(record, spec.name) for spec in specs}
-    found = problems_of(arrays, specs, where=where, content=content)
+    found = problems_of(record, specs, where=where, content=content)
     if found:
         raise ContractError(found)
 
@@ -111,14 +110,12 @@ def _shape_problems(
             yield Problem(here, "array.empty", f"at least one {dim}", f"shape {array.shape}", "provide data")
             continue
         if isinstance(dim, int):
-            wanted, owner = dim, "the contract"
+            wanted, words = dim, f"axis {axis} of size {dim}"
         else:
             wanted, owner = sizes.setdefault(dim, (size, spec.name))
+            words = f"axis {axis} ('{dim}') of size {wanted} as in {owner}"
         if size != wanted:
-            yield Problem(
-                here, "array.shape", f"axis {axis} ('{dim}') of size {wanted} as in {owner}",
-                f"shape {array.shape}", "make the sizes agree",
-            )  # fmt: skip
+            yield Problem(here, "array.shape", words, f"shape {array.shape}", "make the sizes agree")
 
 
 def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:
@@ -127,7 +124,7 @@ def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterat
         if array.dtype.kind in "fc" and spec.finite:
             good = np.isfinite(block)
             not_finite += block.size - int(np.count_nonzero(good))
-        if spec.minimum is not None and array.dtype.kind in "fi":
+        if spec.minimum is not None and array.dtype.kind in "fiu":
             below += int(np.count_nonzero(block < spec.minimum))
     if not_finite:
         yield Problem(

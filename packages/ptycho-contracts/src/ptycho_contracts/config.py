@@ -7,159 +7,49 @@ values and flag. Command-line flags, TOML keys, reference tables and checks are 
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-from ptycho_contracts.problems import ContractError, Problem, nearest
+from ptycho_contracts.options import (
+    Option,
+    Resolved,
+    Section,
+    build_tables,
+    check_names,
+    from_dict,
+    option,
+    resolve,
+    schema,
+    to_dict,
+    to_tables,
+)
+from ptycho_contracts.problems import Problem
 
-T = TypeVar("T")
+__all__ = [
+    "SECTIONS",
+    "DataConfig",
+    "ExecutionConfig",
+    "InferenceConfig",
+    "ModelConfig",
+    "Option",
+    "ReconstructionConfig",
+    "Resolved",
+    "Section",
+    "TrainingConfig",
+    "check_names",
+    "from_dict",
+    "from_tables",
+    "markdown_table",
+    "option",
+    "resolve",
+    "schema",
+    "to_dict",
+    "to_tables",
+]
 
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: tuple[Any, ...] = (),
-    minimum: float | None = None,
-    above: float | None = None,
-    maximum: float | None = None,
-    flag: str | None = None,
-    negative_flag: str | None = None,
-) -> Any:
-    """Declare one option: a dataclass field that knows its help text, legal values and flag.
-
-    ``minimum`` and ``maximum`` are inclusive, ``above`` is exclusive. ``flag`` and
-    ``negative_flag`` override the spelling derived from the field's name.
-    """
-    metadata = {
-        "help": help,
-        "choices": choices,
-        "minimum": minimum,
-        "above": above,
-        "maximum": maximum,
-        "flag": flag,
-        "negative_flag": negative_flag,
-    }
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One row of the schema, as flags, docs and checks see it."""
-
-    section: str
-    name: str
-    type: type
-    optional: bool
-    default: Any
-    help: str
-    choices: tuple[Any, ...]
-    minimum: float | None
-    above: float | None
-    maximum: float | None
-    flag: str
-    negative_flag: str | None
-
-    @property
-    def legal(self) -> str:
-        """The legal values in words, for messages and docs."""
-        if self.choices:
-            words = "one of " + ", ".join(repr(choice) for choice in self.choices)
-        else:
-            words = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}[self.type]
-            bounds = [
-                f"{sign} {bound:g}"
-                for sign, bound in ((">=", self.minimum), (">", self.above), ("<=", self.maximum))
-                if bound is not None
-            ]
-            words += " " + " and ".join(bounds) if bounds else ""
-        return words + (" or none" if self.optional else "")
-
-    def accepts(self, value: Any) -> bool:
-        """Whether ``value`` is legal for this option."""
-        if value is None:
-            return self.optional
-        if self.type is bool or isinstance(value, bool):
-            return self.type is bool and isinstance(value, bool)
-        if self.type is float:
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                return False
-        elif not isinstance(value, self.type):
-            return False
-        if self.choices:
-            return value in self.choices
-        if isinstance(value, str):
-            return True
-        return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
-        )
-
-
-class Section:
-    """Base of the option groups: checks every field, and derives the schema from the fields."""
-
-    section: typing.ClassVar[str]
-
-    def __post_init__(self) -> None:
-        problems = [
-            Problem(
-                where=f"{self.section}.{row.name}",
-                code="config.value",
-                expected=row.legal,
-                found=repr(getattr(self, row.name)),
-                remedy="give a legal value or leave the option out",
-            )
-            for row in schema(type(self))
-            if not row.accepts(getattr(self, row.name))
-        ]
-        problems += self._cross_checks() if not problems else []
-        if problems:
-            raise ContractError(problems)
-
-    def _cross_checks(self) -> list[Problem]:
-        """Checks between options; run when each option is legal by itself."""
-        return []
-
-
-@lru_cache(maxsize=None)
-def schema(section: type) -> tuple[Option, ...]:
-    """Options of one section, in the order of their declaration."""
-    hints = typing.get_type_hints(section)
-    rows = []
-    for field in dataclasses.fields(section):
-        if "help" not in field.metadata:
-            continue
-        kinds = [kind for kind in _members(hints[field.name]) if kind is not type(None)]
-        flag = field.metadata["flag"] or "--" + field.name.replace("_", "-")
-        negative = field.metadata["negative_flag"]
-        rows.append(
-            Option(
-                section=section.section,
-                name=field.name,
-                type=kinds[0],
-                optional=len(kinds) < len(_members(hints[field.name])),
-                default=field.default,
-                help=field.metadata["help"],
-                choices=field.metadata["choices"],
-                minimum=field.metadata["minimum"],
-                above=field.metadata["above"],
-                maximum=field.metadata["maximum"],
-                flag=flag,
-                negative_flag=negative,
-            )
-        )
-    return tuple(rows)
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+_HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,9 +136,7 @@ class TrainingConfig(Section):
     max_seconds: float | None = option(None, "stop training after this many seconds of wall time", above=0.0)
     seed: int = option(0, "seed of every random choice", minimum=0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
-    hold_out: str | None = option(
-        None, "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
-    )
+    hold_out: str | None = option(None, _HOLD_OUT)
     val_fraction: float = option(
         0.05, "share of the groups kept for val_loss where no validation file is given", minimum=0.0, maximum=0.5
     )
@@ -260,6 +148,9 @@ class TrainingConfig(Section):
     )
     calibration_epochs: int = option(15, "epochs of the joint descent that calibrates the probe", minimum=1)
 
+    def _cross_checks(self) -> list[Problem]:
+        return _hold_out_problems(self.section, self.hold_out)
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig(Section):
@@ -267,9 +158,7 @@ class InferenceConfig(Section):
 
     section: typing.ClassVar[str] = "inference"
 
-    hold_out: str | None = option(
-        None, "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
-    )
+    hold_out: str | None = option(None, _HOLD_OUT)
     seed: int = option(0, "seed of the hold-out fraction and of the refinement's minibatches", minimum=0)
     refine: int = option(0, "epochs of joint descent after the network's image", minimum=0)
     assembly: str = option(
@@ -281,6 +170,9 @@ class InferenceConfig(Section):
     probe_source: str = option(
         "bundle", "whose probe to image with: the bundle's (calibrated) or the data file's", choices=("bundle", "file")
     )
+
+    def _cross_checks(self) -> list[Problem]:
+        return _hold_out_problems(self.section, self.hold_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -297,9 +189,10 @@ class ReconstructionConfig(Section):
     probe_learning_rate: float = option(0.005, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
-    hold_out: str | None = option(
-        None, "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
-    )
+    hold_out: str | None = option(None, _HOLD_OUT)
+
+    def _cross_checks(self) -> list[Problem]:
+        return _hold_out_problems(self.section, self.hold_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,7 +223,9 @@ class ExecutionConfig(Section):
     )
     checkpoint_save_top_k: int = option(1, "checkpoints kept; -1 keeps all", minimum=-1)
     checkpoint_monitor_metric: str = option(
-        "val_loss", "metric that ranks checkpoints and stops early", choices=("val_loss", "train_loss"),
+        "val_loss",
+        "metric that ranks checkpoints and stops early",
+        choices=("val_loss", "train_loss"),
         flag="--checkpoint-monitor",
     )
     checkpoint_mode: str = option("min", "whether less or more of the metric is better", choices=("min", "max"))
@@ -364,69 +259,48 @@ SECTIONS: tuple[type[Section], ...] = (
 )
 
 
-def to_dict(config: Section) -> dict[str, Any]:
-    """Options of a section as JSON values; derived values and references are left out."""
-    return {row.name: getattr(config, row.name) for row in schema(type(config))}
+def from_tables(tables: Mapping[str, Mapping[str, Any]]) -> Resolved:
+    """Sections from ``{section: {option: value}}``, as :func:`to_tables` writes them (CFG-16).
 
-
-def from_dict(section: type[T], values: Mapping[str, Any], **references: Any) -> T:
-    """Build a section from a mapping; unknown keys raise, with the nearest known name.
+    Sections without a table are not built, except that a model's ``data`` must be there.
 
     Raises:
-        ContractError: unknown keys or illegal values.
+        ContractError: unknown tables or options, illegal values, a model without its data.
     """
-    known = {row.name: row for row in schema(section)}
-    check_names(values, known, where=section.section)  # type: ignore[attr-defined]
-    return section(**values, **references)
+    return build_tables(tables, SECTIONS)
 
 
-def check_names(given: Mapping[str, Any], known: Mapping[str, Any] | Iterator[str], *, where: str) -> None:
-    """Raise one ContractError that names every unknown key and the nearest known one."""
-    known = list(known)
-    problems = [
-        Problem(where=f"{where}.{name}", code="config.unknown", expected="a known option", found=repr(name),
-                remedy=nearest(name, known))
-        for name in given
-        if name not in known
+def markdown_table(section: type[Section]) -> str:
+    """The reference table of one section: option, default, legal values, help."""
+    lines = ["| option | default | legal values | what it does |", "|---|---|---|---|"]
+    for row in schema(section):
+        cells = (f"`{row.name}`", f"`{_toml(row.default)}`", row.legal, row.help)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    """A default as a configuration file would spell it."""
+    if value is None:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else f"{value:g}"
+
+
+def _hold_out_problems(section: str, value: str | None) -> list[Problem]:
+    if value is None or value.endswith(".npy"):
+        return []
+    try:
+        legal = 0.0 <= float(value) < 1.0
+    except ValueError:
+        legal = False
+    if legal:
+        return []
+    return [
+        Problem(
+            where=f"{section}.hold_out",
+            code="config.hold_out",
+            expected="a fraction from 0 to below 1, or the path of an .npy file",
+            found=repr(value),
+            remedy="write such as '0.1' or 'held_out.npy'",
+        )
     ]
-    if problems:
-        raise ContractError(problems)
-
-
-def resolve(sections: tuple[type[Section], ...], layers: Mapping[str, Mapping[str, Any]]) -> Resolved:
-    """Merge layers of options, strongest first, into the given sections.
-
-    Args:
-        sections: The sections to build; option names that occur in several get the same value.
-        layers: Layer name (such as ``"explicit"``, ``"execution"``, ``"file"``) to its flat options,
-            strongest layer first. Options in no layer keep their default.
-
-    Returns:
-        The sections and, for each option set by a layer, its value and that layer's name.
-
-    Raises:
-        ContractError: unknown names in any layer, or illegal values.
-    """
-    known = {row.name for section in sections for row in schema(section)}
-    applied: dict[str, dict[str, Any]] = {}
-    for layer, values in layers.items():
-        check_names(values, sorted(known), where=layer)
-        for name, value in values.items():
-            applied.setdefault(name, {"value": value, "source": layer})
-    built: dict[type[Section], Section] = {}
-    for section in sections:
-        mine = {row.name: applied[row.name]["value"] for row in schema(section) if row.name in applied}
-        references = {"data": built[DataConfig]} if section is ModelConfig and DataConfig in built else {}
-        built[section] = section(**mine, **references)
-    return Resolved(sections=built, applied=applied)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """Outcome of :func:`resolve`."""
-
-    sections: Mapping[type[Section], Section]
-    applied: Mapping[str, Mapping[str, Any]]
-
-    def __getitem__(self, section: type[T]) -> T:
-        return self.sections[section]  # type: ignore[index, return-value]

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho_contracts.arrays import ArraySpec, validate
+from ptycho_contracts.arrays import ArraySpec, problems_of, validate
+from ptycho_contracts.problems import ContractError, Problem
 
 MeasurementUnit = Literal["counts", "amplitude"]
 ProbeKind = Literal["exact", "guess"]
 
 SCAN_ARRAYS = (
-    ArraySpec("measurements", ("pattern", "y", "x"), kinds="uif", unit="counts or amplitude", minimum=0.0),
+    ArraySpec("measurements", ("pattern", "N", "N"), kinds="uif", unit="counts or amplitude", minimum=0.0),
     ArraySpec("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),
     ArraySpec("scan_index", ("pattern",), kinds="i", dtype="int64", minimum=0),
-    ArraySpec("probe", ("mode", "y", "x"), kinds="c", dtype="complex64", optional=True, unit="sqrt(counts)"),
-    ArraySpec("bad_pixels", ("y", "x"), kinds="b", dtype="bool", optional=True),
+    ArraySpec("probe", ("mode", "N", "N"), kinds="c", dtype="complex64", optional=True, unit="sqrt(counts)"),
+    ArraySpec("bad_pixels", ("N", "N"), kinds="b", dtype="bool", optional=True),
     ArraySpec("object_truth", ("object_y", "object_x"), kinds="c", dtype="complex64", optional=True),
     ArraySpec("object_origin_yx_px", (2,), kinds="f", dtype="float64", optional=True, unit="px"),
 )
@@ -31,7 +32,7 @@ GROUP_ARRAYS = (
 )
 
 BATCH_ARRAYS = (
-    ArraySpec("counts", ("group", "channel", "y", "x"), kinds="f", dtype="float32", unit="counts", minimum=0.0),
+    ArraySpec("counts", ("group", "channel", "N", "N"), kinds="f", dtype="float32", unit="counts", minimum=0.0),
     *GROUP_ARRAYS,
     ArraySpec("mean_counts", ("group",), kinds="f", dtype="float32", unit="counts", minimum=0.0),
 )
@@ -42,7 +43,7 @@ class Scan:
     """Measured patterns with their positions, as one or several scans.
 
     Attributes:
-        measurements: (pattern, y, x), any integer or float dtype, zero frequency at
+        measurements: (pattern, N, N), any integer or float dtype, zero frequency at
             ``[N // 2, N // 2]``; what a pixel holds is said by ``unit``.
         unit: ``"counts"`` (photons) or ``"amplitude"`` (square root of counts).
         positions_px: (pattern, 2) float64, ``[x, y]``: object coordinate of pixel
@@ -65,15 +66,20 @@ class Scan:
     probe: NDArray[np.complex64] | None = None
     probe_kind: ProbeKind = "guess"
     bad_pixels: NDArray[np.bool_] | None = None
-    scan_index: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
+    scan_index: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type]
     object_truth: NDArray[np.complex64] | None = None
     object_origin_yx_px: NDArray[np.float64] | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.scan_index is None:
-            object.__setattr__(self, "scan_index", np.zeros(len(self.measurements), np.int64))
-        validate(self, SCAN_ARRAYS, where="Scan")
+        if self.scan_index is None and hasattr(self.measurements, "shape"):
+            object.__setattr__(self, "scan_index", np.zeros(self.measurements.shape[:1], np.int64))
+        found = problems_of(self, SCAN_ARRAYS, where="Scan")
+        found += _choice_problems("Scan: unit", self.unit, get_args(MeasurementUnit))
+        found += _choice_problems("Scan: probe_kind", self.probe_kind, get_args(ProbeKind))
+        found += _pair_problems("Scan", self, ("object_truth", "object_origin_yx_px"))
+        if found:
+            raise ContractError(found)
 
     @property
     def N(self) -> int:
@@ -96,7 +102,11 @@ class Groups:
     Attributes:
         nn_indices: (group, C) int64, members; column 0 is the seed.
         coords_offsets: (group, 1, 2, 1) float32, ``[x, y]`` of the group's centre.
-        coords_relative: (group, 1, 2, C) float32, ``[x, y]`` of centre minus position.
+        coords_relative: (group, 1, 2, C) float32, ``[x, y]`` of centre minus position; its mean
+            over the channels is 0.
+
+    Raises:
+        ContractError: with all problems at once, when the arrays break specs/arrays.md.
     """
 
     nn_indices: NDArray[np.int64]
@@ -104,7 +114,7 @@ class Groups:
     coords_relative: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        validate(self, GROUP_ARRAYS, where="Groups")
+        _validate_grouped(self, GROUP_ARRAYS, "Groups")
 
     def __len__(self) -> int:
         return len(self.nn_indices)
@@ -119,6 +129,9 @@ class Batch:
         nn_indices, coords_offsets, coords_relative: as in :class:`Groups`.
         mean_counts: (group,) float32, mean counts per pattern of the scan that the group
             belongs to; it fixes the gauge of the probe (specs/physics.md).
+
+    Raises:
+        ContractError: with all problems at once, when the arrays break specs/arrays.md.
     """
 
     counts: NDArray[np.float32]
@@ -128,7 +141,7 @@ class Batch:
     mean_counts: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        validate(self, BATCH_ARRAYS, where="Batch")
+        _validate_grouped(self, BATCH_ARRAYS, "Batch")
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -138,7 +151,7 @@ RECONSTRUCTION_ARRAYS = (
     ArraySpec("object", ("object_y", "object_x"), kinds="c", dtype="complex64"),
     ArraySpec("origin_yx_px", (2,), kinds="f", dtype="float64", unit="px"),
     ArraySpec("weight", ("object_y", "object_x"), kinds="f", dtype="float32", minimum=0.0, unit="counts"),
-    ArraySpec("probe", ("mode", "y", "x"), kinds="c", dtype="complex64", unit="sqrt(counts)"),
+    ArraySpec("probe", ("mode", "N", "N"), kinds="c", dtype="complex64", unit="sqrt(counts)"),
     ArraySpec("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),
 )
 
@@ -153,6 +166,9 @@ class Reconstruction:
         weight: (H, W) float32, summed illumination; 0 where no pattern ever looked.
         probe: (mode, N, N) complex64, in the gauge of specs/physics.md.
         positions_px: (pattern, 2) float64, ``[x, y]``, as used.
+
+    Raises:
+        ContractError: with all problems at once, when the arrays break specs/arrays.md.
     """
 
     object: NDArray[np.complex64]
@@ -163,3 +179,45 @@ class Reconstruction:
 
     def __post_init__(self) -> None:
         validate(self, RECONSTRUCTION_ARRAYS, where="Reconstruction")
+
+
+def _choice_problems(where: str, value: Any, choices: tuple[str, ...]) -> list[Problem]:
+    if value in choices:
+        return []
+    wanted = "one of " + ", ".join(map(repr, choices))
+    return [Problem(where, "record.choice", wanted, repr(value), "say what the source declares")]
+
+
+def _pair_problems(where: str, record: Any, names: tuple[str, str]) -> list[Problem]:
+    missing = [name for name in names if getattr(record, name) is None]
+    if len(missing) != 1:
+        return []
+    present = next(name for name in names if name != missing[0])
+    return [
+        Problem(f"{where}: {missing[0]}", "record.pair", f"'{missing[0]}' beside '{present}'", "nothing",
+                f"provide '{missing[0]}' or leave '{present}' out")
+    ]  # fmt: skip
+
+
+def _validate_grouped(record: Any, specs: Sequence[ArraySpec], where: str) -> None:
+    found = problems_of(record, specs, where=where)
+    if not any("coords_relative" in problem.where for problem in found):
+        found += _centre_problems(record.coords_relative, where)
+    if found:
+        raise ContractError(found)
+
+
+def _centre_problems(coords_relative: NDArray[np.float32], where: str) -> list[Problem]:
+    """ARR-15: the group's centre is the mean of its members."""
+    largest = np.abs(coords_relative).max(axis=(1, 2, 3))
+    mean = np.abs(coords_relative.mean(axis=3, dtype=np.float64)).max(axis=(1, 2))
+    off = np.flatnonzero(mean > 1e-4 * (1.0 + largest))
+    if not off.size:
+        return []
+    return [
+        Problem(
+            f"{where}: coords_relative", "groups.centre", "a mean of 0 over the channels of each group",
+            f"{off.size} groups off, the first is group {off[0]} by {mean[off[0]]:.3g} px",
+            "subtract each position from the mean of its group's positions",
+        )
+    ]  # fmt: skip

@@ -1,0 +1,129 @@
+"""Every check of the suite, each in an environment of its own: ``python -m nox -l`` lists them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.4.15"
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ("-c", "constraints.txt")
+CONTRACTS = "packages/ptycho-contracts[testing]"
+DATA = "packages/ptycho-data[metrics]"
+TORCH = "packages/ptycho-torch[tensorboard]"
+TF = "packages/ptycho-tf"
+CLI = "packages/ptycho-cli"
+TEST_TOOLS = ("pytest", "hypothesis")
+LINT_TOOLS = ("ruff", "import-linter")
+PACKAGE_TESTS = ("packages/ptycho-contracts/tests", "packages/ptycho-data/tests", "packages/ptycho-torch/tests",
+                 "packages/ptycho-cli/tests", "docs/tests")  # fmt: skip
+SOURCES = tuple(f"packages/ptycho-{name}/src" for name in ("contracts", "data", "torch", "tf", "cli"))
+
+
+def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -> None:
+    """Install packages of this repository, editable, and tools, in the tested versions."""
+    editable = [word for package in packages for word in ("-e", package)]
+    session.install(*CONSTRAINTS, *editable, *tools)
+
+
+def pytest(session: nox.Session, *arguments: str, profile: str = "dev", code: tuple[int, ...] = (0,)) -> None:
+    """Run pytest in a process of its own with warnings as errors."""
+    threads = os.environ.get("OMP_NUM_THREADS", "1")
+    env = {"HYPOTHESIS_PROFILE": profile, "OMP_NUM_THREADS": threads, "MPLBACKEND": "agg"}
+    session.run("python", "-m", "pytest", *arguments, *session.posargs, env=env, success_codes=list(code))
+
+
+def existing(*paths: str) -> list[str]:
+    """Those of the paths that are in this checkout."""
+    return [path for path in paths if (ROOT / path).exists()]
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Simulate, train, image another object and compare with its truth; writes demo-output/."""
+    install(session, CONTRACTS, DATA, TORCH, CLI)
+    session.run("ptycho-cli", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit tests, property tests and the linters: what to run before a commit."""
+    install(session, CONTRACTS, DATA, TORCH, TF, CLI, tools=(*TEST_TOOLS, *LINT_TOOLS))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow")
+
+
+@nox.session
+def unit(session: nox.Session) -> None:
+    """Unit tests only."""
+    install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow and not hypothesis")
+
+
+@nox.session
+def properties(session: nox.Session) -> None:
+    """Property tests with many more examples."""
+    install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "hypothesis", profile="thorough")
+
+
+@nox.session
+def conformance(session: nox.Session) -> None:
+    """Physics, losses and network of the PyTorch backend against the NumPy reference."""
+    install(session, CONTRACTS, DATA, TORCH, tools=TEST_TOOLS)
+    pytest(session, "packages/ptycho-torch/tests", "-k", "conformance")
+
+
+@nox.session
+def integration(session: nox.Session) -> None:
+    """Real runs across packages: train, save, load, image; every flag at its consumer; each wheel alone."""
+    install(session, CONTRACTS, DATA, TORCH, CLI, tools=(*TEST_TOOLS, "build"))
+    pytest(session, "tests")
+
+
+@nox.session
+def minimums(session: nox.Session) -> None:
+    """Unit tests with the oldest versions that the metadata admits (without PyTorch)."""
+    session.install("-e", CONTRACTS, "-e", DATA, "-e", CLI, *TEST_TOOLS, "numpy==1.26.0", "scipy==1.12.0",
+                    "h5py==3.10.0", "scikit-image==0.22.0", "matplotlib==3.8.0", "cyclopts==4.0.0",
+                    "rich==13.7.0", "typing-extensions==4.10.0")  # fmt: skip
+    pytest(session, *existing("packages/ptycho-contracts/tests", "packages/ptycho-data/tests",
+                              "packages/ptycho-cli/tests"), "-m", "not slow")  # fmt: skip
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and import rules."""
+    install(session, CONTRACTS, DATA, TORCH, TF, CLI, tools=LINT_TOOLS)
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Static types of the five packages."""
+    install(session, CONTRACTS, DATA, TORCH, TF, CLI, tools=("mypy",))
+    session.run("mypy", *SOURCES)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the generated pages anew (docs/options.md, docs/commands.md)."""
+    install(session, CONTRACTS, DATA, CLI)
+    session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmark scripts; each prints JSON."""
+    install(session, CONTRACTS, DATA, TORCH, CLI)
+    for script in session.posargs or sorted(map(str, Path("benchmarks").glob("*.py"))):
+        session.run("python", script)

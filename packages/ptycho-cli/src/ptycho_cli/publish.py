@@ -1,0 +1,83 @@
+"""Put results in their place only after the work has succeeded (specs/cli.md, CLI-20, CLI-21)."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+
+
+def require_output_dir(path: Path) -> None:
+    """Refuse an output folder that cannot be made, before any work. Creates nothing.
+
+    Raises:
+        ContractError: the path, or one above it, is a file; or it is not writable.
+    """
+    for place in (path, *path.parents):
+        if not place.exists():
+            continue
+        if not place.is_dir():
+            problem = Problem("--output-dir", "output.not_a_folder", "a folder", f"the file {place}", "choose a folder")
+            raise ContractError(problem)
+        if not os.access(place, os.W_OK):
+            problem = Problem("--output-dir", "output.not_writable", "a writable folder", str(place), "choose another")
+            raise ContractError(problem)
+        return
+
+
+def require_files(wanted: Sequence[tuple[str, Path]]) -> None:
+    """Refuse missing inputs, all at once.
+
+    Args:
+        wanted: What each file is, such as ``"Training data file"``, and its path.
+
+    Raises:
+        MissingFileError: naming every missing path.
+    """
+    missing = [(what, path) for what, path in wanted if not path.exists()]
+    if missing:
+        raise MissingFileError(
+            Problem(f"{what} not found: {path}", "file.missing", "an existing file", "nothing", "check the path")
+            for what, path in missing
+        )
+
+
+@contextmanager
+def staged(output_dir: Path) -> Iterator[Path]:
+    """A folder inside ``output_dir`` whose files move into ``output_dir`` when the block succeeds."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
+    try:
+        yield stage
+        for file in sorted(stage.iterdir()):
+            os.replace(file, output_dir / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write strict JSON; NumPy values become plain ones, paths texts, and numbers that are not finite null."""
+    path.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def plain(value: Any) -> Any:
+    """JSON value of ``value``."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    return str(value)

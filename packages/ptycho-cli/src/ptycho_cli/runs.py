@@ -1,0 +1,130 @@
+"""One run of training, imaging or joint descent, from files to files; what the commands and the demo call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve, schema
+from ptycho_contracts.records import Reconstruction
+
+from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.options import INFER_SECTIONS, RECONSTRUCT_SECTIONS, TRAIN_SECTIONS
+from ptycho_cli.progress import Progress, progress_on
+from ptycho_cli.publish import require_files, require_output_dir
+from ptycho_cli.report import described_files, full_summary, publish_reconstruction, publish_training
+
+Summary = dict[str, Any]
+MODEL_NAME = "model.safetensors"
+
+
+def train(
+    data: Sequence[Path],
+    *,
+    output_dir: Path,
+    overrides: Mapping[str, Any],
+    validation: Sequence[Path] = (),
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Summary:
+    """Train on scans and write ``model.safetensors`` and ``summary.json``; returns the summary.
+
+    Raises:
+        ContractError, MissingFileError: bad input, found before any work.
+        WorkFailedError: the training failed.
+    """
+    resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    require_output_dir(output_dir)
+    require_files([("Training data file", path) for path in data] + [("Validation file", path) for path in validation])
+    worker = load_backend(backend)
+    given = dict(overrides)
+    if given.get("n_groups") is None:
+        given["n_groups"] = sum(_pattern_count(path, given) for path in data)
+    payload = worker.create_training_payload(
+        data[0] if len(data) == 1 else list(data), output_dir, overrides=given, execution_config=None
+    )
+    inputs = described_files([*data, *validation])
+    with _progress(payload.execution_config, progress) as callback:
+        report = worker.train(payload, validation_files=list(validation), progress=callback)
+    summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)
+    publish_training(output_dir, summary)
+    return summary
+
+
+def infer(
+    model: Path,
+    data: Path,
+    *,
+    output_dir: Path,
+    overrides: Mapping[str, Any],
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Image a scan with a trained model and write the reconstruction's files.
+
+    Raises: as :func:`train`.
+    """
+    resolve(INFER_SECTIONS, {"explicit": overrides})
+    require_output_dir(output_dir)
+    require_files([("Model archive", model), ("Data file", data)])
+    worker = load_backend(backend)
+    payload = worker.create_inference_payload(model, data, output_dir, overrides=dict(overrides), execution_config=None)
+    inputs = described_files([model, data])
+    with _progress(payload.execution_config, progress) as callback:
+        result, report = worker.infer(payload, progress=callback)
+    return _published(output_dir, command, inputs, result, report)
+
+
+def reconstruct(
+    data: Path,
+    *,
+    output_dir: Path,
+    overrides: Mapping[str, Any],
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Joint descent on object and probe, without a network; writes the reconstruction's files.
+
+    Raises: as :func:`train`.
+    """
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_output_dir(output_dir)
+    require_files([("Data file", data)])
+    worker = load_backend(backend)
+    inputs = described_files([data])
+    with _progress(resolved[ExecutionConfig], progress) as callback:
+        result, report = worker.reconstruct(
+            data,
+            config=resolved[ReconstructionConfig],
+            execution_config=resolved[ExecutionConfig],
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            progress=callback,
+        )
+    return _published(output_dir, command, inputs, result, report)
+
+
+def _published(
+    output_dir: Path, command: Sequence[str], inputs: list[Summary], result: Reconstruction, report: Summary
+) -> tuple[Reconstruction, Summary]:
+    outputs = ["object.npz", "amplitude.png", "phase.png", "summary.json"]
+    summary = full_summary(command, inputs, outputs, report)
+    publish_reconstruction(output_dir, result, summary)
+    return result, summary
+
+
+def _progress(execution: ExecutionConfig, given: Progress | None) -> Any:
+    """The caller's callback, else progress on stderr unless the user asked for quiet."""
+    return nullcontext(given) if given else progress_on(quiet=not execution.enable_progress_bar)
+
+
+def _pattern_count(path: Path, overrides: Mapping[str, Any]) -> int:
+    from ptycho_data.files import read_scan
+
+    names = {row.name for row in schema(DataConfig)} & {"measurement", "nphotons"}
+    return len(read_scan(path, **{name: overrides[name] for name in sorted(names) if name in overrides}))

@@ -1,0 +1,206 @@
+"""Checks of a scan before anyone trains on it. Each check says what it saw in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.records import Scan
+from scipy.ndimage import median_filter
+from scipy.spatial import cKDTree
+
+Status = Literal["ok", "warn", "info"]
+_BLOCK_BYTES = 1 << 26
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Outcome of one check: ``warn`` means that a person should look."""
+
+    name: str
+    status: Status
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScanFacts:
+    """What the checks share, gathered in one pass over the patterns.
+
+    Attributes:
+        mean_pattern: (N, N) float64, mean counts of each pixel.
+        max_pattern: (N, N) float32, largest counts of each pixel.
+        pattern_counts: (M,) float64, counts of each pattern.
+        step_px: (M,) float64, distance to the nearest other position; empty for one position.
+    """
+
+    mean_pattern: NDArray[np.float64]
+    max_pattern: NDArray[np.float32]
+    pattern_counts: NDArray[np.float64]
+    step_px: NDArray[np.float64]
+
+
+def gather(scan: Scan) -> ScanFacts:
+    """One pass over the patterns, in blocks of bounded memory."""
+    total = np.zeros((scan.N, scan.N))
+    largest = np.zeros((scan.N, scan.N), np.float32)
+    sums = np.empty(len(scan))
+    rows = max(1, _BLOCK_BYTES // (4 * scan.N**2))
+    good = np.ones((scan.N, scan.N), bool) if scan.bad_pixels is None else ~scan.bad_pixels
+    for start in range(0, len(scan), rows):
+        counts = scan.counts(slice(start, start + rows)) * good
+        total += counts.sum(0, dtype=np.float64)
+        largest = np.maximum(largest, counts.max(0))
+        sums[start : start + rows] = counts.sum((1, 2), dtype=np.float64)
+    return ScanFacts(total / len(scan), largest, sums, nearest_distances(scan))
+
+
+def nearest_distances(scan: Scan) -> NDArray[np.float64]:
+    """Distance of each position to the nearest other one of the same scan, in px."""
+    found = []
+    for index in np.unique(scan.scan_index):
+        own = scan.positions_px[scan.scan_index == index]
+        if len(own) > 1:
+            found.append(cKDTree(own).query(own, k=2)[0][:, 1])
+    return np.concatenate(found) if found else np.empty(0)
+
+
+def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
+    """Every check of a scan, in reading order."""
+    return [
+        _unit(scan, facts),
+        _exposure(facts),
+        _probe(scan, facts),
+        _overlap(scan, facts),
+        _positions(scan, facts),
+        _centre(scan, facts),
+        *_pixels(scan, facts),
+        _truth(scan),
+    ]
+
+
+def _unit(scan: Scan, facts: ScanFacts) -> Check:
+    brightest = float(facts.max_pattern.max())
+    mean = facts.pattern_counts.mean()
+    text = f"read as {scan.unit}; mean {mean:.4g} photons a pattern, brightest pixel {brightest:.4g}"
+    if brightest < 1.5:
+        return Check(
+            "unit",
+            "warn",
+            text + "; fewer than two photons anywhere: normalised data? give --measurement and --nphotons",
+        )
+    return Check("unit", "ok", text)
+
+
+def _exposure(facts: ScanFacts) -> Check:
+    sums = facts.pattern_counts
+    median = float(np.median(sums))
+    odd = int(np.count_nonzero((sums < 0.2 * median) | (sums > 5 * median)))
+    text = f"patterns hold {sums.min():.4g} to {sums.max():.4g} photons, median {median:.4g}"
+    if odd or median == 0:
+        return Check("exposure", "warn", f"{text}; {odd} of {len(sums)} lie more than 5 times off the median")
+    return Check("exposure", "ok", text)
+
+
+def _probe(scan: Scan, facts: ScanFacts) -> Check:
+    if scan.probe is None:
+        return Check("probe", "warn", "no probe in the file: training and imaging need one")
+    power = np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2, axis=(1, 2))
+    share = ", ".join(f"{100 * part:.1f} %" for part in power / max(power.sum(), 1e-300))
+    ratio = float(power.sum() / max(facts.pattern_counts.mean(), 1e-300))
+    text = f"{len(power)} mode(s) ({share}), {scan.probe_kind}; its energy is {ratio:.4g} times the mean counts"
+    if not np.isclose(ratio, 1, rtol=0.05):
+        return Check("probe", "warn", text + ": it will be rescaled to them")
+    return Check("probe", "ok", text)
+
+
+def probe_diameter_px(probe: NDArray[np.complex64]) -> float:
+    """Diameter of a uniform disc with the probe's participation area ``(sum I)^2 / sum I^2``."""
+    light = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
+    squares = float(np.sum(light**2))
+    return float(2 * np.sqrt(np.sum(light) ** 2 / squares / np.pi)) if squares > 0 else 0.0
+
+
+def _overlap(scan: Scan, facts: ScanFacts) -> Check:
+    if not facts.step_px.size:
+        return Check("overlap", "warn", "one position only: nothing overlaps")
+    step = float(np.median(facts.step_px))
+    text = f"nearest neighbours are {step:.3g} px apart (median)"
+    if scan.probe is None:
+        return Check("overlap", "info", text + "; the overlap needs a probe")
+    diameter = probe_diameter_px(scan.probe)
+    overlap = 1 - step / diameter if diameter > 0 else 0.0
+    text += f", the probe is {diameter:.3g} px wide: linear overlap {100 * overlap:.0f} %"
+    if overlap < 0.5:
+        return Check("overlap", "warn", text + "; less than 50 % seldom determines the object")
+    return Check("overlap", "ok", text)
+
+
+def _positions(scan: Scan, facts: ScanFacts) -> Check:
+    low, high = scan.positions_px.min(0), scan.positions_px.max(0)
+    scans = len(np.unique(scan.scan_index))
+    text = f"x {low[0]:.6g} to {high[0]:.6g} px, y {low[1]:.6g} to {high[1]:.6g} px, {scans} scan(s)"
+    repeated = int(np.count_nonzero(facts.step_px < 1e-6))
+    spread = float((high - low).max())
+    if spread < 1:
+        return Check("positions", "warn", text + "; all within one pixel: metres instead of pixels?")
+    if facts.step_px.size and np.median(facts.step_px) > scan.N:
+        return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?")
+    if repeated:
+        return Check("positions", "warn", f"{text}; {repeated} positions are repeated")
+    return Check("positions", "ok", text)
+
+
+def _centre(scan: Scan, facts: ScanFacts) -> Check:
+    pattern = facts.mean_pattern
+    total = pattern.sum()
+    if total <= 0:
+        return Check("centre", "warn", "the patterns are empty")
+    axis = np.arange(scan.N)
+    y, x = float(pattern.sum(1) @ axis / total), float(pattern.sum(0) @ axis / total)
+    middle = scan.N // 2
+    text = f"centre of mass of the mean pattern at x {x:.2f}, y {y:.2f}; zero frequency belongs at {middle}"
+    quarter = scan.N // 4
+    inner = pattern[quarter:-quarter, quarter:-quarter].sum() if quarter else total
+    if inner < 0.25 * total:
+        return Check("centre", "warn", text + "; most light is at the border: are the patterns fftshifted?")
+    if max(abs(x - middle), abs(y - middle)) > max(1.5, 0.03 * scan.N):
+        return Check("centre", "warn", text + ": shift the patterns, or expect a phase ramp")
+    return Check("centre", "ok", text)
+
+
+def odd_pixels(facts: ScanFacts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Hot and dead pixels of the mean pattern, judged against the median of their neighbourhood.
+
+    Hot: more than 20 times the 3 x 3 median (a narrow direct beam still has bright neighbours), plus 5 of its
+    standard errors, plus half a photon. Dead: never one photon where the 5 x 5 median would give 20 in the whole
+    scan.
+    """
+    close = median_filter(facts.mean_pattern, size=3, mode="nearest")
+    around = median_filter(facts.mean_pattern, size=5, mode="nearest")
+    patterns = len(facts.pattern_counts)
+    hot = facts.mean_pattern > 20 * close + 5 * np.sqrt((close + 1 / patterns) / patterns) + 0.5
+    dead = (facts.max_pattern <= 0) & (around * patterns > 20)
+    return hot, dead
+
+
+def _pixels(scan: Scan, facts: ScanFacts) -> Iterator[Check]:
+    hot, dead = odd_pixels(facts)
+    if scan.bad_pixels is not None:
+        hot, dead = hot & ~scan.bad_pixels, dead & ~scan.bad_pixels
+        yield Check("mask", "info", f"{np.count_nonzero(scan.bad_pixels)} pixels are masked by the file")
+    for name, where in (("hot pixels", hot), ("dead pixels", dead)):
+        rows = np.argwhere(where)
+        if len(rows):
+            places = ", ".join(f"[{y}, {x}]" for y, x in rows[:5]) + (" ..." if len(rows) > 5 else "")
+            yield Check(name, "warn", f"{len(rows)} at [y, x] = {places}")
+        else:
+            yield Check(name, "ok", "none")
+
+
+def _truth(scan: Scan) -> Check:
+    if scan.object_truth is None:
+        return Check("truth", "info", "no true object in the file")
+    return Check("truth", "info", f"true object of {scan.object_truth.shape[1]} x {scan.object_truth.shape[0]} px")

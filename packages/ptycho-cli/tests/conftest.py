@@ -1,0 +1,142 @@
+"""A small scan on disk and a backend that records what reaches it."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from ptycho_cli import backends
+from ptycho_cli.options import INFER_SECTIONS, TRAIN_SECTIONS
+from ptycho_contracts.config import ExecutionConfig, resolve
+from ptycho_contracts.problems import WorkFailedError
+from ptycho_contracts.records import Reconstruction, Scan
+from ptycho_data.files import write_scan
+
+QUIET = [HealthCheck.function_scoped_fixture]
+settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=QUIET)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=QUIET)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+PATTERNS, N = 12, 16
+
+
+def small_scan() -> Scan:
+    """12 patterns of 16 x 16 counts on a 3 x 4 raster of 2 px steps, with a Gaussian probe in gauge."""
+    rng = np.random.default_rng(0)
+    axis = np.arange(N) - N // 2
+    beam = np.exp(-(axis[:, None] ** 2 + axis**2) / 18.0)
+    expected = 500 * np.exp(-(axis[:, None] ** 2 + axis**2) / 8.0)
+    counts = rng.poisson(expected, (PATTERNS, N, N)).astype(np.uint16)
+    energy = counts.sum((1, 2)).mean()
+    grid = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
+    return Scan(
+        measurements=counts,
+        unit="counts",
+        positions_px=2 * grid + N,
+        probe=(beam * np.sqrt(energy / (beam**2).sum()))[None].astype(np.complex64),
+    )
+
+
+@pytest.fixture
+def scan() -> Scan:
+    """The small scan."""
+    return small_scan()
+
+
+@pytest.fixture
+def data_file(tmp_path: Path) -> Path:
+    """The small scan as a file."""
+    path = tmp_path / "scan.npz"
+    write_scan(path, small_scan())
+    return path
+
+
+@pytest.fixture
+def reconstruction() -> Reconstruction:
+    """20 x 24 px with an unseen margin of 2 px, origin at y 5, x -3."""
+    weight = np.zeros((20, 24), np.float32)
+    weight[2:-2, 2:-2] = 3.0
+    y, x = np.mgrid[:20, :24]
+    image = (0.5 + y / 40) * np.exp(1j * x / 24)
+    return Reconstruction(
+        object=image.astype(np.complex64),
+        origin_yx_px=np.array([5.0, -3.0]),
+        weight=weight,
+        probe=np.ones((1, N, N), np.complex64),
+        positions_px=np.zeros((PATTERNS, 2)),
+    )
+
+
+class RecordingBackend:
+    """The functions that a backend offers; keeps every argument, computes nothing, fails on request."""
+
+    def __init__(self, result: Reconstruction) -> None:
+        self.result = result
+        self.calls: dict[str, dict[str, Any]] = {}
+        self.error: Exception | None = None
+        self.residual = {"used": 0.25, "held_out": float("nan")}
+
+    def create_training_payload(self, train_data_file, output_dir, overrides=None, execution_config=None):
+        self.calls["payload"] = {"data": train_data_file, "output_dir": output_dir, "overrides": overrides}
+        return self._payload(TRAIN_SECTIONS, output_dir, overrides)
+
+    def create_inference_payload(self, model_path, test_data_file, output_dir, overrides=None, execution_config=None):
+        self.calls["payload"] = {"model": model_path, "data": test_data_file, "overrides": overrides}
+        return self._payload(INFER_SECTIONS, output_dir, overrides)
+
+    def train(self, payload, *, validation_files=(), progress=None):
+        self.calls["train"] = {"validation_files": validation_files, "progress": progress}
+        self._work(progress)
+        payload.output_dir.mkdir(parents=True, exist_ok=True)
+        (payload.output_dir / "model.safetensors").write_bytes(b"weights")
+        return {"seed": 0, "residual": self.residual}
+
+    def infer(self, payload, *, progress=None):
+        self.calls["infer"] = {"progress": progress}
+        self._work(progress)
+        return self.result, {"seed": 0, "residual": self.residual}
+
+    def reconstruct(self, data_file, **options):
+        self.calls["reconstruct"] = {"data": data_file, **options}
+        self._work(options["progress"])
+        return self.result, {"seed": 0, "residual": self.residual}
+
+    def _work(self, progress) -> None:
+        if self.error is not None:
+            raise self.error
+        if progress is not None:
+            progress("working", 1, 2)
+            progress("working", 2, 2)
+
+    @staticmethod
+    def _payload(sections, output_dir, overrides):
+        execution = resolve(sections, {"explicit": overrides})[ExecutionConfig]
+        return SimpleNamespace(execution_config=execution, output_dir=output_dir)
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch, reconstruction: Reconstruction) -> RecordingBackend:
+    """A recording backend, installed under the name torch; no other backend exists."""
+    recording = RecordingBackend(reconstruction)
+
+    class Entry(EntryPoint):
+        def load(self) -> Any:
+            return recording
+
+    entry = Entry(name="torch", value="recording", group=backends.GROUP)
+    monkeypatch.setattr(backends, "entry_points", lambda *, group: [entry] if group == backends.GROUP else [])
+    return recording
+
+
+@pytest.fixture
+def work_failed() -> WorkFailedError:
+    """An error of the work itself."""
+    from ptycho_contracts.problems import Problem
+
+    return WorkFailedError(Problem("training", "train.diverged", "a finite loss", "nan", "lower the learning rate"))

@@ -1,0 +1,188 @@
+"""What inspect says of scans, bundles and reconstructions (specs/cli.md, CLI-13)."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ptycho_cli.inspection import bundle_header, inspect_file
+from ptycho_cli.main import main
+from ptycho_cli.scan_checks import check_scan, gather, odd_pixels, probe_diameter_px
+from ptycho_contracts.problems import ContractError
+from ptycho_data.files import write_reconstruction
+
+
+def statuses(scan):
+    """Status and text of each check by name."""
+    return {check.name: (check.status, check.text) for check in check_scan(scan, gather(scan))}
+
+
+def test_a_sound_scan_passes_every_check(scan):
+    """Oracle of the overlap: intensity exp(-r^2 / 9) has the participation area 18 pi, so 1 - 2 / (2 sqrt 18)."""
+    found = statuses(scan)
+    assert {name: status for name, (status, _) in found.items() if status != "ok"} == {"truth": "info"}
+    assert "1.251e+04" in found["unit"][1]
+    assert "linear overlap 76 %" in found["overlap"][1]
+
+
+def test_the_probe_width_is_that_of_a_disc(scan):
+    """Oracle: a uniform disc of radius r has width 2 r, and two equal modes have that of one."""
+    y, x = np.mgrid[-32:32, -32:32]
+    disc = (x**2 + y**2 < 20**2).astype(np.complex64)
+    assert probe_diameter_px(disc[None]) == pytest.approx(40, rel=0.01)
+    assert probe_diameter_px(np.stack([disc, disc])) == pytest.approx(40, rel=0.01)
+
+
+def spoilt(scan, name):
+    """The scan with one defect."""
+    counts = np.asarray(scan.measurements)
+    changes = {
+        "probe": {"probe": (scan.probe * 2).astype(np.complex64)},
+        "exposure": {"measurements": np.concatenate([counts[:-1], counts[-1:] // 10])},
+        "overlap": {"positions_px": scan.positions_px * 8},
+        "positions": {"positions_px": scan.positions_px * 1e-6},
+        "centre": {"measurements": np.roll(counts, 3, axis=2)},
+        "hot pixels": {"measurements": with_pixel(counts, (1, 2), 900)},
+        "dead pixels": {"measurements": with_pixel(counts, (8, 8), 0)},
+        "unit": {"measurements": (counts / counts.max()).astype(np.float32)},
+    }
+    return replace(scan, **changes[name])
+
+
+def with_pixel(counts, place, value):
+    """A copy with one detector pixel set in all patterns."""
+    changed = counts.copy()
+    changed[:, place[0], place[1]] = value
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("probe", "4 times the mean counts"),
+        ("exposure", "1 of 12"),
+        ("overlap", "less than 50 %"),
+        ("positions", "metres instead of pixels"),
+        ("centre", "x 10.8"),
+        ("hot pixels", "1 at [y, x] = [1, 2]"),
+        ("dead pixels", "1 at [y, x] = [8, 8]"),
+        ("unit", "normalised data"),
+    ],
+)
+def test_each_defect_is_warned_of_by_its_own_check(scan, name, words):
+    status, text = statuses(spoilt(scan, name))[name]
+    assert status == "warn"
+    assert words in text
+
+
+def test_patterns_with_zero_frequency_in_the_corner_are_noticed(scan):
+    shifted = replace(scan, measurements=np.fft.ifftshift(scan.measurements, axes=(1, 2)))
+    assert "fftshifted" in statuses(shifted)["centre"][1]
+
+
+def test_masked_pixels_are_not_reported_again(scan):
+    mask = np.zeros((scan.N, scan.N), bool)
+    mask[1, 2] = True
+    hot = replace(spoilt(scan, "hot pixels"), bad_pixels=mask)
+    assert statuses(hot)["hot pixels"][0] == "ok"
+    assert statuses(hot)["mask"][0] == "info"
+
+
+def test_a_scan_without_probe_is_warned_of(scan):
+    found = statuses(replace(scan, probe=None))
+    assert found["probe"][0] == "warn"
+    assert found["overlap"][0] == "info"
+
+
+@given(row=st.integers(0, 15), column=st.integers(0, 15))
+def test_one_hot_pixel_anywhere_is_found_and_no_other(scan, row, column):
+    hot, _ = odd_pixels(
+        gather(replace(scan, measurements=with_pixel(np.asarray(scan.measurements), (row, column), 60000)))
+    )
+    assert np.argwhere(hot).tolist() == [[row, column]]
+
+
+def test_text_and_json_say_the_same_and_previews_are_drawn(data_file, tmp_path, capsys):
+    out = tmp_path / "previews"
+    assert main(["inspect", str(data_file), "--output-dir", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert main(["inspect", str(data_file), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "scan"
+    assert report["arrays"]["measurements"] == "(12, 16, 16) uint16"
+    assert report["facts"]["unit"] == "counts"
+    for check in report["checks"]:
+        assert check["text"] in text
+    assert {path.name for path in out.iterdir()} == {"mean_pattern.png", "positions.png", "probe.png"}
+    assert min(path.stat().st_size for path in out.iterdir()) > 2000
+
+
+def test_a_reconstruction_is_recognised_by_its_content(reconstruction, tmp_path, capsys):
+    path = tmp_path / "any name.npz"
+    write_reconstruction(path, reconstruction)
+    assert main(["inspect", str(path), "--json", "--output-dir", str(tmp_path / "previews")]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "reconstruction"
+    assert report["arrays"]["object"] == "(20, 24) complex64"
+    assert report["facts"]["origin_yx_px"] == [5.0, -3.0]
+    assert report["facts"]["seen"] == "66.7 % of the canvas"
+    assert [path.rsplit("/", 1)[-1] for path in report["previews"]] == ["amplitude.png", "phase.png"]
+
+
+def bundle(header: dict[str, object], content: bytes) -> bytes:
+    """A safetensors file by its published layout: length, JSON header, tensors."""
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + content
+
+
+HEADER = {
+    "__metadata__": {"schema": "1", "config": '{"gridsize": 2}', "note": "free text"},
+    "probe": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]},
+    "weight": {"dtype": "F32", "shape": [2], "data_offsets": [24, 32]},
+}
+
+
+def test_a_bundle_is_read_by_its_header(tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bundle(HEADER, bytes(32)))
+    assert main(["inspect", str(path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["kind"] == "bundle"
+    assert report["arrays"] == {"probe": "(2, 3) F32", "weight": "(2,) F32"}
+    assert report["facts"] == {"values": 8, "schema": 1, "config": {"gridsize": 2}, "note": "free text"}
+
+
+@given(end=st.integers(0, 10_000))
+def test_a_bundle_cut_anywhere_is_one_clear_error(tmp_path, end):
+    """Invariant 44."""
+    whole = bundle(HEADER, bytes(32))
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(whole[: end % len(whole)])
+    with pytest.raises(ContractError) as caught:
+        inspect_file(path)
+    assert caught.value.codes == ("bundle.format",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff" * 64,
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 4) + b"null",
+        bundle({"a": 1}, b""),
+        bundle({"a": {"data_offsets": [0]}}, b""),
+        bundle({"a": {"data_offsets": [0, 4]}}, bytes(4)),
+    ],
+)
+def test_foreign_bundles_are_one_clear_error(tmp_path, content):
+    """Invariants 44 and 45: nothing is executed, nothing large is read."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ContractError) as caught:
+        bundle_header(path)
+    assert caught.value.codes == ("bundle.format",)

@@ -1,0 +1,209 @@
+"""Flags, configuration files and what reaches the backend (specs/cli.md, CLI-1 to CLI-6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ptycho_cli.config_file import read_config
+from ptycho_cli.main import main
+from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, negative_flag
+from ptycho_contracts.config import Option
+from ptycho_contracts.problems import ContractError
+
+
+def values(row: Option) -> list[Any]:
+    """Legal values of an option, its default among them where there is one."""
+    if row.choices:
+        return list(row.choices)
+    if row.type is bool:
+        return [True, False]
+    if row.type is str:
+        return ["0.25"]
+    least = row.minimum if row.minimum is not None else (row.above or 0) + 0.25
+    most = row.maximum if row.maximum is not None else least + 2
+    return sorted({row.type(least), row.type(most)})
+
+
+def words(row: Option, value: Any) -> list[str]:
+    """The words that give an option on the command line."""
+    if row.type is bool:
+        return [row.flag if value else str(negative_flag(row))]
+    return [row.flag, str(value)]
+
+
+def train_cases() -> list[Any]:
+    return [pytest.param(row, value, id=f"{row.name}={value}") for row in TRAIN_OPTIONS for value in values(row)]
+
+
+# Values that are illegal together with the other defaults.
+COMPANIONS = {"prefetch_factor": ["--num-workers", "1"], "neighbor_count": ["--gridsize", "1"]}
+COMPANION_VALUES = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
+
+
+@pytest.mark.parametrize(("row", "value"), train_cases())
+def test_each_flag_of_train_reaches_the_backend_and_nothing_else_does(backend, data_file, tmp_path, row, value):
+    """CLI-2."""
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
+    groups = [] if row.name == "n_groups" else ["--n-groups", "5"]
+    assert main(argv + groups + COMPANIONS.get(row.name, [])) == 0
+    expected = {"n_groups": 5, row.name: value, **COMPANION_VALUES.get(row.name, {})}
+    assert backend.calls["payload"]["overrides"] == expected
+
+
+@pytest.mark.parametrize("row", INFER_OPTIONS, ids=lambda row: row.name)
+def test_each_flag_of_infer_reaches_the_backend_and_nothing_else_does(backend, data_file, tmp_path, row):
+    """CLI-2."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    for value in values(row)[-2:]:
+        argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
+        assert main(argv) == 0
+        assert backend.calls["payload"]["overrides"] == {row.name: value}
+
+
+@pytest.mark.parametrize("row", RECONSTRUCT_OPTIONS, ids=lambda row: row.name)
+def test_each_flag_of_reconstruct_reaches_the_backend(backend, data_file, tmp_path, row):
+    """CLI-2: the backend receives whole sections; only the given option differs from its default."""
+    for value in values(row)[-2:]:
+        assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]) == 0
+        call = backend.calls["reconstruct"]
+        owner = {"reconstruction": call["config"], "execution": call["execution_config"]}.get(row.section)
+        seen = call[row.name] if owner is None else getattr(owner, row.name)
+        assert seen == value
+        for other in RECONSTRUCT_OPTIONS:
+            if other.name != row.name and other.section != "data":
+                section = call["config"] if other.section == "reconstruction" else call["execution_config"]
+                assert getattr(section, other.name) == other.default
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("infer", "--learning-rate"),
+        ("infer", "--gridsize"),
+        ("reconstruct", "--precision"),
+        ("train", "--inference-batch-size"),
+    ],
+)
+def test_an_option_that_the_command_does_not_read_is_refused(backend, data_file, tmp_path, capsys, command, flag):
+    """Invariant 36: no flag parses and does nothing (CLI-1)."""
+    files = [str(data_file)] * (2 if command == "infer" else 1)
+    assert main([command, *files, "--output-dir", str(tmp_path / "out"), flag, "1"]) == 2
+    assert flag in capsys.readouterr().err
+    assert backend.calls == {}
+
+
+@pytest.mark.parametrize("row", TRAIN_OPTIONS, ids=lambda row: row.name)
+def test_a_flag_beats_the_configuration_file_and_the_file_beats_the_default(backend, data_file, tmp_path, row):
+    """Invariant 35: explicit > file > defaults, for every option of train (CLI-3)."""
+    low, high = values(row)[0], values(row)[-1]
+    config = tmp_path / "config.toml"
+    companion = "".join(f"{name} = {value}\n" for name, value in COMPANION_VALUES.get(row.name, {}).items())
+    config.write_text(companion + f"{row.name} = {toml(low)}\n")
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(config)]
+    argv += [] if row.name == "n_groups" else ["--n-groups", "5"]
+    assert main(argv) == 0
+    assert backend.calls["payload"]["overrides"][row.name] == low
+    assert main(argv + words(row, high)) == 0
+    assert backend.calls["payload"]["overrides"][row.name] == high
+
+
+def toml(value: Any) -> str:
+    """A value as TOML."""
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+def test_a_configuration_file_may_use_tables_flag_spellings_and_name_backend_and_validation(
+    backend, data_file, tmp_path
+):
+    """CLI-4."""
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'backend = "pytorch"\nvalidation = "{data_file}"\n[data]\ngridsize = 1\n'
+        '[execution]\naccumulate-grad-batches = 2\nlogger = "none"\n'
+    )
+    assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(config)]) == 0
+    assert backend.calls["payload"]["overrides"] == {
+        "accum_steps": 2, "logger_backend": "none", "gridsize": 1, "n_groups": 12,
+    }  # fmt: skip
+    assert backend.calls["train"]["validation_files"] == [data_file]
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("epoch = 3", "config.unknown", "did you mean 'epochs'?"),
+        ("[training]\nepoch = 3", "config.unknown", "did you mean 'epochs'?"),
+        ("[trainning]\nepochs = 3", "config.unknown", "did you mean 'training'?"),
+        ("[trainning]", "config.unknown", "did you mean 'training'?"),
+        ("[data]\nepochs = 3", "config.table", "'epochs' in [training]"),
+        ("epochs = 0", "config.value", "an integer >= 1"),
+        ('epochs = "many"', "config.value", "an integer >= 1"),
+        ("epochs = 3\n[training]\nepochs = 4", "config.repeated", "'epochs' once"),
+        ("epochs = ", "config.toml", "a TOML file"),
+        ("[execution]\nbackend = 'torch'", "config.unknown", "'backend'"),
+    ],
+)
+def test_a_bad_configuration_file_says_what_is_wrong(tmp_path, text, code, words):
+    """Invariant 33 (CLI-4)."""
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    with pytest.raises(ContractError, match="config") as caught:
+        read_config(path, TRAIN_OPTIONS, extra=("backend",))
+    assert caught.value.codes == (code,)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_all_problems_of_a_configuration_file_are_reported_at_once(tmp_path):
+    """CLI-4."""
+    path = tmp_path / "config.toml"
+    path.write_text("epoch = 3\nseed = -1\n[model]\nwidht = 4\n")
+    with pytest.raises(ContractError) as caught:
+        read_config(path, TRAIN_OPTIONS)
+    assert caught.value.codes == ("config.unknown", "config.value", "config.unknown")
+
+
+@given(name=st.from_regex(r"[a-z][a-z_]{0,20}", fullmatch=True))
+def test_unknown_names_never_pass(tmp_path, name):
+    """Invariant 33: any name that is no option raises (CLI-4)."""
+    known = {row.name for row in TRAIN_OPTIONS} | {
+        row.flag.removeprefix("--").replace("-", "_") for row in TRAIN_OPTIONS
+    }
+    path = tmp_path / "config.toml"
+    path.write_text(f"{name} = 1\n")
+    if name not in known:
+        with pytest.raises(ContractError, match=name):
+            read_config(path, TRAIN_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name", "value"),
+    [
+        (["--device", "cpu"], "--accelerator", "accelerator", "cpu"),
+        (["--device=cpu"], "--accelerator", "accelerator", "cpu"),
+        (["--n_images", "7"], "--n-groups", "n_groups", 7),
+        (["--disable_mlflow"], "--logger none", "logger_backend", "none"),
+    ],
+)
+def test_deprecated_spellings_work_and_name_the_new_flag(backend, data_file, tmp_path, old, new, name, value):
+    """CLI-6."""
+    with pytest.warns(DeprecationWarning, match=new):
+        assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out"), *old]) == 0
+    assert backend.calls["payload"]["overrides"][name] == value
+
+
+def test_n_groups_is_the_number_of_patterns_where_nobody_says_else(backend, data_file, tmp_path):
+    """CLI-2: and it is the only override that the command adds."""
+    assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out")]) == 0
+    assert backend.calls["payload"]["overrides"] == {"n_groups": 12}
+
+
+def test_several_training_files_count_together(backend, data_file, tmp_path):
+    """CLI-2, CLI-10."""
+    assert main(["train", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out")]) == 0
+    assert backend.calls["payload"]["data"] == [data_file, data_file]
+    assert backend.calls["payload"]["overrides"] == {"n_groups": 24}

@@ -1,0 +1,17 @@
+"""Files to records and back: one module a format, one registry, detection by content."""
+
+from ptycho_data.files.combine import combine_scans
+from ptycho_data.files.reconstruction import read_reconstruction, write_reconstruction
+from ptycho_data.files.registry import FORMATS, read_scan, write_scan
+from ptycho_data.files.sources import atomic_write, file_sha256
+
+__all__ = [
+    "FORMATS",
+    "atomic_write",
+    "combine_scans",
+    "file_sha256",
+    "read_reconstruction",
+    "read_scan",
+    "write_reconstruction",
+    "write_scan",
+]

@@ -1,0 +1,77 @@
+"""Files as sources and targets: existence, checksums, atomic writes (specs/files.md, FILE)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+
+
+def checked_file(path: Path | str) -> Path:
+    """The path, if a regular file is there that can be read.
+
+    Raises:
+        MissingFileError: nothing there.
+        ContractError: a directory or a device, an empty file, or no permission to read it.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(
+            Problem(str(path), "file.missing", "an existing file", "nothing", "check the path")
+        )
+    if not path.is_file():
+        found = "a directory" if path.is_dir() else "no regular file"
+        raise ContractError(Problem(str(path), "file.kind", "a file", found, "give the path of the file itself"))
+    if not os.access(path, os.R_OK):
+        raise ContractError(
+            Problem(str(path), "file.permission", "a readable file", "no permission to read it", "change its mode")
+        )
+    if path.stat().st_size == 0:
+        raise ContractError(
+            Problem(str(path), "file.empty", "a file with content", "an empty file", "write or copy it again")
+        )
+    return path
+
+
+def file_sha256(path: Path | str) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        MissingFileError: no such file.
+    """
+    with checked_file(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """A temporary path beside ``path``; it takes the place of ``path`` only when the block succeeds.
+
+    Whatever fails, ``path`` holds what it held before, and the temporary file is removed.
+
+    Raises:
+        MissingFileError: the folder does not exist.
+        ContractError: ``path`` is a directory.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise MissingFileError(
+            Problem(str(path.parent), "file.folder", "an existing folder to write into", "nothing", "create it first")
+        )
+    if path.is_dir():
+        raise ContractError(
+            Problem(str(path), "file.kind", "the path of a file to write", "a directory", "name the file as well")
+        )
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

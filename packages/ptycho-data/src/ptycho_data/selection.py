@@ -1,0 +1,94 @@
+"""Which patterns are held out: a fraction, or a list of indices (specs/grouping.md, SEL)."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_data.files.npy import read_npy
+
+
+def held_out_indices(spec: str | float | PathLike[str] | None, M: int, seed: int) -> NDArray[np.int64]:
+    """Indices of the patterns never used, ascending.
+
+    Args:
+        spec: None holds out nothing; a fraction f in [0, 1), as a number or its text, holds out
+            ``sort(default_rng(seed).permutation(M)[:round(f * M)])``; anything else is the path
+            of an .npy file of distinct indices.
+        M: Number of patterns.
+        seed: Seed of the fraction's permutation.
+
+    Returns:
+        (n,) int64.
+
+    Raises:
+        ContractError: a fraction out of range, bad indices, or nothing left to use.
+        MissingFileError: the file of indices does not exist.
+    """
+    if spec is None:
+        return np.empty(0, np.int64)
+    fraction = _as_fraction(spec)
+    if fraction is None:
+        path = Path(spec)  # type: ignore[arg-type]
+        held = np.sort(checked_indices(read_npy(path), M, where=str(path), empty=True))
+    else:
+        if not 0 <= fraction < 1:
+            raise ContractError(
+                Problem("hold_out", "selection.fraction", "a fraction in [0, 1) or the path of an .npy file", str(spec),
+                        "give the share of patterns to hold out, such as 0.1")
+            )  # fmt: skip
+        held = np.sort(np.random.default_rng(seed).permutation(M)[: round(fraction * M)])
+    if len(held) >= M:
+        raise ContractError(
+            Problem("hold_out", "selection.all", "at least one pattern left to use",
+                    f"all {M} patterns held out", "hold out fewer patterns")
+        )  # fmt: skip
+    return held.astype(np.int64)
+
+
+def used_indices(held_out: Any, M: int) -> NDArray[np.int64]:
+    """Indices of the patterns that are not held out, ascending, (M - len(held_out),) int64."""
+    used = np.ones(M, dtype=bool)
+    used[np.asarray(held_out, dtype=np.int64)] = False
+    return np.flatnonzero(used).astype(np.int64)
+
+
+def checked_indices(indices: Any, M: int, *, where: str, empty: bool = False) -> NDArray[np.int64]:
+    """Distinct pattern indices as (n,) int64, in the order given.
+
+    Raises:
+        ContractError: not one-dimensional integers, out of ``0..M - 1``, or repeated.
+    """
+    array = np.asarray(indices)
+    if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) == 0 and not empty):
+        raise ContractError(
+            Problem(where, "selection.indices", "a one-dimensional array of integers, not empty",
+                    f"{array.dtype} of shape {array.shape}", "give pattern numbers, counted from 0")
+        )  # fmt: skip
+    problems = []
+    outside = (array < 0) | (array >= M)
+    if outside.any():
+        problems.append(
+            Problem(where, "selection.range", f"indices in 0..{M - 1}, of {M} patterns",
+                    f"{int(outside.sum())} outside, such as {array[outside][0]}", "use indices of this scan")
+        )  # fmt: skip
+    repeated = len(array) - len(np.unique(array))
+    if repeated:
+        problems.append(
+            Problem(where, "selection.repeated", "distinct indices", f"{repeated} repeated", "name each pattern once")
+        )  # fmt: skip
+    if problems:
+        raise ContractError(problems)
+    return array.astype(np.int64)
+
+
+def _as_fraction(spec: Any) -> float | None:
+    try:
+        return float(spec)
+    except (TypeError, ValueError):
+        return None

@@ -1,0 +1,225 @@
+"""FILE, NPY, NPZ: damaged and malicious files, made here, are each one clear error."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptycho_contracts.problems import ContractError, MissingFileError
+from ptycho_contracts.records import Reconstruction
+from ptycho_data.files import read_reconstruction, read_scan, write_reconstruction
+from ptycho_data.files.npy import read_npy
+
+
+def npy(array):
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+def good_members():
+    counts = np.random.default_rng(0).poisson(9, (4, 6, 6)).astype(np.uint16)
+    return {"diff3d": npy(counts), "positions_px": npy(np.arange(8.0).reshape(4, 2))}
+
+
+def archive(path, members, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as target:
+        for name, content in members.items():
+            target.writestr(f"{name}.npy", content)
+    return path
+
+
+def codes_of(path):
+    with pytest.raises(ContractError) as caught:
+        read_scan(path)
+    return caught.value.codes
+
+
+class Bomb:
+    """Would create a file if it were unpickled."""
+
+    def __init__(self, marker):
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.fixture(scope="module", params=[zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def whole(request, tmp_path_factory):
+    path = archive(tmp_path_factory.mktemp("whole") / "scan.npz", good_members(), request.param)
+    assert len(read_scan(path)) == 4
+    return path.read_bytes()
+
+
+@given(data=st.data())
+def test_truncated_anywhere(whole, tmp_path_factory, data):
+    """Invariant 44: a file cut at any byte is one clear error."""
+    path = tmp_path_factory.mktemp("cut") / "scan.npz"
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert len(codes_of(path)) == 1
+
+
+@given(data=st.data())
+@settings(max_examples=60)
+def test_any_altered_byte_never_gives_a_wrong_scan(whole, tmp_path_factory, data):
+    """Invariant 44: a flipped byte is an error, or lies where it means nothing."""
+    path = tmp_path_factory.mktemp("flip") / "scan.npz"
+    changed = bytearray(whole)
+    changed[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(changed)
+    try:
+        scan = read_scan(path)
+    except ContractError:
+        return
+    counts = np.random.default_rng(0).poisson(9, (4, 6, 6))
+    np.testing.assert_array_equal(scan.measurements, counts)
+    np.testing.assert_array_equal(scan.positions_px, np.arange(8.0).reshape(4, 2))
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"]))
+def test_random_bytes_are_refused(tmp_path_factory, content, magic):
+    """Invariant 44: a foreign file is one clear error."""
+    path = tmp_path_factory.mktemp("random") / "scan.npz"
+    path.write_bytes(magic + content)
+    assert len(codes_of(path)) == 1
+
+
+def test_pickles_are_refused_and_not_run(tmp_path):
+    """Invariant 45: object arrays, bare pickles, and pickles that pose as arrays."""
+    marker = tmp_path / "executed"
+    evil = np.empty((4, 6, 6), dtype=object)
+    evil[...] = [[[Bomb(marker)] * 6] * 6] * 4
+    path = archive(tmp_path / "object.npz", {**good_members(), "diff3d": npy(evil)})
+    assert codes_of(path) == ("npy.pickled",)
+    path = archive(tmp_path / "posing.npz", {**good_members(), "diff3d": pickle.dumps(Bomb(marker))})
+    assert codes_of(path) == ("npy.header",)
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(Bomb(marker)))
+    assert codes_of(tmp_path / "bare.npz") == ("file.format",)
+    (tmp_path / "bare.npy").write_bytes(pickle.dumps(Bomb(marker)))
+    with pytest.raises(ContractError):
+        read_npy(tmp_path / "bare.npy")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (100000000, 1000, 1000), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-4, 6, 6), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (4, 6, 5), }",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': __import__('os').getcwd(), }",
+        "{'descr': [('a', '<f8'), ('b', '<f8')], 'fortran_order': False, 'shape': (4,), }",
+        "{'descr': '|V8', 'fortran_order': False, 'shape': (4,), }",
+        "(" * 3000,
+        "not a dictionary",
+    ],
+)
+def test_forged_headers_are_refused_before_anything_is_allocated(tmp_path, header):
+    """Invariant 45: declared sizes are checked against real ones; a header is data, never code."""
+    text = header.encode().ljust(118) + b"\n"
+    forged = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + b"\0" * (4 * 36 * 8)
+    path = archive(tmp_path / "forged.npz", {**good_members(), "diff3d": forged})
+    assert codes_of(path)[0] in ("npy.size", "npy.header", "npy.dtype")
+    (tmp_path / "forged.npy").write_bytes(forged)
+    with pytest.raises(ContractError):
+        read_npy(tmp_path / "forged.npy")
+
+
+def test_decompression_bomb_is_refused(tmp_path):
+    """Invariant 45: 100 MiB of zeros in 100 kB are not unpacked."""
+    head = io.BytesIO()
+    shape = (100, 1024, 1024)
+    np.lib.format.write_array_header_1_0(head, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    path = archive(tmp_path / "bomb.npz", {"positions_px": good_members()["positions_px"]})
+    with (
+        zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as target,
+        target.open("diff3d.npy", "w") as stream,
+    ):
+        stream.write(head.getvalue())
+        for _ in range(100):
+            stream.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    assert codes_of(path) == ("npz.bomb",)
+
+
+def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
+    """Invariant 45: many arrays that are each legal must fit the memory together."""
+    path = archive(tmp_path / "scan.npz", good_members())
+    monkeypatch.setattr("ptycho_data.files.zipped._available_bytes", lambda: 300)
+    assert codes_of(path) == ("npz.memory",)
+
+
+def test_directory_that_lies_about_sizes_is_refused(tmp_path):
+    """Invariant 45: the archive claims another size than its stream has."""
+    path = archive(tmp_path / "scan.npz", good_members(), zipfile.ZIP_DEFLATED)
+    content = bytearray(path.read_bytes())
+    directory = content.index(b"PK\x01\x02")
+    size = struct.unpack_from("<I", content, directory + 24)[0]
+    struct.pack_into("<I", content, directory + 24, size * 1000)
+    path.write_bytes(content)
+    assert codes_of(path) == ("npy.size",)
+
+
+def test_unusual_archives_are_refused(tmp_path):
+    """Invariant 45: other compressions, encryption, and names stored twice."""
+    assert codes_of(archive(tmp_path / "a.npz", good_members(), zipfile.ZIP_BZIP2)) == ("npz.compression",) * 2
+    path = archive(tmp_path / "b.npz", good_members())
+    with zipfile.ZipFile(path, "a") as target, pytest.warns(UserWarning, match="Duplicate name"):
+        target.writestr("diff3d.npy", good_members()["diff3d"])
+    assert codes_of(path) == ("npz.repeated",)
+    path = archive(tmp_path / "c.npz", good_members())
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1  # the flag of encryption
+    path.write_bytes(content)
+    assert codes_of(path) == ("npz.compression",)
+    assert codes_of(archive(tmp_path / "d.npz", {})) == ("scan.no_patterns", "scan.no_positions")
+
+
+def test_paths_that_are_no_files(tmp_path):
+    with pytest.raises(MissingFileError, match=r"nothing\.npz"):
+        read_scan(tmp_path / "nothing.npz")
+    assert codes_of(tmp_path) == ("file.kind",)
+    (tmp_path / "empty.npz").touch()
+    assert codes_of(tmp_path / "empty.npz") == ("file.empty",)
+
+
+def reconstruction():
+    rng = np.random.default_rng(0)
+    return Reconstruction(
+        object=(rng.normal(size=(9, 7)) + 1j).astype(np.complex64),
+        origin_yx_px=np.array([-3.0, 5.0]),
+        weight=rng.uniform(0, 2, (9, 7)).astype(np.float32),
+        probe=np.ones((2, 4, 4), np.complex64),
+        positions_px=rng.uniform(0, 4, (6, 2)),
+    )
+
+
+def test_reconstruction_round_trip_and_its_exact_keys(tmp_path):
+    """Invariant 15: a canvas carries its origin."""
+    written = reconstruction()
+    write_reconstruction(tmp_path / "object.npz", written)
+    with np.load(tmp_path / "object.npz") as plain:
+        assert sorted(plain.files) == ["object", "origin_yx_px", "positions_px", "probe", "weight"]
+    back = read_reconstruction(tmp_path / "object.npz")
+    for key in ("object", "origin_yx_px", "weight", "probe", "positions_px"):
+        np.testing.assert_array_equal(getattr(back, key), getattr(written, key))
+        assert getattr(back, key).dtype == getattr(written, key).dtype
+
+
+def test_incomplete_or_foreign_reconstruction_is_refused(tmp_path):
+    """Invariant 44: removing any member is one clear error."""
+    write_reconstruction(tmp_path / "object.npz", reconstruction())
+    with np.load(tmp_path / "object.npz") as plain:
+        content = dict(plain)
+    for key in content:
+        np.savez(tmp_path / "less.npz", **{name: array for name, array in content.items() if name != key})
+        with pytest.raises(ContractError, match=f"less.npz: {key}: "):
+            read_reconstruction(tmp_path / "less.npz")
+    with pytest.raises(ContractError, match="keys: diff3d, positions_px"):
+        read_reconstruction(archive(tmp_path / "scan.npz", good_members()))

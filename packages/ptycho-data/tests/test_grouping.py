@@ -1,0 +1,208 @@
+"""GRP: groups against brute force."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ptycho_contracts.problems import ContractError
+from ptycho_contracts.testing import strategies
+from ptycho_data.grouping import group, groups_at
+
+
+@st.composite
+def requests(draw):
+    """A legal grouping request: positions, keywords, and how many different groups there are."""
+    gridsize = draw(st.sampled_from([1, 2, 3]))
+    C = gridsize**2
+    counts = draw(st.lists(st.integers(C, C + 8), min_size=1, max_size=3))
+    rng = draw(strategies.generators)
+    scan_index = rng.permutation(np.repeat(rng.permutation(10)[: len(counts)], counts))
+    grid = draw(st.booleans())  # a grid has ties in distance, and repeated positions
+    positions = rng.integers(0, 5, (len(scan_index), 2)).astype(float) if grid else rng.uniform(0, 30, (sum(counts), 2))
+    K = draw(st.integers(max(C - 1, 1), C + 4)) if gridsize > 1 else None
+    keep = np.ones(len(scan_index), bool)
+    for scan, count in zip(*np.unique(scan_index, return_counts=True), strict=True):
+        spare = draw(st.integers(0, int(count) - C))
+        keep[rng.permutation(np.flatnonzero(scan_index == scan))[:spare]] = False
+    allowed = np.flatnonzero(keep) if draw(st.booleans()) else None
+    members = scan_index[keep] if allowed is not None else scan_index
+    sizes = [int((members == scan).sum()) for scan in np.unique(members)]
+    most = sum(M * math.comb(min(C + 2 if K is None else K, M - 1), C - 1) for M in sizes) if C > 1 else sum(sizes)
+    keywords = {
+        "gridsize": gridsize,
+        "n_groups": draw(st.one_of(st.none(), st.integers(1, min(most, 60)))),
+        "neighbor_count": K,
+        "seed": draw(st.integers(0, 5)),
+        "scan_index": scan_index,
+        "allowed": allowed,
+    }
+    return positions, keywords, most
+
+
+def farthest_of_nearest(positions, seed, others, K):
+    """Distance of the K-th nearest other pattern, by sorting all distances."""
+    distances = sorted(math.dist(positions[seed], positions[other]) for other in others)
+    return distances[min(K, len(distances)) - 1]
+
+
+@given(requests())
+def test_groups_against_brute_force(request_):
+    """Invariant 25: C distinct members, the seed among them, all within its K nearest, of one scan, none held out."""
+    positions, keywords, _ = request_
+    C = keywords["gridsize"] ** 2
+    groups = group(positions, **keywords)
+    usable = set(range(len(positions)) if keywords["allowed"] is None else keywords["allowed"].tolist())
+    K = C + 2 if keywords["neighbor_count"] is None else keywords["neighbor_count"]
+    assert len(groups) == (keywords["n_groups"] or len(usable))
+    for members in groups.nn_indices.tolist():
+        seed, *neighbours = members
+        assert len(set(members)) == C
+        assert set(members) <= usable
+        scan = keywords["scan_index"][seed]
+        others = [i for i in usable if i != seed and keywords["scan_index"][i] == scan]
+        assert set(neighbours) <= set(others)
+        if neighbours:
+            reach = farthest_of_nearest(positions, seed, others, K)
+            assert max(math.dist(positions[seed], positions[i]) for i in neighbours) <= reach + 1e-9
+
+
+@given(requests())
+def test_seeds_are_dealt_in_rounds_and_draws_differ(request_):
+    """Invariant 25: the number of groups of each seed is the documented function; no draw is repeated."""
+    positions, keywords, most = request_
+    usable = len(positions) if keywords["allowed"] is None else len(keywords["allowed"])
+    keywords["n_groups"] = n = min(most, keywords["n_groups"] or most, 300)
+    indices = group(positions, **keywords).nn_indices
+    draws = {(row[0], frozenset(row[1:])) for row in indices.tolist()}
+    assert len(draws) == n
+    per_seed = np.unique(indices[:, 0], return_counts=True)[1]
+    assert len(per_seed) == min(n, usable)
+
+
+@given(requests())
+def test_more_groups_than_exist_are_refused_with_the_bound(request_):
+    """Invariant 25: all different groups can be had; one more is an error that states the bound."""
+    positions, keywords, most = request_
+    if most <= 3000:
+        everything = group(positions, **{**keywords, "n_groups": most}).nn_indices
+        assert len({(row[0], frozenset(row[1:])) for row in everything.tolist()}) == most
+    with pytest.raises(ContractError, match=f"1 to {most} different groups") as caught:
+        group(positions, **{**keywords, "n_groups": most + 1})
+    assert caught.value.codes == ("groups.count",)
+
+
+@given(requests())
+def test_shapes_dtypes_and_coordinates(request_):
+    """Invariant 30, 11: exact shapes, axis order [x, y], and the sign of coords_relative."""
+    positions, keywords, _ = request_
+    C = keywords["gridsize"] ** 2
+    groups = group(positions, **keywords)
+    n = len(groups)
+    assert (groups.nn_indices.shape, groups.nn_indices.dtype) == ((n, C), np.int64)
+    assert (groups.coords_offsets.shape, groups.coords_offsets.dtype) == ((n, 1, 2, 1), np.float32)
+    assert (groups.coords_relative.shape, groups.coords_relative.dtype) == ((n, 1, 2, C), np.float32)
+    for row in range(n):
+        x, y = positions[groups.nn_indices[row], 0], positions[groups.nn_indices[row], 1]
+        np.testing.assert_allclose(groups.coords_offsets[row, 0, :, 0], [x.mean(), y.mean()], rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(groups.coords_relative[row, 0, 0], x.mean() - x, atol=1e-5)
+        np.testing.assert_allclose(groups.coords_relative[row, 0, 1], y.mean() - y, atol=1e-5)
+
+
+@given(requests(), st.integers(-(10**6), 10**6))
+def test_relative_coordinates_keep_their_precision_at_a_million_pixels(request_, offset):
+    """Invariant 19: a far offset costs nothing in coords_relative."""
+    positions, keywords, _ = request_
+    positions = np.floor(positions * 64) / 64
+    near, far = group(positions, **keywords), group(positions + offset, **keywords)
+    np.testing.assert_array_equal(far.nn_indices, near.nn_indices)
+    np.testing.assert_allclose(far.coords_relative, near.coords_relative, atol=1e-5)
+
+
+@given(requests())
+def test_same_request_same_groups_and_global_state_untouched(request_):
+    """Invariant 42: same seed, same bits; the caller's random state stays."""
+    positions, keywords, _ = request_
+    np.random.seed(7)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one, two = group(positions, **keywords), group(positions, **keywords)
+    np.testing.assert_array_equal(one.nn_indices, two.nn_indices)
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+@given(requests(), strategies.generators)
+def test_held_out_patterns_change_nothing(request_, rng):
+    """Invariant 10: moving patterns that are not allowed leaves all groups as they are."""
+    positions, keywords, _ = request_
+    if keywords["allowed"] is None:
+        keywords["allowed"] = np.arange(len(positions))
+    moved = positions.copy()
+    held = np.setdiff1d(np.arange(len(positions)), keywords["allowed"])
+    moved[held] = rng.uniform(-100, 100, (len(held), 2))
+    one, two = group(positions, **keywords), group(moved, **keywords)
+    np.testing.assert_array_equal(one.nn_indices, two.nn_indices)
+    np.testing.assert_array_equal(one.coords_relative, two.coords_relative)
+
+
+def test_seed_changes_the_draws():
+    positions = np.random.default_rng(0).uniform(0, 50, (200, 2))
+    one, two = (group(positions, gridsize=2, seed=seed).nn_indices for seed in (0, 1))
+    assert (one[:, 0] == two[:, 0]).all()
+    assert (one[:, 1:] != two[:, 1:]).any(axis=1).mean() > 0.5
+
+
+def test_draws_of_all_neighbours_are_about_even():
+    """Invariant 25: a fixed preference for some neighbours would halve what training sees."""
+    positions = np.random.default_rng(0).uniform(0, 300, (4000, 2))
+    indices = group(positions, gridsize=2, neighbor_count=6).nn_indices
+    distance = np.linalg.norm(positions[:, None, :] - positions[None, :400], axis=2).T
+    ranks = np.argsort(np.argsort(distance, axis=1), axis=1)
+    chosen = np.take_along_axis(ranks, indices[:400, 1:], axis=1)
+    share = np.bincount(chosen.ravel(), minlength=7)[1:7] / chosen.size
+    assert share.min() > 0.11
+    assert share.max() < 0.23
+
+
+def test_default_has_each_pattern_as_seed_once():
+    groups = group(np.random.default_rng(3).uniform(0, 9, (30, 2)), gridsize=2)
+    np.testing.assert_array_equal(groups.nn_indices[:, 0], np.arange(30))
+
+
+def test_subsets_too_many_to_number_still_differ():
+    """Invariant 25: large K draws at random and never twice the same for one seed."""
+    positions = np.random.default_rng(0).uniform(0, 9, (60, 2))
+    indices = group(positions, gridsize=5, neighbor_count=59, n_groups=180).nn_indices
+    assert len({(row[0], frozenset(row[1:])) for row in indices.tolist()}) == 180
+    assert all(len(set(row)) == 25 for row in indices.tolist())
+
+
+def test_all_problems_of_a_request_at_once():
+    """Invariant 25: too small scans are named, with both numbers."""
+    with pytest.raises(ContractError) as caught:
+        group(np.zeros((5, 2)), gridsize=2, neighbor_count=2, scan_index=np.array([0, 0, 0, 7, 7]))
+    assert caught.value.codes == ("groups.neighbours", "groups.too_few_patterns", "groups.too_few_patterns")
+    assert "scan 7: expected at least gridsize^2 = 4 patterns, found 2 patterns" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "code"),
+    [
+        ({"scan_index": np.zeros(4, int)}, "array.shape"),
+        ({"scan_index": np.zeros(9)}, "array.shape"),
+        ({"allowed": np.array([0, 0, 1, 2])}, "selection.repeated"),
+        ({"allowed": np.array([0, 9])}, "selection.range"),
+        ({"allowed": np.array([], int)}, "selection.indices"),
+        ({"n_groups": 0}, "groups.count"),
+        ({"gridsize": 0}, "groups.gridsize"),
+    ],
+)
+def test_bad_requests_are_refused(keywords, code):
+    with pytest.raises(ContractError) as caught:
+        group(np.random.default_rng(0).uniform(0, 9, (9, 2)), **{"gridsize": 2, **keywords})
+    assert code in caught.value.codes
+
+
+def test_groups_at_refuses_members_that_do_not_exist():
+    with pytest.raises(ContractError, match=r"indices in 0\.\.2"):
+        groups_at(np.zeros((3, 2)), [[0, 3]])

@@ -1,0 +1,412 @@
+"""What the commands call: train, infer and reconstruct, from payloads to results with their summary."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section, to_dict
+from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.records import Groups, Reconstruction, Scan
+from ptycho_data.batches import PatternSource, mean_counts
+from ptycho_data.files import read_scan
+from ptycho_data.geometry import canvas_geometry
+from ptycho_data.grouping import group
+from ptycho_data.selection import held_out_indices, used_indices
+from ptycho_data.store import create_store
+
+from ptycho_torch.bundle import Bundle, save_bundle
+from ptycho_torch.config_factory import (
+    InferencePayload,
+    TrainingPayload,
+    create_inference_payload,
+    create_training_payload,
+)
+from ptycho_torch.descent import joint_descent
+from ptycho_torch.devices import pick_device
+from ptycho_torch.evaluation import far_field_residual
+from ptycho_torch.inference import ScanView, image_by_groups, image_on_canvas, require_one_scan
+from ptycho_torch.loader import GroupDataset, subset
+from ptycho_torch.model import PtychoModel
+from ptycho_torch.physics import illumination, place_scan
+from ptycho_torch.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
+
+__all__ = ["create_inference_payload", "create_training_payload", "infer", "reconstruct", "train"]
+
+Progress = Callable[[str, int, int], None]
+Summary = dict[str, Any]
+
+MODEL_NAME = "model.safetensors"
+CALIBRATION_PATTERNS = 2048
+"""A larger scan's probe is calibrated on this many neighbouring patterns."""
+
+
+@dataclass
+class Stages:
+    """Wall and CPU seconds of each stage of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the time of a with-block to a stage."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - wall
+        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
+
+
+def train(
+    payload: TrainingPayload, *, validation_files: Sequence[Path] = (), progress: Progress | None = None
+) -> Summary:
+    """Calibrate the probe, train the network, write ``model.safetensors``; returns the run's summary.
+
+    Args:
+        payload: From :func:`create_training_payload`.
+        validation_files: Scans whose groups give ``val_loss``; without any, some training groups are kept for it.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        ContractError: data that cannot be trained on as asked.
+        WorkFailedError: a fit diverged.
+    """
+    from ptycho_torch.training import fit  # Lightning takes a second to import, and only training needs it
+
+    training, execution = payload.pt_training_config, payload.execution_config
+    device = pick_device(execution)
+    _require_probe(payload.scan, "train")
+    stages = Stages()
+    payload.output_dir.mkdir(parents=True, exist_ok=True)
+    with stages.measure("store"):
+        source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
+    held = held_out_indices(training.hold_out, len(source), training.seed)
+    used = used_indices(held, len(source))
+    gauges = mean_counts(source, allowed=used)
+    _require_photons(gauges)
+    with stages.measure("grouping"):
+        kept, validation = _training_groups(payload, source, used, gauges, validation_files)
+    probe = with_modes(payload.scan.probe, payload.pt_model_config.modes)
+    calibrates = payload.scan.probe_kind == "guess" if training.calibrate_probe is None else training.calibrate_probe
+    calibration: Summary = {"done": calibrates}
+    if calibrates:
+        with stages.measure("calibration"):
+            probe, found = _calibrated(payload, source, probe, used, gauges, device, progress)
+        calibration |= found
+    # Weights and every other random choice come from the seed; the caller's generators stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = PtychoModel(payload.pt_model_config, probe)
+        with stages.measure("training"):
+            outcome = fit(
+                model, kept, validation, training=training, execution=execution,
+                output_dir=payload.output_dir, progress=progress,
+            )  # fmt: skip
+    summary = _common(payload, stages, outcome.device, payload.pt_training_config) | {
+        "patterns": {"used": len(used), "held_out": len(held)},
+        "groups": {"training": len(kept), "validation": len(validation)},
+        "mean_counts": {str(scan): value for scan, value in gauges.items()},
+        "measurement": payload.scan.metadata.get("measurement"),
+        "probe": {"mode_powers": mode_powers(probe), "calibration": calibration,
+                  "overlap_with_given": overlap(probe, payload.scan.probe)},
+        "parameters": sum(weight.numel() for weight in model.network.parameters()),
+        "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
+                     "losses": dict(outcome.losses)},
+        "patterns_per_cpu_second": _rate(outcome.steps * training.batch_size * execution.accum_steps
+                                         * payload.pt_data_config.C, stages, "training"),
+    }  # fmt: skip
+    if outcome.is_first_rank:
+        bundle = Bundle(model, float(np.mean(list(gauges.values()))), summary)
+        save_bundle(payload.output_dir / MODEL_NAME, bundle)
+    return summary
+
+
+def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
+    """Image a scan with a trained model, and refine the image where that was asked for.
+
+    Raises:
+        ContractError: several scans in one file, or a network that cannot image as asked.
+        WorkFailedError: a refinement diverged.
+    """
+    config, model = payload.pt_inference_config, payload.bundle.model
+    device = pick_device(payload.execution_config)
+    stages = Stages()
+    view, held = _view(payload.scan, config.hold_out, config.seed)
+    own = payload.scan.probe
+    if config.probe_source == "file":
+        _require_probe(payload.scan, "infer --probe-source file")
+        fitting = with_modes(own, payload.pt_model_config.modes)
+        model.probe = torch.from_numpy(in_gauge(fitting, 1.0))
+    batch_size = payload.execution_config.inference_batch_size
+    model.to(device)
+    assembly = _assembly(payload)
+    with stages.measure("imaging"):
+        if assembly == "canvas":
+            object_ = image_on_canvas(model, view, batch_size=batch_size, progress=progress)
+        else:
+            groups = _imaging_groups(payload, view)
+            object_ = image_by_groups(model, view, groups, batch_size=batch_size, progress=progress)
+    rate = _rate(len(view.used), stages, "imaging")
+    probe = model.probe.cpu().numpy()
+    network_residual = _residuals(view, held, object_, probe)
+    summary: Summary = {"assembly": assembly, "network": network_residual}
+    if config.refine:
+        with stages.measure("refinement"):
+            fit = joint_descent(
+                view.source, view.placement, probe, indices=view.used, mean_counts=view.mean_counts,
+                epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
+                **_descent_options(ReconstructionConfig(seed=config.seed)),
+            )  # fmt: skip
+        object_, probe = fit.object, fit.probe
+        summary["losses"] = list(fit.losses)
+    with stages.measure("residuals"):
+        residuals = _residuals(view, held, object_, probe)
+    summary = _common(payload, stages, str(device), config) | summary | {
+        "patterns": {"used": len(view.used), "held_out": len(held)},
+        "mean_counts": view.mean_counts,
+        "mean_counts_of_training": payload.bundle.mean_counts,
+        "measurement": payload.scan.metadata.get("measurement"),
+        "probe": {"source": config.probe_source, "mode_powers": mode_powers(probe),
+                  "overlap_with_file": None if own is None else overlap(probe, own)},
+        "patterns_per_cpu_second": rate,
+        **residuals,
+    }  # fmt: skip
+    return _reconstruction(view, object_, probe), summary
+
+
+def reconstruct(
+    data_file: Path,
+    *,
+    config: ReconstructionConfig,
+    execution_config: ExecutionConfig,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Joint descent on object and probe from empty space and the file's probe; no network.
+
+    Raises:
+        ContractError: bad data, several scans in one file, no probe.
+        WorkFailedError: the descent diverged.
+    """
+    scan = read_scan(Path(data_file), measurement=measurement, nphotons=nphotons)
+    _require_probe(scan, "reconstruct")
+    device = pick_device(execution_config)
+    stages = Stages()
+    view, held = _view(scan, config.hold_out, config.seed)
+    with stages.measure("descent"):
+        fit = joint_descent(
+            view.source, view.placement, with_modes(scan.probe, config.modes), indices=view.used,
+            mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
+            progress=progress, **_descent_options(config),
+        )  # fmt: skip
+    with stages.measure("residuals"):
+        residuals = _residuals(view, held, fit.object, fit.probe)
+    summary = {
+        "settings": {"reconstruction": to_dict(config), "execution": to_dict(execution_config)},
+        "versions": _versions(),
+        "seed": config.seed,
+        "device": str(device),
+        "seconds": stages.seconds,
+        "cpu_seconds": stages.cpu_seconds,
+        "patterns": {"used": len(view.used), "held_out": len(held)},
+        "mean_counts": view.mean_counts,
+        "measurement": scan.metadata.get("measurement"),
+        "probe": {"mode_powers": mode_powers(fit.probe), "overlap_with_file": overlap(fit.probe, scan.probe)},
+        "epochs": len(fit.losses),
+        "losses": list(fit.losses),
+        "patterns_per_cpu_second": _rate(len(view.used) * len(fit.losses), stages, "descent"),
+        **residuals,
+    }
+    return _reconstruction(view, fit.object, fit.probe), summary
+
+
+def _training_groups(
+    payload: TrainingPayload,
+    source: PatternSource,
+    used: NDArray[np.int64],
+    gauges: dict[int, float],
+    validation_files: Sequence[Path],
+) -> tuple[GroupDataset, GroupDataset]:
+    data, training = payload.pt_data_config, payload.pt_training_config
+    groups = source.groups(  # type: ignore[attr-defined]
+        gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=training.seed, allowed=used
+    )
+    if validation_files:
+        scan = read_scan(Path(validation_files[0]), measurement=data.measurement)
+        if scan.N != data.N:
+            raise ContractError(
+                Problem(str(validation_files[0]), "scan.size", f"patterns of {data.N} x {data.N}",
+                        f"{scan.N} x {scan.N}", "validate on patterns of the training's size")
+            )  # fmt: skip
+        theirs = group(scan.positions_px, gridsize=data.gridsize, neighbor_count=data.K, seed=training.seed,
+                       scan_index=scan.scan_index)  # fmt: skip
+        return (
+            GroupDataset(source, groups, mean_counts=gauges),
+            GroupDataset(scan, theirs, mean_counts=mean_counts(scan)),
+        )
+    count = max(1, round(training.val_fraction * len(groups)))
+    if training.val_fraction == 0 or count >= len(groups):
+        raise ContractError(
+            Problem("training.val_fraction", "training.no_validation", "at least one group to train on and one for "
+                    "val_loss", f"val_fraction {training.val_fraction:g} of {len(groups)} groups",
+                    "raise n_groups or val_fraction, or give a validation file")
+        )  # fmt: skip
+    order = np.random.default_rng(training.seed).permutation(len(groups))
+    return (
+        GroupDataset(source, subset(groups, np.sort(order[count:])), mean_counts=gauges),
+        GroupDataset(source, subset(groups, np.sort(order[:count])), mean_counts=gauges),
+    )
+
+
+def _calibrated(
+    payload: TrainingPayload,
+    source: PatternSource,
+    probe: NDArray[np.complex64],
+    used: NDArray[np.int64],
+    gauges: dict[int, float],
+    device: torch.device,
+    progress: Progress | None,
+) -> tuple[NDArray[np.complex64], Summary]:
+    """The probe after a joint descent on the first scan, or on its middle part where it is large."""
+    scans = payload.scan.scan_index[used]
+    mine = used[scans == scans[0]]
+    positions = payload.scan.positions_px
+    distance = np.abs(positions[mine] - np.median(positions[mine], axis=0)).max(axis=1)
+    mine = np.sort(mine[np.argsort(distance, kind="stable")[:CALIBRATION_PATTERNS]])
+    # Sites of the chosen patterns alone: a large scan's canvas is not needed.
+    geometry = canvas_geometry(positions[mine], payload.scan.N)
+    local = place_scan(positions[mine], geometry, payload.scan.N)
+    training = payload.pt_training_config
+    options = ReconstructionConfig(seed=training.seed, loss=training.loss)
+    fit = joint_descent(
+        _Chosen(source, mine), local, probe, indices=np.arange(len(mine)), mean_counts=gauges[int(scans[0])],
+        epochs=training.calibration_epochs, device=device, progress=progress, stage="calibration",
+        **_descent_options(options),
+    )  # fmt: skip
+    return fit.probe, {"patterns": len(mine), "epochs": len(fit.losses), "losses": list(fit.losses)}
+
+
+class _Chosen:
+    """Some patterns of a source, numbered from 0."""
+
+    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.N, self.bad_pixels = source.N, source.bad_pixels
+        self.scan_index = np.asarray(source.scan_index)[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
+        """Photon counts, as the source gives them."""
+        return self._source.counts(self._indices[index])
+
+
+def _view(scan: Scan, hold_out: str | None, seed: int) -> tuple[ScanView, NDArray[np.int64]]:
+    require_one_scan(scan.scan_index, where=str(scan.metadata.get("source", "Scan")))
+    held = held_out_indices(hold_out, len(scan), seed)
+    used = used_indices(held, len(scan))
+    gauges = mean_counts(scan, allowed=used)
+    _require_photons(gauges)
+    geometry = canvas_geometry(scan.positions_px, scan.N)
+    placement = place_scan(scan.positions_px, geometry, scan.N)
+    return ScanView(scan, scan.positions_px, geometry, placement, used, next(iter(gauges.values()))), held
+
+
+def _assembly(payload: InferencePayload) -> str:
+    wanted, able = payload.pt_inference_config.assembly, payload.bundle.model.network.images_whole_canvas
+    if wanted == "canvas" and not able:
+        raise ContractError(
+            Problem("inference.assembly", "inference.assembly", "'groups' or 'auto' for this architecture",
+                    f"'canvas' for '{payload.pt_model_config.architecture}'", "use --assembly groups")
+        )  # fmt: skip
+    return ("canvas" if able else "groups") if wanted == "auto" else wanted
+
+
+def _imaging_groups(payload: InferencePayload, view: ScanView) -> Groups:
+    data = payload.pt_data_config
+    return group(view.positions_px, gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K,
+                 seed=payload.pt_inference_config.seed, allowed=view.used)  # fmt: skip
+
+
+def _residuals(
+    view: ScanView, held: NDArray[np.int64], object_: NDArray[np.complex64], probe: NDArray[np.complex64]
+) -> Summary:
+    """R and its Poisson floor, on used and held-out patterns."""
+    gauge = in_gauge(probe, view.mean_counts)
+    used, used_floor = far_field_residual(view.source, object_, gauge, view.placement, view.used)
+    unseen, unseen_floor = far_field_residual(view.source, object_, gauge, view.placement, held)
+    return {
+        "residual": {"used": used, "held_out": unseen},
+        "poisson_floor": {"used": used_floor, "held_out": unseen_floor},
+    }
+
+
+def _reconstruction(
+    view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]
+) -> Reconstruction:
+    gauge = in_gauge(orthogonal_modes(probe), view.mean_counts)
+    with torch.no_grad():
+        weight = illumination(torch.from_numpy(gauge), view.placement[torch.from_numpy(view.used)]).numpy()
+    return Reconstruction(
+        object=object_.astype(np.complex64),
+        origin_yx_px=view.geometry.origin_yx_px,
+        weight=weight.astype(np.float32),
+        probe=gauge,
+        positions_px=view.positions_px,
+    )
+
+
+def _descent_options(config: ReconstructionConfig) -> dict[str, Any]:
+    names = ("batch_size", "object_learning_rate", "probe_learning_rate", "loss", "seed")
+    return {name: getattr(config, name) for name in names}
+
+
+def _common(
+    payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section
+) -> Summary:
+    sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
+    return {
+        "settings": {section.section: to_dict(section) for section in sections},
+        "overrides_applied": {name: dict(entry) for name, entry in payload.overrides_applied.items()},
+        "versions": _versions(),
+        "seed": own.seed,  # type: ignore[attr-defined]
+        "device": device,
+        "seconds": stages.seconds,
+        "cpu_seconds": stages.cpu_seconds,
+    }
+
+
+def _rate(patterns: int, stages: Stages, stage: str) -> float | None:
+    cpu = stages.cpu_seconds.get(stage, 0.0)
+    return patterns / cpu if cpu > 0 else None
+
+
+def _versions() -> dict[str, str]:
+    return {name: version(name) for name in ("ptycho-contracts", "ptycho-data", "ptycho-torch", "torch", "numpy")}
+
+
+def _require_probe(scan: Scan, command: str) -> None:
+    if scan.probe is None:
+        raise ContractError(
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
+                    "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
+        )  # fmt: skip
+
+
+def _require_photons(gauges: dict[int, float]) -> None:
+    dark = [scan for scan, counts in gauges.items() if not counts > 0]
+    if dark:
+        raise ContractError(
+            Problem("measurements", "scan.no_photons", "photons in the patterns that are used",
+                    f"none in scan {dark}", "check the file with inspect")
+        )  # fmt: skip

@@ -1,0 +1,27 @@
+"""Which device does the work."""
+
+from __future__ import annotations
+
+import torch
+from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.problems import ContractError, Problem
+
+
+def pick_device(config: ExecutionConfig) -> torch.device:
+    """The device that ``accelerator`` names; ``auto`` takes a GPU where there is one.
+
+    Raises:
+        ContractError: the device that was asked for does not exist here.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if config.accelerator == "auto":
+        return torch.device(next(name for name, here in present.items() if here))
+    name = "cuda" if config.accelerator == "gpu" and not present["mps"] else config.accelerator
+    name = "mps" if name == "gpu" else name
+    if not present[name]:
+        raise ContractError(
+            Problem("execution.accelerator", "device.absent", "a device of this machine: "
+                    + ", ".join(known for known, here in present.items() if here), repr(config.accelerator),
+                    "use --accelerator auto or cpu")
+        )  # fmt: skip
+    return torch.device(name)

@@ -1,0 +1,39 @@
+"""Losses on diffraction patterns (specs/physics.md): finite and smooth at I = 0 and n = 0."""
+
+from __future__ import annotations
+
+import torch
+from ptycho_contracts.physics import EPS_COUNTS
+from torch import Tensor
+
+
+def amplitude_loss(
+    simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
+) -> Tensor:
+    """``sum (sqrt(I + eps) - sqrt(n + eps))^2 / sum n`` over all good pixels of the batch.
+
+    Args:
+        simulated, measured: (..., N, N) intensities in the same unit.
+        eps: Smoothing, in that unit; may be (M, 1, 1), one a pattern.
+        mask: (N, N), 1 where a pixel counts and 0 elsewhere.
+    """
+    difference = (simulated + eps).sqrt() - (measured + eps).sqrt()
+    return _mean(difference.square(), measured, mask)
+
+
+def poisson_loss(
+    simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
+) -> Tensor:
+    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
+    excess = simulated - measured
+    ratio = torch.log1p(excess / (measured + eps))
+    return _mean(excess - (measured + eps) * ratio, measured, mask)
+
+
+def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        values, measured = values * mask, measured * mask
+    return values.sum() / measured.sum().clamp_min(torch.finfo(measured.dtype).tiny)
+
+
+LOSSES = {"amplitude": amplitude_loss, "poisson": poisson_loss}

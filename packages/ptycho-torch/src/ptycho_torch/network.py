@@ -1,0 +1,236 @@
+"""Networks from diffraction to object: ``unrolled`` iterates physics on a canvas, ``cnn`` maps patterns to patches.
+
+Both take moduli in the probe's gauge (PHY-21) and return object estimates on the placement's canvas, the
+best one last.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from ptycho_contracts.config import ModelConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ptycho_torch.physics import (
+    Placement,
+    add_patches,
+    exit_waves,
+    extract_patches,
+    from_detector,
+    illumination,
+    intensity,
+    squared_modulus,
+    to_detector,
+)
+
+STEP_DAMPING = 0.3
+"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step."""
+
+_SMALLEST_INTENSITY = 1e-12
+
+
+class Moduli(Protocol):
+    """Measured moduli by pattern number."""
+
+    def __getitem__(self, subset: Tensor) -> Tensor: ...
+
+
+class CanvasNet(nn.Module):
+    """A small U-Net that corrects an object estimate on a canvas.
+
+    It works at half resolution (pixel unshuffle) and below, because what a physics step lacks is long
+    range. Its last layer starts at zero, so that an untrained net adds nothing.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Conv2d(4 * inputs, 2 * width, 3, padding=1)
+        self.fine = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.down = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
+        self.coarse = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
+        self.up = nn.Conv2d(4 * width, 2 * width, 1)
+        self.merge = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.leave = nn.Conv2d(2 * width, 4 * 2, 3, padding=1)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, canvas: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, 2, H, W), for any H and W."""
+        height, width = canvas.shape[-2:]
+        padded = F.pad(canvas, (0, -width % 4, 0, -height % 4))
+        fine = F.silu(self.enter(F.pixel_unshuffle(padded, 2)))
+        fine = fine + F.silu(self.fine(fine))
+        coarse = F.silu(self.down(fine))
+        coarse = coarse + F.silu(self.coarse(coarse))
+        fine = F.silu(self.merge(fine + doubled(self.up(coarse))))
+        return F.pixel_shuffle(self.leave(fine), 2)[..., :height, :width]
+
+
+class Unrolled(nn.Module):
+    """Iterated physics on a canvas, with a small network's correction in every iteration.
+
+    An iteration is a sweep over subsets of the patterns. For each subset it reads the patches, simulates them,
+    replaces the moduli by the measured ones, brings the differences back through the probe onto the canvas, and
+    divides by the subset's illumination. Then the net sees the estimate, what the sweep changed, and the
+    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
+    """
+
+    images_whole_canvas = True
+    _inputs = 5
+
+    def __init__(self, *, iterations: int, width: int) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(CanvasNet(self._inputs, width) for _ in range(iterations))
+
+    def forward(
+        self,
+        amplitude: Moduli,
+        probe: Tensor,
+        placement: Placement,
+        *,
+        subsets: Sequence[Tensor],
+        canvases: int = 1,
+        mask: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
+
+        Args:
+            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or anything
+                that gives (n, N, N) for a subset.
+            probe: (K, N, N) complex, unit energy.
+            placement: Sites of the M patches on the (stacked) canvas.
+            subsets: Indices of the patterns of each step of a sweep; together all M.
+            canvases: Number of group canvases stacked along y.
+            mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
+        """
+        damping = STEP_DAMPING * squared_modulus(probe).sum(0).max()
+        lights = [illumination(probe, placement[subset]) for subset in subsets]
+        light = torch.stack(lights).sum(0)
+        seen = light / (light + damping)
+        object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device)
+        estimates = []
+        for net in self.nets:
+            before = object_
+            for subset, subset_light in zip(subsets, lights, strict=True):
+                step = back_project(object_, amplitude[subset], probe, placement[subset], mask=mask)
+                object_ = object_ + step / (subset_light + damping)
+            moved = object_ - before
+            features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
+            features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)
+            change = net(features).transpose(0, 1).reshape(2, *placement.shape).to(light.dtype)
+            object_ = object_ + torch.complex(change[0], change[1]) * seen
+            estimates.append(object_)
+        return estimates
+
+
+def back_project(
+    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
+) -> Tensor:
+    """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
+
+    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
+    simulated one where ``mask`` is 0.
+    """
+    waves = to_detector(exit_waves(extract_patches(object_, placement), probe))
+    excess = amplitude / (intensity(waves) + _SMALLEST_INTENSITY).sqrt() - 1
+    if mask is not None:
+        excess = excess * mask
+    patches = (from_detector(waves * excess.unsqueeze(1)) * probe.conj()).sum(1)
+    return add_patches(patches, placement)
+
+
+class PatchNet(nn.Module):
+    """The reference's U-Net: C diffraction patterns to C object patches, amplitude and phase by decoders of their own.
+
+    Three pooled stages; two doublings lead back to the central half of a patch, and a coarse second head fills
+    its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
+    """
+
+    images_whole_canvas = False
+
+    def __init__(self, *, channels: int, width: int) -> None:
+        super().__init__()
+        self.channels = channels
+        widths = (4 * width, 8 * width, 16 * width)
+        self.stages = nn.ModuleList(
+            _two_convs(before, after) for before, after in zip((channels, *widths[:2]), widths, strict=True)
+        )
+        self.amplitude = _Decoder(widths, channels)
+        self.phase = _Decoder(widths, channels)
+
+    def forward(
+        self,
+        amplitude: Tensor,
+        probe: Tensor,
+        placement: Placement,
+        *,
+        subsets: Sequence[Tensor] = (),
+        canvases: int = 1,
+        mask: Tensor | None = None,
+    ) -> list[Tensor]:
+        """One estimate on the stacked group canvases, (H, W) complex; arguments as in :class:`Unrolled`."""
+        side = amplitude.shape[-1]
+        patterns = amplitude if mask is None else amplitude * mask
+        # In the probe's gauge a pattern's mean square is 1 / N^2; the net sees values about 1, zero frequency central.
+        code = torch.fft.fftshift(patterns, dim=(-2, -1)).reshape(canvases, self.channels, side, side) * side
+        code = F.pad(code, (0, -side % 8, 0, -side % 8))
+        for stage in self.stages:
+            code = F.max_pool2d(stage(code), 2)
+        modulus = (torch.sigmoid(self.amplitude(code)[..., :side, :side]) * 2).to(amplitude.dtype)
+        phase = (torch.tanh(self.phase(code)[..., :side, :side]) * (1.1 * math.pi)).to(amplitude.dtype)
+        patches = torch.polar(modulus, phase).reshape(-1, side, side)
+        return [merge(patches, probe, placement)]
+
+
+class _Decoder(nn.Module):
+    """From the code to one real image a channel: central half by doublings, border from a coarse head."""
+
+    def __init__(self, widths: tuple[int, int, int], channels: int) -> None:
+        super().__init__()
+        self.first = _two_convs(widths[2], widths[1])
+        self.second = _two_convs(widths[1], widths[0])
+        self.centre = nn.Conv2d(widths[0], channels, 3, padding=1)
+        self.border = nn.Conv2d(widths[2], channels, 3, padding=1)
+
+    def forward(self, code: Tensor) -> Tensor:
+        """(B, 16 width, n, n) to (B, C, 8 n, 8 n)."""
+        centre = self.centre(self.second(doubled(self.first(doubled(code)))))
+        border = doubled(doubled(doubled(self.border(code))))
+        edge = code.shape[-1] * 2
+        return border + F.pad(centre, (edge, edge, edge, edge))
+
+
+def _two_convs(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.Conv2d(after, after, 3, padding=1), nn.ReLU()
+    )
+
+
+def doubled(image: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, C, 2 H, 2 W) by repetition; its gradient is deterministic on every device."""
+    batch, channels, height, width = image.shape
+    image = image[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)
+    return image.reshape(batch, channels, 2 * height, 2 * width)
+
+
+def merge(patches: Tensor, probe: Tensor, placement: Placement) -> Tensor:
+    """Patches (M, N, N) merged on a canvas with one weight, |P|^2, for numerator and denominator (PHY-7).
+
+    Pixels without light hold 1, empty space.
+    """
+    power = squared_modulus(probe).sum(0)
+    weight = illumination(probe, placement)
+    lit = weight > 0
+    merged = add_patches(patches * power, placement) / torch.where(lit, weight, 1)
+    return torch.where(lit, merged, torch.ones_like(merged))
+
+
+def build_network(config: ModelConfig) -> nn.Module:
+    """The network that a configuration asks for, with fresh weights from torch's generator."""
+    if config.architecture == "cnn":
+        return PatchNet(channels=config.C_model, width=config.width)
+    return Unrolled(iterations=config.iterations, width=config.width)

@@ -1,0 +1,100 @@
+"""Each wheel installs alone, with what its metadata asks for, and works (design: fresh environments)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+PACKAGES = ("contracts", "data", "torch", "tf", "cli")
+USES = {
+    "contracts": """
+import sys
+from ptycho_contracts.config import DataConfig
+assert DataConfig(gridsize=3).C == 9
+assert not {"scipy", "h5py", "torch"} & set(sys.modules)
+""",
+    "data": """
+from ptycho_data.files import read_scan, write_scan
+from ptycho_data.simulate import simulate
+write_scan("scan.npz", simulate(n_patterns=9, N=32))
+assert len(read_scan("scan.npz")) == 9
+""",
+    "torch": """
+from importlib.metadata import entry_points
+(entry,) = entry_points(group="ptycho.backends")
+backend = entry.load()
+assert entry.name == "torch"
+assert all(callable(getattr(backend, name)) for name in ("train", "infer", "reconstruct", "create_training_payload"))
+""",
+    "tf": """
+import importlib.metadata, ptycho_tf
+assert not list(importlib.metadata.entry_points(group="ptycho.backends"))
+""",
+    "cli": """
+from ptycho_cli.main import main
+assert main(["simulate", "scan.npz", "--patterns", "9", "--N", "32", "--quiet"]) == 0
+assert main(["inspect", "scan.npz", "--output-dir", "previews"]) == 0
+assert main(["reconstruct", "scan.npz", "--output-dir", "out"]) == 2
+""",
+}
+
+
+def run(*words: str | Path, cwd: Path) -> str:
+    """Run a program and return what it printed; its failure fails the test with that text."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONWARNINGS")}
+    done = subprocess.run(
+        [str(word) for word in words],
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheels(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheels of all packages, built from this checkout."""
+    folder = tmp_path_factory.mktemp("wheels")
+    sources = [repository / "packages" / f"ptycho-{name}" for name in PACKAGES]
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *sources, cwd=folder)
+    assert len(list(folder.iterdir())) == len(PACKAGES)
+    return folder
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_wheel_holds_typed_sources_licence_and_nothing_else(wheels, name):
+    (path,) = wheels.glob(f"ptycho_{name}-*.whl")
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    assert f"ptycho_{name}/py.typed" in names
+    assert any(entry.endswith("licenses/LICENSE") for entry in names)
+    strangers = [entry for entry in names if not entry.startswith((f"ptycho_{name}/", f"ptycho_{name}-0."))]
+    assert strangers == []
+    assert not [entry for entry in names if entry.endswith((".pyc", ".npz", ".npy"))]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_the_wheel_installs_alone_and_works(wheels, repository, tmp_path, name):
+    """In a new environment, with nothing but the wheel and what it asks for."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    python = tmp_path / "venv" / "bin" / "python"
+    (wheel,) = wheels.glob(f"ptycho_{name}-*.whl")
+    run(
+        python, "-m", "pip", "install", "--quiet", "--find-links", wheels, "-c", repository / "constraints.txt", wheel,
+        cwd=tmp_path,
+    )  # fmt: skip
+    run(python, "-m", "pip", "check", cwd=tmp_path)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    run(python, "-W", "error", "-c", USES[name], cwd=folder)
