@@ -156,7 +156,7 @@ def test_progress_is_one_line_a_stage_and_quiet_silences_all(backend, data_file,
     assert main(argv) == 0
     loud = capsys.readouterr()
     assert loud.err == "working: 2/2\n"
-    assert loud.out == f"wrote {tmp_path / 'out' / 'object.npz'}; residual used 0.2500; residual held_out nan\n"
+    assert loud.out == f"wrote {tmp_path / 'out' / 'object.npz'}; residual used 0.2500\n"
     assert main([*argv, "--quiet"]) == 0
     quiet = capsys.readouterr()
     assert (quiet.out, quiet.err) == ("", "")

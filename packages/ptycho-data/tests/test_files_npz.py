@@ -88,6 +88,9 @@ def test_amplitude_beyond_256_is_squared_in_floating_point(tmp_path, dtype):
     amplitude = np.random.default_rng(0).integers(200, 3000, (6, 8, 8))
     scan = read_scan(saved(tmp_path, diff3d=amplitude.astype(dtype)), measurement="amplitude")
     np.testing.assert_allclose(scan.counts(), amplitude.astype(float) ** 2, rtol=1e-6)
+    photons = np.square(amplitude.astype(float)).sum() / 6
+    assert scan.metadata["nphotons"] == pytest.approx(photons, rel=1e-9)
+    assert scan.metadata["measurement"]["evidence"]["mean_sum_of_squares"] == pytest.approx(photons, rel=1e-9)
 
 
 @given(scan=strategies.scans(), number=st.integers(0, 2**31))

@@ -169,6 +169,13 @@ def test_default_has_each_pattern_as_seed_once():
     np.testing.assert_array_equal(groups.nn_indices[:, 0], np.arange(30))
 
 
+def test_patterns_at_one_position():
+    """Invariant 25: a seed hidden among repeats of its position is no neighbour of itself."""
+    positions = np.zeros((40, 2))
+    indices = group(positions, gridsize=2, n_groups=200).nn_indices
+    assert all(len(set(row)) == 4 for row in indices.tolist())
+
+
 def test_subsets_too_many_to_number_still_differ():
     """Invariant 25: large K draws at random and never twice the same for one seed."""
     positions = np.random.default_rng(0).uniform(0, 9, (60, 2))

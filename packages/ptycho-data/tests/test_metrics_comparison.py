@@ -1,6 +1,9 @@
 """Figures of merit (specs/metrics.md, MET-8 to MET-16)."""
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -32,7 +35,8 @@ def test_every_figure_ranks_truth_then_blurred_then_flat(kind, tilt, level):
     mask = np.zeros(truth.shape, bool)
     mask[8:-8, 8:-8] = True
     best, middle, worst = (
-        compare(image * change, truth, weight=mask) for image in (truth + 1e-4 * noise(truth.shape, 0), blurred, truth * 0 + 1)
+        compare(image * change, truth, weight=mask)
+        for image in (truth + 1e-4 * noise(truth.shape, 0), blurred, truth * 0 + 1)
     )
     for name in HIGHER:
         values = [getattr(row, name) for row in (best, middle, worst)]
@@ -128,6 +132,19 @@ def test_an_object_without_contrast_leaves_figures_undefined():
     assert exact.frc_half == 1.0
 
 
+def test_scikit_image_is_an_extra():
+    """Importing the metrics imports no extra; asking for SSIM without it says what to install."""
+    code = (
+        "import sys; import ptycho_data.metrics as m, ptycho_data.simulate as s; assert 'skimage' not in sys.modules\n"
+        "sys.modules['skimage.metrics'] = None; t = s.lines((30, 30), seed=0)\n"
+        "try: m.compare(t, t)\n"
+        "except ImportError as error: assert 'ptycho-data[metrics]' in str(error)\n"
+        "else: raise SystemExit('no error')"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
 def test_figures_are_json():
     truth = OBJECTS["lines"]((50, 50), seed=1)
     for estimate in (truth, np.ones_like(truth)):
@@ -182,7 +199,7 @@ class TestFrc:
         mask[10:50, 5:60] = True
         spoiled = np.where(mask, image, noise(image.shape, 1))
         np.testing.assert_allclose(frc(image, spoiled, mask=mask).correlation, 1)
-        assert frc(image, spoiled).correlation.max() < 0.99
+        assert frc(image, spoiled).correlation.max() < 0.999
 
     @pytest.mark.parametrize("flat", [np.zeros((32, 32)), np.full((32, 32), 3 - 1j), np.ones((32, 32), np.float32) / 3])
     def test_of_a_flat_image_is_undefined(self, flat):

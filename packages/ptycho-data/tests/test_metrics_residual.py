@@ -96,7 +96,11 @@ def test_what_is_no_count_is_refused(bad):
     measured, simulated = patterns(4)
     spoiled = simulated.copy()
     spoiled[3, 1, 1] = bad
-    for call in (lambda: residual(measured, spoiled), lambda: residual(spoiled, simulated), lambda: poisson_floor(spoiled)):
+    for call in (
+        lambda: residual(measured, spoiled),
+        lambda: residual(spoiled, simulated),
+        lambda: poisson_floor(spoiled),
+    ):
         with pytest.raises(ContractError, match=r"array\.minimum"):
             call()
     with pytest.raises(ContractError, match=r"array\.shape"):

@@ -132,10 +132,10 @@ class TestMeasuredProbes:
         assert caught.value.codes == codes
 
     def test_files_that_hold_none_are_refused(self, tmp_path: Path):
-        with pytest.raises(MissingFileError, match="none.npz"):
+        with pytest.raises(MissingFileError, match=r"none\.npz"):
             sim.measured(tmp_path / "none.npz")
         (tmp_path / "text.npz").write_text("no archive")
-        with pytest.raises(ContractError, match="text.npz"):
+        with pytest.raises(ContractError, match=r"text\.npz"):
             sim.measured(tmp_path / "text.npz")
         np.savez(tmp_path / "other.npz", probe=np.ones((8, 8), complex))
         with pytest.raises(ContractError, match="did you mean 'probe'"):
@@ -173,7 +173,9 @@ class TestScans:
         gaps = np.sort(np.hypot(*(positions[:, None] - positions[None]).transpose(2, 0, 1)), axis=1)[:, 1]
         assert gaps.min() > 0.8 * 3.0
 
-    @given(n=st.integers(1, 100), N=st.integers(2, 33), margin=st.integers(0, 9), kind=st.sampled_from(sorted(sim.SCANS)))
+    @given(
+        n=st.integers(1, 100), N=st.integers(2, 33), margin=st.integers(0, 9), kind=st.sampled_from(sorted(sim.SCANS))
+    )
     def test_placed_patches_keep_the_margin(self, n, N, margin, kind):
         seed = {"seed": 1} if kind == "jittered" else {}
         positions, (height, width) = sim.place(sim.SCANS[kind](n, step_px=2.7, **seed), N, margin_px=margin)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,5 +171,9 @@ def _say(settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) ->
     for title in ("residual", "poisson_floor"):
         figures = summary.get(title)
         if isinstance(figures, Mapping):
-            words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if isinstance(value, float)]
+            words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if _is_finite(value)]
     print("; ".join(words))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     section: typing.ClassVar[str] = "training"
 
     batch_size: int = option(16, "groups a step", minimum=1)
-    epochs: int = option(50, "passes over the training groups", minimum=1)
+    epochs: int = option(5, "passes over the training groups", minimum=1)
     max_seconds: float | None = option(None, "stop training after this many seconds of wall time", above=0.0)
     seed: int = option(0, "seed of every random choice", minimum=0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))

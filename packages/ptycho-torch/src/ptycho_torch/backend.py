@@ -31,7 +31,7 @@ from ptycho_torch.config_factory import (
     create_training_payload,
 )
 from ptycho_torch.descent import joint_descent
-from ptycho_torch.devices import pick_device
+from ptycho_torch.devices import pick_device, threads
 from ptycho_torch.evaluation import far_field_residual
 from ptycho_torch.inference import ScanView, image_by_groups, image_on_canvas, require_one_scan
 from ptycho_torch.loader import GroupDataset, subset
@@ -57,10 +57,11 @@ class Stages:
     cpu_seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
-    def measure(self, name: str) -> Iterator[None]:
-        """Add the time of a with-block to a stage."""
+    def measure(self, name: str, *, cpu_threads: int | None = None) -> Iterator[None]:
+        """Add the time of a with-block to a stage, and run it with so many CPU threads where given."""
         wall, cpu = time.perf_counter(), time.process_time()
-        yield
+        with threads(cpu_threads or torch.get_num_threads()):
+            yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - wall
         self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
 
@@ -98,7 +99,7 @@ def train(
     calibrates = payload.scan.probe_kind == "guess" if training.calibrate_probe is None else training.calibrate_probe
     calibration: Summary = {"done": calibrates}
     if calibrates:
-        with stages.measure("calibration"):
+        with stages.measure("calibration", cpu_threads=1):
             probe, found = _calibrated(payload, source, probe, used, gauges, device, progress)
         calibration |= found
     # Weights and every other random choice come from the seed; the caller's generators stay as they are.
@@ -148,7 +149,7 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     batch_size = payload.execution_config.inference_batch_size
     model.to(device)
     assembly = _assembly(payload)
-    with stages.measure("imaging"):
+    with stages.measure("imaging", cpu_threads=1):
         if assembly == "canvas":
             object_ = image_on_canvas(model, view, batch_size=batch_size, progress=progress)
         else:
@@ -159,7 +160,7 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     network_residual = _residuals(view, held, object_, probe)
     summary: Summary = {"assembly": assembly, "network": network_residual}
     if config.refine:
-        with stages.measure("refinement"):
+        with stages.measure("refinement", cpu_threads=1):
             fit = joint_descent(
                 view.source, view.placement, probe, indices=view.used, mean_counts=view.mean_counts,
                 epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
@@ -167,7 +168,7 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
             )  # fmt: skip
         object_, probe = fit.object, fit.probe
         summary["losses"] = list(fit.losses)
-    with stages.measure("residuals"):
+    with stages.measure("residuals", cpu_threads=1):
         residuals = _residuals(view, held, object_, probe)
     summary = _common(payload, stages, str(device), config) | summary | {
         "patterns": {"used": len(view.used), "held_out": len(held)},
@@ -202,13 +203,13 @@ def reconstruct(
     device = pick_device(execution_config)
     stages = Stages()
     view, held = _view(scan, config.hold_out, config.seed)
-    with stages.measure("descent"):
+    with stages.measure("descent", cpu_threads=1):
         fit = joint_descent(
             view.source, view.placement, with_modes(scan.probe, config.modes), indices=view.used,
             mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
             progress=progress, **_descent_options(config),
         )  # fmt: skip
-    with stages.measure("residuals"):
+    with stages.measure("residuals", cpu_threads=1):
         residuals = _residuals(view, held, fit.object, fit.probe)
     summary = {
         "settings": {"reconstruction": to_dict(config), "execution": to_dict(execution_config)},

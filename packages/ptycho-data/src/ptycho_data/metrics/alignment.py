@@ -18,6 +18,7 @@ from ptycho_data.metrics.ramps import Vector, own_ramp, peak, ramp_of_peak, with
 Complex = NDArray[np.complex128]
 _ITERATIONS = 30
 _CONVERGED = 1e-9
+_REFINED_PX = 1.5  # how far refinement may move a start value before it meets the truth's border
 _ROUNDING = 1e-13
 
 
@@ -76,7 +77,7 @@ def align(
     _check(estimate, truth, weight, truth_weight)
     area = np.ones(estimate.shape, bool) if weight is None else scanned_area(weight)
     offset = np.asarray(offset_yx_px, np.float64)
-    search = _Search(estimate, SplineImage(truth.astype(np.complex128)), area, truth_weight, offset)
+    search = _Search(estimate, truth, area, truth_weight, offset)
     ramp, shift = np.zeros(2), np.zeros(2)
     flat_ramp = search.ramp_if_flat(remove_ramp)
     if flat_ramp is not None:
@@ -91,21 +92,25 @@ class _Search:
     """The two images of one alignment, and the steps of its search (MET-4)."""
 
     def __init__(
-        self, estimate: NDArray[Any], truth: SplineImage, area: NDArray[np.bool_],
+        self, estimate: NDArray[Any], truth: NDArray[Any], area: NDArray[np.bool_],
         truth_weight: NDArray[Any] | None, offset: Vector,
     ) -> None:  # fmt: skip
-        self.truth, self.offset, self.shape = truth, offset, estimate.shape
+        self.offset, self.shape = offset, estimate.shape
         self.truth_area = None if truth_weight is None else scanned_area(truth_weight)
+        # The truth's own ramp is taken from both images while they are compared: a steep ramp interpolates badly.
+        seen = np.ones(truth.shape, bool) if self.truth_area is None else self.truth_area
+        self.tilt = own_ramp(truth, seen, np.zeros(2))
+        self.truth = SplineImage(without_ramp(truth, self.tilt, np.zeros(2)))
         self.area = area & self._in_truth(offset)
         if not self.area.any():
             raise no_area("estimate", "none")
-        self.estimate = np.where(area, estimate, 0).astype(np.complex128)
+        self.estimate = without_ramp(np.where(area, estimate, 0), self.tilt, -offset)
         if not np.isfinite(self.estimate).all():
             raise ContractError(
                 Problem("estimate", "array.not_finite", "finite values in the scanned area", "NaN or infinite values",
                         "mend the estimate")
             )  # fmt: skip
-        self.full_area = area
+        self.full_area, self.scored = area, self.area
         rows, columns = np.nonzero(self.area)
         self.centroid = np.array([rows.mean(), columns.mean()])
         self.y = np.arange(self.shape[0])[:, None] - self.centroid[0]
@@ -137,8 +142,8 @@ class _Search:
         return own - own_ramp(truth, self.area, self.centroid)
 
     def score(self, ramp: Vector, shift: Vector) -> float:
-        """``|<truth, estimate>| / (|truth| |estimate|)`` over the area that is common at this shift."""
-        mask = self.full_area & self._in_truth(self.offset - shift)
+        """``|<truth, estimate>| / (|truth| |estimate|)``, over pixels that are the same for every shift tried."""
+        mask = self.scored
         shifted, moved = self.truth.read(self.offset - shift, self.shape)[0][mask], self.without(ramp)[mask]
         norms = np.linalg.norm(shifted) * np.linalg.norm(moved)
         return float(abs(np.vdot(shifted, moved)) / norms) if norms > 0 else 0.0
@@ -169,7 +174,8 @@ class _Search:
         truth = self.truth.read(self.offset, self.shape)[0]
         ours, theirs = (np.abs(fft.fft2(window * image[self.box], size)) for image in (self.estimate, truth))
         correlation = fft.ifft2(fft.fft2(ours) * np.conj(fft.fft2(theirs))).real
-        return 2 * np.pi * peak(correlation) / np.asarray(size)
+        ramp: Vector = 2 * np.pi * peak(correlation) / np.asarray(size)
+        return ramp
 
     def _shift_of(self, ramp: Vector, max_shift_px: float) -> Vector:
         mask = self.area[self.box]
@@ -189,6 +195,10 @@ class _Search:
         self, ramp: Vector, shift: Vector, with_ramp: bool, with_shift: bool, max_shift_px: float
     ) -> tuple[Vector, Vector]:
         """Gauss-Newton on factor, ramp and shift; a step that lowers the score is halved, then given up."""
+        near = self.full_area.copy()
+        for corner in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+            near &= self._in_truth(self.offset - shift + np.array(corner) * (_REFINED_PX if with_shift else 0.0))
+        self.scored = near if near.any() else self.area
         best = self.score(ramp, shift)
         for _ in range(_ITERATIONS):
             step_ramp, step_shift = self._step(ramp, shift, with_ramp, with_shift)
@@ -208,7 +218,7 @@ class _Search:
 
     def _step(self, ramp: Vector, shift: Vector, with_ramp: bool, with_shift: bool) -> tuple[Vector, Vector]:
         """Least-squares step: ``e ~ c (t + i dk.r t - ds.grad t)`` with complex c, real dk and ds."""
-        mask = self.full_area & self._in_truth(self.offset - shift)
+        mask = self.scored
         value, along_y, along_x = (part[mask] for part in self.truth.read(self.offset - shift, self.shape))
         moved = self.without(ramp)[mask]
         energy = float(np.vdot(value, value).real)
@@ -240,12 +250,13 @@ class _Search:
         modulus = np.abs(moved[mask])
         energy = float(modulus @ modulus)
         scale = float(modulus @ np.abs(truth[mask])) / energy if energy > 0 else 1.0
+        origin = shift - self.offset  # where the truth's ramp has phase 0
         return Alignment(
-            estimate=moved * (scale * np.exp(-1j * phase)),
-            truth=truth,
+            estimate=without_ramp(moved * (scale * np.exp(-1j * phase)), -self.tilt, origin),
+            truth=without_ramp(truth, -self.tilt, origin),
             mask=mask,
             scale=scale,
-            phase_rad=phase,
+            phase_rad=float(np.angle(np.exp(1j * (phase + self.tilt @ shift)))),
             ramp_yx_rad_per_px=ramp,
             shift_yx_px=shift,
         )

@@ -92,17 +92,17 @@ def compare(
         remove_ramp=remove_ramp, remove_shift=remove_shift, max_shift_px=max_shift_px,
     )  # fmt: skip
     ours, theirs, mask = alignment.estimate, alignment.truth, alignment.mask
+    own = _nearest_pixels(np.asarray(truth), offset - alignment.shift_yx_px, mask.shape)
     if remove_ramp:
         # The data fix no ramp: figures must not depend on the truth's, nor a blank image profit from it.
         centre = np.argwhere(mask).mean(axis=0)
         ramp = own_ramp(theirs, mask, centre)
-        ours, theirs = (without_ramp(image, ramp, centre) for image in (ours, theirs))
-    difference = np.angle(ours * np.conj(theirs))
-    mean = theirs[mask].mean()
-    phase = np.angle(theirs * np.conj(mean)) if mean != 0 else np.angle(theirs)
-    modulus = np.abs(theirs)
-    amplitude_figures = _figures(np.abs(ours) - modulus, modulus, mask, unit=float(modulus[mask].mean()))
-    phase_figures = _figures(difference, phase, mask, unit=1.0)
+        ours, theirs, own = (without_ramp(image, ramp, centre) for image in (ours, theirs, own))
+    modulus, phase = np.abs(theirs), _phase(theirs, mask)
+    contrast = np.ptp(np.abs(own)[mask]), np.ptp(_phase(own, mask)[mask])
+    unit = float(modulus[mask].mean())
+    amplitude_figures = _figures(np.abs(ours) - modulus, modulus, mask, data_range=float(contrast[0]), unit=unit)
+    phase_figures = _figures(np.angle(ours * np.conj(theirs)), phase, mask, data_range=float(contrast[1]), unit=1.0)
     curve = frc(theirs, ours, mask=mask)
     return Comparison(
         complex_correlation=complex_correlation(ours[mask], theirs[mask]),
@@ -130,13 +130,28 @@ def complex_correlation(first: NDArray[Any], second: NDArray[Any]) -> float | No
     return float(min(1.0, abs(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b))))
 
 
+def _phase(image: NDArray[np.complex128], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Phase relative to that of the mean (MET-11)."""
+    mean = image[mask].mean()
+    return np.angle(image * np.conj(mean)) if mean != 0 else np.angle(image)
+
+
+def _nearest_pixels(truth: NDArray[Any], start_yx: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Truth pixels nearest to the estimate's: their range owes nothing to interpolation."""
+    rows, columns = (
+        np.clip(np.rint(start_yx[axis] + np.arange(shape[axis])).astype(int), 0, truth.shape[axis] - 1)
+        for axis in (0, 1)
+    )
+    return truth[np.ix_(rows, columns)]
+
+
 def _figures(
-    error: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], *, unit: float
-) -> tuple[float, float, float | None, float | None]:
+    error: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], *,
+    data_range: float, unit: float,
+) -> tuple[float, float, float | None, float | None]:  # fmt: skip
     """MAE, RMSE, SSIM and PSNR of a real image that differs from the truth by ``error``."""
     wrong = error[mask]
     mae, rmse = float(np.abs(wrong).mean()), float(np.sqrt(np.mean(wrong**2)))
-    data_range = float(np.ptp(truth[mask]))
     if data_range <= _NO_RANGE * unit:
         return mae, rmse, None, None
     psnr = float(20 * np.log10(data_range / rmse)) if rmse > 0 else None
@@ -147,12 +162,15 @@ def _ssim(
     image: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], data_range: float
 ) -> float | None:
     """Mean structural similarity over the pixels whose whole window lies in the mask."""
-    from skimage.metrics import structural_similarity  # an extra, and slow to import
-
+    try:
+        from skimage.metrics import structural_similarity  # an extra, and slow to import
+    except ImportError as error:
+        raise ImportError("structural similarity needs scikit-image: pip install 'ptycho-data[metrics]'") from error
     whole = ndimage.binary_erosion(mask, np.ones((SSIM_WINDOW_PX, SSIM_WINDOW_PX), bool))
     if not whole.any():
         return None
-    _, similarity = structural_similarity(
-        np.where(mask, image, 0.0), np.where(mask, truth, 0.0), win_size=SSIM_WINDOW_PX, data_range=data_range, full=True
+    pair = (np.where(mask, picture, 0.0) for picture in (image, truth))
+    _, similarity = structural_similarity(  # type: ignore[no-untyped-call]
+        *pair, win_size=SSIM_WINDOW_PX, data_range=data_range, full=True
     )
     return float(similarity[whole].mean())

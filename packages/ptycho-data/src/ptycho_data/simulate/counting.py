@@ -107,19 +107,19 @@ def simulate_scan(
 
     # Parseval: the light on the detector is the light behind the object.
     light = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=0)
-    seen = sum(float(np.sum(light * np.abs(patches) ** 2)) for _, patches in _patches(obj, positions, origin, len(light)))
-    seen /= len(positions)
+    blocks = _patches(obj, positions, origin, len(light))
+    seen = sum(float(np.sum(light * np.abs(patches) ** 2)) for _, patches in blocks) / len(positions)
     if not seen > 0:
         raise ContractError(
-            Problem("obj", "simulate.dark", "an object that passes light", "no light on the detector", "mend the object")
+            Problem("obj", "simulate.dark", "an object that passes light", "no light on the detector", "mend it")
         )
     # sum |P|^2 = sum |modes|^2 = 1 now; in the gauge it is the mean measured counts.
     mean_counts = photons_per_pattern + background_counts * modes.shape[-1] ** 2
     power = photons_per_pattern / seen
     lit = (modes * np.sqrt(mean_counts)).astype(np.complex64)
     truth = (obj * np.sqrt(power / mean_counts)).astype(np.complex64)
-    blocks = noiseless_counts(truth, lit, positions, object_origin_yx_px=origin, progress=progress)
-    measurements = _counts(blocks, (len(positions), *modes.shape[1:]), seed, poisson, background_counts)
+    expected = noiseless_counts(truth, lit, positions, object_origin_yx_px=origin, progress=progress)
+    measurements = _counts(expected, (len(positions), *modes.shape[1:]), seed, poisson, background_counts)
     measured_mean = float(measurements.sum(dtype=np.float64)) / len(positions)
     gain = np.float32(np.sqrt(measured_mean / mean_counts)) if poisson and measured_mean > 0 else np.float32(1)
     return Scan(
@@ -184,7 +184,7 @@ def _check(obj: NDArray[Any], photons_per_pattern: float, background_counts: flo
             Problem("obj", "array.shape", "(H, W) complex", f"{obj.shape} {obj.dtype}", "give a complex image")
         )
     elif not np.isfinite(obj).all():
-        problems.append(Problem("obj", "array.not_finite", "finite values", "NaN or infinite values", "mend the object"))
+        problems.append(Problem("obj", "array.not_finite", "finite values", "NaN or infinite values", "mend it"))
     if not 0 < photons_per_pattern <= 1e15:
         problems.append(
             Problem("photons_per_pattern", "simulate.dose", "more than 0 and at most 1e15", repr(photons_per_pattern),

@@ -127,7 +127,8 @@ def _compose(
 ) -> NDArray[np.complex64]:
     modulus = np.interp(textures.stretch(amplitude, blur_px=blur_px), (0, 1), amplitude_range)
     argument = np.interp(textures.stretch(phase, blur_px=blur_px), (0, 1), phase_range_rad)
-    return (modulus * np.exp(1j * argument)).astype(np.complex64)
+    composed: NDArray[np.complex64] = (modulus * np.exp(1j * argument)).astype(np.complex64)
+    return composed
 
 
 def _check(shape: tuple[int, int], amplitude_range: Range, phase_range_rad: Range, blur_px: float) -> None:
@@ -135,14 +136,14 @@ def _check(shape: tuple[int, int], amplitude_range: Range, phase_range_rad: Rang
     least, largest = phase_range_rad
     problems = []
     if len(shape) != 2 or min(shape) < 4:
-        problems.append(Problem("shape", "simulate.shape", "(H, W) of 4 px or more", repr(shape), "give a larger shape"))
+        problems.append(Problem("shape", "simulate.shape", "(H, W) of 4 px or more", repr(shape), "enlarge it"))
     if not 0 <= low <= high <= 1:
         problems.append(
-            Problem("amplitude_range", "simulate.range", "0 <= low <= high <= 1", repr(amplitude_range), "mend the range")
+            Problem("amplitude_range", "simulate.range", "0 <= low <= high <= 1", repr(amplitude_range), "mend it")
         )
     if not 0 <= largest - least < 2 * np.pi:
         problems.append(
-            Problem("phase_range_rad", "simulate.range", "0 <= high - low < 2 pi", repr(phase_range_rad), "mend the range")
+            Problem("phase_range_rad", "simulate.range", "0 <= high - low < 2 pi", repr(phase_range_rad), "mend it")
         )
     if not blur_px >= 0:
         problems.append(Problem("blur_px", "simulate.range", "0 or more", repr(blur_px), "give a blur in pixels"))

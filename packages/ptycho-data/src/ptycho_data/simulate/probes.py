@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,8 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_contracts.problems import ContractError, MissingFileError, Problem, nearest
+from ptycho_contracts.problems import ContractError, Problem, nearest
 from scipy import fft
+
+from ptycho_data.files.zipped import NpzArchive
 
 MAX_MODES = 8
 _POWERS = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2))
@@ -54,7 +55,7 @@ def zone_plate(
     """
     if not 0 <= central_stop < 1:
         raise ContractError(
-            Problem("central_stop", "simulate.probe", "0 <= central_stop < 1", repr(central_stop), "give a smaller stop")
+            Problem("central_stop", "simulate.probe", "0 <= central_stop < 1", repr(central_stop), "stop less")
         )
     return _through_aperture(N, (central_stop * aperture, aperture), radius_px, modes, mode_decay)
 
@@ -87,20 +88,15 @@ def measured(path: str | Path, *, key: str = "probeGuess") -> NDArray[np.complex
 
     Raises:
         MissingFileError: no such file.
-        ContractError: not an ``.npz``, no such member, or not a probe.
+        ContractError: not a sound ``.npz``, no such member, or not a probe.
     """
+    with NpzArchive(path) as archive:
+        arrays = archive.read([key])
+        names = archive.names
     where = f"{path}: {key}"
-    if not Path(path).is_file():
-        raise MissingFileError(Problem(str(path), "file.missing", "a file", "nothing", "check the path"))
-    try:
-        with np.load(path) as archive:
-            names = list(archive.files)
-            array = archive[key] if key in names else None
-    except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise ContractError(Problem(where, "file.format", "a plain .npz", str(error), "save it with np.savez")) from error
-    if array is None:
+    if key not in arrays:
         raise ContractError(Problem(where, "file.member", f"a member '{key}'", ", ".join(names), nearest(key, names)))
-    return from_array(array, where=where)
+    return from_array(arrays[key], where=where)
 
 
 PROBES: Mapping[str, Callable[..., NDArray[np.complex64]]] = MappingProxyType(
@@ -140,7 +136,8 @@ def _step(distance: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _unit_energy(probe: NDArray[Any]) -> NDArray[np.complex64]:
     scaled = np.asarray(probe, np.complex128) / np.abs(probe).max()
-    return (scaled / np.linalg.norm(scaled)).astype(np.complex64)
+    unit: NDArray[np.complex64] = (scaled / np.linalg.norm(scaled)).astype(np.complex64)
+    return unit
 
 
 def _check(N: int, aperture: float, radius_px: float, modes: int, mode_decay: float) -> None:

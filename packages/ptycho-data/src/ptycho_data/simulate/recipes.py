@@ -85,7 +85,9 @@ def simulate(
 def _check_kinds(kinds: Mapping[str, str]) -> None:
     tables: Mapping[str, Mapping[str, Any]] = {"object_kind": OBJECTS, "probe_kind": PROBES, "scan_kind": SCANS}
     problems = [
-        Problem(option, "simulate.kind", "one of " + ", ".join(tables[option]), repr(kind), nearest(kind, tables[option]))
+        Problem(
+            option, "simulate.kind", "one of " + ", ".join(tables[option]), repr(kind), nearest(kind, tables[option])
+        )
         for option, kind in kinds.items()
         if kind not in tables[option]
     ]

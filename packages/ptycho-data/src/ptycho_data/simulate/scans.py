@@ -25,7 +25,7 @@ def raster(n_patterns: int, *, step_px: float) -> Positions:
     _check(n_patterns, step_px)
     index = np.arange(n_patterns)
     columns = ceil(sqrt(n_patterns))
-    return np.stack([index % columns, index // columns], axis=1) * float(step_px)
+    return np.stack([index % columns, index // columns], axis=1).astype(np.float64) * step_px
 
 
 def jittered(n_patterns: int, *, step_px: float, seed: Seed, jitter: float = 0.35) -> Positions:
@@ -35,7 +35,7 @@ def jittered(n_patterns: int, *, step_px: float, seed: Seed, jitter: float = 0.3
     """
     _check(n_patterns, step_px)
     if not 0 <= jitter <= 1:
-        raise ContractError(Problem("jitter", "simulate.scan", "0 <= jitter <= 1", repr(jitter), "give a part of the step"))
+        raise ContractError(Problem("jitter", "simulate.scan", "0 <= jitter <= 1", repr(jitter), "give less jitter"))
     shifts = np.random.default_rng(seed).uniform(-jitter, jitter, (n_patterns, 2))
     return _from_zero(raster(n_patterns, step_px=step_px) + shifts * step_px)
 
