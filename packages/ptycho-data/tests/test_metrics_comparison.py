@@ -183,6 +183,16 @@ class TestFrc:
         curve = frc(signal + noise((240, 240), 1), signal + noise((240, 240), 2))
         assert curve.correlation[10:].mean() == pytest.approx(0.5, abs=0.02)
 
+    def test_half_a_bit_is_less_than_a_correlation_of_a_half(self):
+        """Strong at low frequencies and at correlation 0.35 elsewhere: resolved by half a bit, not at 0.5."""
+        y, x = np.meshgrid(np.fft.fftfreq(240), np.fft.fftfreq(240), indexing="ij")
+        strength = 1 + 9 * (np.hypot(y, x) < 0.12)
+        signal = np.fft.ifft2(np.fft.fft2(noise((240, 240), 0)) * strength)
+        curve = frc(signal + 1.35 * noise((240, 240), 1), signal + 1.35 * noise((240, 240), 2))
+        assert curve.correlation[40:].mean() == pytest.approx(1 / (1 + 1.35**2), abs=0.02)
+        assert curve.resolution_half == pytest.approx(0.24, abs=0.02)
+        assert curve.resolution_half_bit > 0.4
+
     def test_half_bit_threshold(self):
         """Van Heel and Schatz: 0.2071 at many pixels over 1.2071, and (0.2071 + 1.9102) / (1.2071 + 0.9102) at one."""
         curve = frc(noise((16, 16), 0), noise((16, 16), 1))

@@ -41,11 +41,9 @@ def offered(
 TRAIN_OPTIONS = offered(TRAIN_SECTIONS, without=("inference_batch_size",))
 INFER_OPTIONS = offered(
     INFER_SECTIONS,
-    only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", "deterministic", "enable_progress_bar"),
+    only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", "enable_progress_bar"),
 )
-RECONSTRUCT_OPTIONS = offered(
-    RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", "deterministic", "enable_progress_bar")
-)
+RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", "enable_progress_bar"))
 
 _TITLES = {
     "data": "Data",
