@@ -1,1 +1,1 @@
-"""The place of the TensorFlow backend of the ptycho suite; 0.1 neither trains nor images yet."""
+"""Ptychography networks and joint descent in TensorFlow: the twin of ptycho-torch, for the same bundles."""

@@ -20,6 +20,7 @@ from ptycho_data.batches import PatternSource, mean_counts
 from ptycho_data.files import read_scan
 from ptycho_data.geometry import canvas_geometry
 from ptycho_data.grouping import group
+from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
 from ptycho_data.selection import held_out_indices, used_indices
 from ptycho_data.store import create_store
 
@@ -37,7 +38,6 @@ from ptycho_torch.inference import ScanView, image_by_groups, image_on_canvas, r
 from ptycho_torch.loader import GroupDataset, subset
 from ptycho_torch.model import PtychoModel
 from ptycho_torch.physics import illumination, place_scan
-from ptycho_torch.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
 
 __all__ = ["create_inference_payload", "create_training_payload", "infer", "reconstruct", "train"]
 

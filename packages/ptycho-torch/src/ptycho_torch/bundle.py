@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
 import tempfile
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from ptycho_contracts.config import ModelConfig, from_tables, to_dict
-from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -22,6 +22,7 @@ from ptycho_torch.model import PtychoModel
 
 FORMAT = "ptycho-bundle"
 SCHEMA = 1
+_NETWORK = "network."
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,22 +41,34 @@ class Bundle:
 
 
 def save_bundle(path: Path, bundle: Bundle) -> None:
-    """Write a bundle; what was at ``path`` is replaced in one step, only when all is written."""
+    """Write a bundle; what was at ``path`` is replaced in one step, only when all is written.
+
+    Raises:
+        WorkFailedError: weights that are NaN or infinite.
+    """
     config = bundle.model.config
-    tensors = {name: value.contiguous() for name, value in bundle.model.network.state_dict(prefix="network.").items()}
+    tensors = {name: value.contiguous() for name, value in bundle.model.network.state_dict(prefix=_NETWORK).items()}
     tensors["probe"] = torch.view_as_real(bundle.model.probe).contiguous()
     tensors["mean_counts"] = torch.tensor([bundle.mean_counts], dtype=torch.float64)
+    tensors = {name: value.cpu() for name, value in tensors.items()}
+    broken = _not_finite(tensors)
+    if broken:
+        raise WorkFailedError(
+            Problem(str(path), "bundle.not_finite", "finite weights", f"NaN or infinite values in {broken}",
+                    "train with a lower learning rate")
+        )  # fmt: skip
     header = {
         "format": FORMAT,
         "schema": str(SCHEMA),
         "config": json.dumps({"data": to_dict(config.data), "model": to_dict(config)}),
         "provenance": json.dumps(bundle.provenance),
     }
+    header["sha256"] = _digest(header, tensors)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(handle)
     try:
-        save_file({name: value.cpu() for name, value in tensors.items()}, temporary, metadata=header)
+        save_file(tensors, temporary, metadata=header)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
@@ -63,12 +76,12 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Open a bundle. Nothing in the file is executed.
+    """Open a bundle. Nothing in the file is executed, and no more memory taken than its tensors need.
 
     Raises:
         MissingFileError: no such file.
-        ContractError: not a bundle, truncated, of an unknown schema, or with missing, additional or misshapen
-            tensors.
+        ContractError: not a bundle, truncated or altered, of an unknown schema, or with missing, additional or
+            misshapen tensors.
     """
     if not path.exists():
         raise MissingFileError(
@@ -77,31 +90,64 @@ def load_bundle(path: Path) -> Bundle:
         )  # fmt: skip
     header, tensors = _read(path)
     config = _config(path, header)
-    probe = tensors.pop("probe", None)
-    mean_counts = tensors.pop("mean_counts", None)
-    wanted = (config.modes, config.data.N, config.data.N, 2)
-    if probe is None or tuple(probe.shape) != wanted or not torch.isfinite(probe).all() or not probe.any():
-        raise _broken(path, f"a probe of shape {wanted}", "none" if probe is None else f"one of {tuple(probe.shape)}")
-    if mean_counts is None or mean_counts.numel() != 1 or not 0 < float(mean_counts) < math.inf:
-        raise _broken(path, "one positive number 'mean_counts'", str(mean_counts))
-    with torch.random.fork_rng(devices=[]):
-        model = PtychoModel(config, np.ones((config.modes, config.data.N, config.data.N), np.complex64))
-    model.probe = torch.view_as_complex(probe.contiguous())
+    provenance = _json(path, header, "provenance")
+    _check_tensors(path, config, tensors)
+    if header.get("sha256") != _digest(header, tensors):
+        raise _broken(path, "the content that its checksum is of", "tensors or settings that were altered")
+    probe = torch.view_as_complex(tensors.pop("probe"))
+    mean_counts = float(tensors.pop("mean_counts"))
+    weights = {name.removeprefix(_NETWORK): value for name, value in tensors.items()}
     try:
-        model.network.load_state_dict({name.removeprefix("network."): value for name, value in tensors.items()})
-    except RuntimeError as error:
+        # Without memory of its own: what is allocated is decided by the file's tensors, not by its header.
+        with torch.device("meta"):
+            model = PtychoModel(config, probe.numpy())
+        model.network.load_state_dict(weights, assign=True)
+    except (RuntimeError, OverflowError, TypeError) as error:
         raise _broken(path, "the tensors of its configuration", " ".join(str(error).split())) from error
-    broken = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    model.probe = probe
+    return Bundle(model.eval(), mean_counts, provenance)
+
+
+def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Names, dtypes and values of all tensors, and the shapes of those that are not weights."""
+    wanted = {"probe": (config.modes, config.data.N, config.data.N, 2), "mean_counts": (1,)}
+    for name, shape in wanted.items():
+        found = tuple(tensors[name].shape) if name in tensors else "none"
+        if found != shape:
+            raise _broken(path, f"'{name}' of shape {shape}", str(found))
+    for name, value in tensors.items():
+        dtype = torch.float64 if name == "mean_counts" else torch.float32
+        if not (name in wanted or name.startswith(_NETWORK)) or value.dtype != dtype:
+            raise _broken(path, f"'probe', 'mean_counts' and '{_NETWORK}...', as {dtype}", f"'{name}' as {value.dtype}")
+    broken = _not_finite(tensors)
     if broken:
-        raise _broken(path, "finite weights", f"NaN or infinite values in {', '.join(broken)}")
-    return Bundle(model.eval(), float(mean_counts), _json(path, header, "provenance"))
+        raise _broken(path, "finite values", f"NaN or infinite values in {broken}")
+    if not tensors["probe"].any() or not float(tensors["mean_counts"]) > 0:
+        raise _broken(path, "a probe with light and positive 'mean_counts'", "zeros")
+
+
+def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
+    return ", ".join(name for name, value in tensors.items() if not torch.isfinite(value).all())
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of settings and tensors, as specs/bundle.md BUN-6 has it."""
+    found = hashlib.sha256()
+    for key in ("config", "provenance"):
+        found.update(f"{key}\n{header[key]}\n".encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(f"{name}\n{'x'.join(map(str, value.shape))}\n".encode())
+        found.update(np.ascontiguousarray(value.numpy()).data)
+    return found.hexdigest()
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
+            # Copies: the file may be replaced while the model is in use.
+            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise _broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
 
 
@@ -122,7 +168,7 @@ def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
 def _json(path: Path, header: Mapping[str, str], key: str) -> Any:
     try:
         value = json.loads(header[key])
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise _broken(path, f"JSON under '{key}'", repr(error)) from error
     if not isinstance(value, dict):
         raise _broken(path, f"a JSON object under '{key}'", type(value).__name__)

@@ -42,7 +42,7 @@ class SafetensorsCheckpoints(CheckpointIO):
             if header.get("format") != _FORMAT:
                 raise ValueError(f"format {header.get('format')!r}")
             tree: dict[str, Any] = _restore(json.loads(header["tree"]), tensors)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ContractError(
                 Problem(str(path), "checkpoint.broken", f"a whole checkpoint of format {_FORMAT}",
                         " ".join(str(error).split()), "train from an earlier checkpoint")
@@ -58,7 +58,8 @@ def _strip(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
     """JSON tree of a nested value; tensors move to ``tensors`` under their place in the tree."""
     if isinstance(value, torch.Tensor):
         # Copied, because safetensors refuses tensors that share memory, and complex for every reader.
-        real = torch.view_as_real(value) if value.is_complex() else value
+        real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+        where = where if where not in tensors else f"{where}#{len(tensors)}"  # keys 1 and "1", "a/b" and a, b
         tensors[where] = real.detach().cpu().clone().contiguous()
         return {"tensor": where, "complex": value.is_complex()}
     if isinstance(value, dict):

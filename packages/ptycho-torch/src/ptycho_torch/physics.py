@@ -46,6 +46,9 @@ class Placement:
 def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: int) -> Placement:
     """Placement of the patches at (M, 2) positions [x, y] on the canvas of a scan."""
     corners, fractions = corners_and_fractions(positions_px, geometry, N)
+    # A patch may end with the canvas, to rounding: read it as the far side of the pixel before.
+    over = corners + N + 1 > np.asarray(geometry.shape)
+    corners, fractions = corners - over, fractions + over
     return Placement(torch.from_numpy(corners), torch.from_numpy(fractions).float(), geometry.shape, N)
 
 

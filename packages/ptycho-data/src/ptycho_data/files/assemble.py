@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from ptycho_contracts.arrays import ArraySpec, problems_of
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
+from ptycho_data.files.agreement import agreement
 from ptycho_data.files.sources import file_sha256
 from ptycho_data.files.units import UnitDecision, decide_unit
+from ptycho_data.files.zero_frequency import centred
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -25,7 +27,7 @@ class Raw:
 
     Attributes:
         path, format: Source and name of the format.
-        patterns: As stored; zero frequency at ``[N // 2, N // 2]`` (the format module's duty).
+        patterns: As stored.
         positions: (M, 2) ``[x, y]`` in object pixels.
         probe: (N, N) or (modes, N, N) complex, or None.
         bad_pixels, scan_index: Arrays or None.
@@ -33,6 +35,11 @@ class Raw:
         object_origin_yx_px: Object coordinate of its pixel ``[0, 0]``; 0, 0 where None.
         scalars: ``nphotons`` and physical geometry.
         texts: ``measurement``, ``probe_kind``, ``object_kind``, ``convention``, ``metadata``.
+        zero_frequency: ``"centre"``, ``"corner"``, its pixel (y, x), or None where the source does not say.
+        decisions: What the format module decided (axis order, units, pairing); goes to ``Scan.metadata``.
+        compare_object: Whether object, probe and positions claim to explain the patterns: then it is tried.
+        reconstructed: Whether the source says that the object was fitted to these patterns.
+        sha256: Of the source; of the file at ``path`` where None.
     """
 
     path: Path
@@ -46,6 +53,11 @@ class Raw:
     object_origin_yx_px: NDArray[Any] | None = None
     scalars: Mapping[str, Any] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    zero_frequency: str | tuple[float, float] | None = None
+    decisions: Mapping[str, Any] = field(default_factory=dict)
+    compare_object: bool = False
+    reconstructed: bool = False
+    sha256: str | None = None
 
 
 _SPECS = (
@@ -65,28 +77,36 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
         ContractError: with all problems of the arrays; or of the unit, when the arrays are good.
     """
     probe = raw.probe[None] if raw.probe is not None and raw.probe.ndim == 2 else raw.probe
+    raw, cleared = _without_bad_values(raw)
     _check(raw, probe)
     assert raw.patterns is not None
     bad = None if raw.bad_pixels is None else raw.bad_pixels.astype(bool)
+    moved, bad, zero = centred(raw.patterns, bad, declared=raw.zero_frequency, where=str(raw.path))
+    raw = replace(raw, patterns=moved)
     decision = decide_unit(
-        raw.patterns, probe=probe, bad_pixels=bad, explicit=measurement, declared=raw.texts.get("measurement"),
+        moved, probe=probe, bad_pixels=bad, explicit=measurement, declared=raw.texts.get("measurement"),
         convention=raw.texts.get("convention", ""), where=str(raw.path),
     )  # fmt: skip
     patterns, unit, conversion = _in_unit(raw, decision, nphotons, bad)
     positions = raw.positions.astype(np.float64)
     truth, origin, verdict = _truth(raw, positions, patterns.shape[-1])
+    if truth is not None and origin is not None and probe is not None and raw.compare_object:
+        truth, origin, verdict = _compared(raw, patterns, unit, positions, probe, truth, origin, bad, verdict)
     metadata = {
         "source": str(raw.path),
-        "sha256": file_sha256(raw.path),
+        "sha256": raw.sha256 or file_sha256(raw.path),
         "format": raw.format,
         "measurement": {
             "unit": decision.unit, "decided_by": decision.decided_by, "evidence": decision.evidence, **conversion
         },
         "nphotons": mean_photons(patterns, unit, bad),
+        "zero_frequency": zero,
         "object": verdict,
         "geometry": {key: float(value) for key, value in raw.scalars.items() if key != "nphotons"},
         **({"nphotons_declared": float(raw.scalars["nphotons"])} if "nphotons" in raw.scalars else {}),
         **({"file_metadata": _json(raw.texts["metadata"])} if "metadata" in raw.texts else {}),
+        **({"bad_pixel_values_cleared": cleared} if cleared else {}),
+        **raw.decisions,
     }  # fmt: skip
     return Scan(
         measurements=patterns,
@@ -111,6 +131,39 @@ def mean_photons(measurements: NDArray[Any], unit: str, bad_pixels: NDArray[np.b
         block = measurements[start : start + step][:, good].astype(np.float64)
         total += float(np.square(block).sum() if unit == "amplitude" else block.sum())
     return total / len(measurements)
+
+
+def _without_bad_values(raw: Raw) -> tuple[Raw, int]:
+    """Detectors mark bad pixels by -1 or NaN: 0 instead, where the mask says bad; nothing else is touched."""
+    patterns, bad = raw.patterns, raw.bad_pixels
+    if patterns is None or bad is None or patterns.ndim != 3 or bad.shape != patterns.shape[1:]:
+        return raw, 0
+    if patterns.dtype.kind not in "if" or bad.dtype.kind not in "biu":
+        return raw, 0
+    values = patterns[:, bad.astype(bool)]
+    wrong = ~np.isfinite(values) | (values < 0)
+    if not wrong.any():
+        return raw, 0
+    cleaned = patterns.copy()
+    cleaned[:, bad.astype(bool)] = np.where(wrong, 0, values)
+    return replace(raw, patterns=cleaned), int(wrong.sum())
+
+
+def _compared(
+    raw: Raw, patterns: NDArray[Any], unit: str, positions: NDArray[np.float64], probe: NDArray[Any],
+    truth: NDArray[np.complex64], origin: NDArray[np.float64], bad: NDArray[np.bool_] | None, verdict: dict[str, Any],
+) -> tuple[NDArray[np.complex64] | None, NDArray[np.float64] | None, dict[str, Any]]:  # fmt: skip
+    """The object with the verdict of its own patterns; left out if it explains them no better than none."""
+    counts = np.square(patterns.astype(np.float64)) if unit == "amplitude" else patterns
+    record = agreement(
+        counts, positions - origin[::-1], probe, truth, bad_pixels=bad, where=str(raw.path),
+        reconstructed=raw.reconstructed,
+    )  # fmt: skip
+    verdict = {**verdict, "agreement": record}
+    if record["explains"]:
+        return truth, origin, verdict
+    reason = "explains the patterns no better than a flat object"
+    return None, None, {**verdict, "used_as_truth": False, "reason": reason}
 
 
 def _check(raw: Raw, probe: NDArray[Any] | None) -> None:

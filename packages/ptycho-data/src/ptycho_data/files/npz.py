@@ -13,6 +13,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
 from ptycho_data.files.assemble import Raw, scan_of
+from ptycho_data.files.optics import GEOMETRY_KEYS
 from ptycho_data.files.sources import atomic_write
 from ptycho_data.files.zipped import NpzArchive, is_npz
 
@@ -20,8 +21,6 @@ NAME = "npz"
 SUFFIXES = (".npz",)
 PATTERN_KEYS = ("diff3d", "diffraction")
 PROBE_KEYS = ("probeGuess", "probe")
-GEOMETRY_KEYS = ("photon_energy_ev", "detector_distance_m", "detector_pixel_size_m", "object_pixel_size_m")
-"""Scalars of the physical set-up; carried in ``Scan.metadata["geometry"]``."""
 _TEXT_KEYS = ("measurement", "probe_kind", "object_kind", "convention", "metadata")
 _OTHER_KEYS = (
     "xcoords", "ycoords", "positions_px", "objectGuess", "scan_index", "bad_pixels", "nphotons", "object_origin_yx_px",
@@ -61,6 +60,7 @@ def read(path: Path, *, measurement: str = "auto", nphotons: float | None = None
         object_origin_yx_px=arrays.get("object_origin_yx_px"),
         scalars={key: arrays[key] for key in ("nphotons", *GEOMETRY_KEYS) if key in arrays},
         texts=texts,
+        zero_frequency="centre",
     )
     return scan_of(raw, measurement=measurement, nphotons=nphotons)
 

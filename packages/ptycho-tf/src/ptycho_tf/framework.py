@@ -1,0 +1,41 @@
+"""TensorFlow itself, imported here first: with a clear word where it is missing, and without its banner."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def _without_banner() -> Iterator[None]:
+    """TensorFlow's libraries greet on file descriptor 2 before any log level of theirs is read."""
+    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
+        yield  # the user decides, or it is too late
+        return
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only, here and in the processes that are started from here
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+try:
+    with _without_banner():
+        import tensorflow as tf
+except ModuleNotFoundError as error:
+    if error.name != "tensorflow":
+        raise
+    raise ModuleNotFoundError(
+        "ptycho-tf needs TensorFlow: pip install 'ptycho-tf[tensorflow]', or 'ptycho-tf[cpu]' for its build "
+        "without GPU",
+        name="tensorflow",
+    ) from error
+
+__all__ = ["tf"]

@@ -1,0 +1,41 @@
+"""Losses on diffraction patterns (specs/physics.md): finite and smooth at I = 0 and n = 0."""
+
+from __future__ import annotations
+
+from ptycho_contracts.physics import EPS_COUNTS
+
+from ptycho_tf.framework import tf
+from ptycho_tf.physics import Tensor
+
+
+def amplitude_loss(
+    simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
+) -> Tensor:
+    """``sum (sqrt(I + eps) - sqrt(n + eps))^2 / sum n`` over all good pixels of the batch.
+
+    Args:
+        simulated, measured: (..., N, N) intensities in the same unit.
+        eps: Smoothing, in that unit; may be (M, 1, 1), one a pattern.
+        mask: (N, N), 1 where a pixel counts and 0 elsewhere.
+    """
+    difference = tf.sqrt(simulated + eps) - tf.sqrt(measured + eps)
+    return _mean(tf.square(difference), measured, mask)
+
+
+def poisson_loss(
+    simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
+) -> Tensor:
+    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
+    excess = simulated - measured
+    ratio = tf.math.log1p(excess / (measured + eps))
+    return _mean(excess - (measured + eps) * ratio, measured, mask)
+
+
+def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:
+    if mask is not None:
+        values, measured = values * mask, measured * mask
+    least = tf.constant(tf.as_dtype(measured.dtype).as_numpy_dtype(1e-37), measured.dtype)
+    return tf.reduce_sum(values) / tf.maximum(tf.reduce_sum(measured), least)
+
+
+LOSSES = {"amplitude": amplitude_loss, "poisson": poisson_loss}

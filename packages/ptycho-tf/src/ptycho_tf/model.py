@@ -1,0 +1,106 @@
+"""Network and physics as one trainable thing: groups of counts in, simulated patterns and their loss out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ModelConfig
+from ptycho_contracts.physics import EPS_COUNTS
+
+from ptycho_tf.framework import tf
+from ptycho_tf.layers import weights
+from ptycho_tf.losses import LOSSES
+from ptycho_tf.network import build_network
+from ptycho_tf.physics import Placement, Tensor, extract_patches, place_groups, simulate, to_corner, unit_probe
+
+EARLIER_ITERATIONS = 0.3
+"""Weight of every iteration's estimate in the loss, beside 1 for the last."""
+
+
+class PtychoModel:
+    """A network with the probe that it was trained for.
+
+    Args:
+        config: Architecture and channel count.
+        probe: (modes, N, N) complex, any scale; kept with unit energy (the gauge is the scan's mean counts).
+        seed: Of the fresh weights.
+        dtype: Of weights and physics, float32 or float64.
+        compute_dtype: Of the convolutions; ``dtype`` where not given.
+
+    Attributes:
+        probe: (modes, N, N) complex64 tensor of unit energy.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        probe: NDArray[np.complex64],
+        *,
+        seed: int = 0,
+        dtype: str = "float32",
+        compute_dtype: str | None = None,
+    ) -> None:
+        self.config = config
+        self.dtype = tf.as_dtype(dtype)
+        self.network = build_network(config, seed=seed, dtype=dtype, compute_dtype=compute_dtype)
+        self.probe = unit_probe(tf.constant(probe, tf.complex64))
+
+    @property
+    def weights(self) -> dict[str, tf.Variable]:
+        """The network's variables by their names in a bundle, such as ``network.nets.0.enter.weight``."""
+        return dict(weights(self.network, "network."))
+
+    def __call__(
+        self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], mask: Tensor | None = None
+    ) -> tuple[list[Tensor], Placement, Tensor]:
+        """Object estimates on the groups' canvases.
+
+        Args:
+            batch: Tensors of a :class:`ptycho_contracts.records.Batch`, by name.
+            canvas_shape: (H, W) of one group canvas.
+            mask: (N, N) of good pixels, zero frequency at [0, 0].
+
+        Returns:
+            estimates (the best last, each (B * H, W) complex), the patches' placement, and the measured
+            intensities (B * C, N, N) in units of the mean counts, zero frequency at [0, 0].
+        """
+        counts = tf.cast(batch["counts"], self.dtype)
+        groups, (channels, side) = tf.shape(counts)[0], counts.shape[1:3]
+        mean_counts = tf.cast(batch["mean_counts"], self.dtype)
+        measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
+        placement = place_groups(batch["coords_relative"], canvas_shape, side)
+        # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
+        first = tf.range(groups) * channels
+        subsets = [first + channel for channel in range(channels)]
+        estimates = self.network(
+            tf.sqrt(measured), self.probe_for(measured), placement, subsets=subsets, canvases=groups, mask=mask
+        )
+        return estimates, placement, measured
+
+    def probe_for(self, measured: Tensor) -> Tensor:
+        """The probe in the precision of the measurements."""
+        return tf.cast(self.probe, tf.complex128 if measured.dtype == tf.float64 else tf.complex64)
+
+    def loss(
+        self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], kind: str, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Training loss (all iterations, the last one most) and the loss of the last estimate alone."""
+        estimates, placement, measured = self(batch, canvas_shape=canvas_shape, mask=mask)
+        channels = batch["counts"].shape[1]
+        eps = tf.repeat(EPS_COUNTS / tf.cast(batch["mean_counts"], self.dtype), channels)[:, None, None]
+        probe = self.probe_for(measured)
+        losses = [
+            LOSSES[kind](simulate(extract_patches(estimate, placement), probe), measured, eps=eps, mask=mask)
+            for estimate in estimates
+        ]
+        earlier = tf.add_n(losses[:-1]) if losses[:-1] else tf.zeros_like(losses[-1])
+        return losses[-1] + EARLIER_ITERATIONS * earlier, tf.stop_gradient(losses[-1])
+
+
+def good_pixels(bad_pixels: NDArray[np.bool_] | None, dtype: str = "float32") -> Tensor | None:
+    """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None where all are good."""
+    if bad_pixels is None or not np.any(bad_pixels):
+        return None
+    return to_corner(tf.constant(~np.asarray(bad_pixels), dtype))

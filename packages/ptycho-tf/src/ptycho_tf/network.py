@@ -1,0 +1,298 @@
+"""Networks from diffraction to object: ``unrolled`` iterates physics on a canvas, ``cnn`` maps patterns to patches.
+
+Both take moduli in the probe's gauge (PHY-21) and return object estimates on the placement's canvas, the
+best one last. Weights have the names and layouts of the bundle (specs/bundle.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from ptycho_contracts.config import ModelConfig
+
+from ptycho_tf.framework import tf
+from ptycho_tf.layers import Conv, Layers, doubled
+from ptycho_tf.physics import (
+    Placement,
+    Tensor,
+    add_patches,
+    exit_waves,
+    extract_patches,
+    from_detector,
+    illumination,
+    intensity,
+    scaled,
+    squared_modulus,
+    to_centre,
+    to_detector,
+)
+
+STEP_DAMPING = 0.3
+"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step."""
+
+_SMALLEST_INTENSITY = 1e-12
+
+
+class Moduli(Protocol):
+    """Measured moduli by pattern number."""
+
+    def __getitem__(self, subset: Tensor) -> Tensor: ...
+
+
+class CanvasNet(Layers):
+    """A small U-Net that corrects an object estimate on a canvas.
+
+    It works at half resolution (pixel unshuffle) and below, because what a physics step lacks is long
+    range. Its last layer starts at zero, so that an untrained net adds nothing.
+    """
+
+    def __init__(self, inputs: int, width: int, **start: Any) -> None:
+        self.enter = Conv(4 * inputs, 2 * width, 3, **start)
+        self.fine = Conv(2 * width, 2 * width, 3, **start)
+        self.down = Conv(2 * width, 4 * width, 3, **start)
+        self.coarse = Conv(4 * width, 4 * width, 3, **start)
+        self.up = Conv(4 * width, 2 * width, 1, **start)
+        self.merge = Conv(2 * width, 2 * width, 3, **start)
+        self.leave = Conv(2 * width, 4 * 2, 3, zero=True, **start)
+
+    def __call__(self, canvas: Tensor) -> Tensor:
+        """(B, H, W, inputs) to (B, H, W, 2), for any H and W."""
+        height, width = tf.shape(canvas)[1], tf.shape(canvas)[2]
+        padded = tf.pad(canvas, ((0, 0), (0, -height % 4), (0, -width % 4), (0, 0)))
+        fine = tf.nn.silu(self.enter.from_unshuffled(padded))
+        fine = fine + tf.nn.silu(self.fine(fine))
+        coarse = tf.nn.silu(self.down(fine, stride=2))
+        coarse = coarse + tf.nn.silu(self.coarse(coarse))
+        fine = tf.nn.silu(self.merge(fine + doubled(self.up(coarse))))
+        return self.leave.to_shuffled(fine)[:, :height, :width]
+
+
+class Unrolled(Layers):
+    """Iterated physics on a canvas, with a small network's correction in every iteration.
+
+    An iteration is a sweep over subsets of the patterns. For each subset it reads the patches, simulates them,
+    replaces the moduli by the measured ones, brings the differences back through the probe onto the canvas, and
+    divides by the subset's illumination. Then the net sees the estimate, what the sweep changed, and the
+    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
+
+    Args:
+        compute_dtype: Of the nets' work; physics stays in the precision of the probe.
+    """
+
+    images_whole_canvas = True
+    _inputs = 5
+
+    def __init__(self, *, iterations: int, width: int, compute_dtype: str, **start: Any) -> None:
+        self.nets = [CanvasNet(self._inputs, width, **start) for _ in range(iterations)]
+        self.compute_dtype = compute_dtype
+        # Eager callers, who read their patterns step by step, run each step as a graph; any size, one trace.
+        self._steps = tf.function(_physics_step, reduce_retracing=True)
+        self._corrections = [tf.function(self._corrected, reduce_retracing=True) for _ in self.nets]
+
+    def __call__(
+        self,
+        amplitude: Moduli,
+        probe: Tensor,
+        placement: Placement,
+        *,
+        subsets: Sequence[Tensor],
+        canvases: Any = 1,
+        mask: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
+
+        Args:
+            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or anything
+                that gives (n, N, N) for a subset.
+            probe: (K, N, N) complex, unit energy.
+            placement: Sites of the M patches on the (stacked) canvas.
+            subsets: Indices of the patterns of each step of a sweep; together all M.
+            canvases: Number of group canvases stacked along y.
+            mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
+        """
+        eager = tf.executing_eagerly()
+        step = self._steps if eager else _physics_step
+        corrections = self._corrections if eager else [self._corrected] * len(self.nets)
+        if tf.is_tensor(amplitude):
+            amplitude = _Rows(amplitude)
+        damping = STEP_DAMPING * tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
+        sites = [placement[subset] for subset in subsets]
+        lights = [illumination(probe, site) for site in sites]
+        light = tf.add_n(lights)
+        seen = light / (light + damping)
+        object_ = tf.ones(placement.shape, probe.dtype)
+        estimates = []
+        for number, correct in enumerate(corrections):
+            before = object_
+            for subset, site, subset_light in zip(subsets, sites, lights, strict=True):
+                object_ = step(
+                    object_, amplitude[subset], probe, site.corners_yx, site.fractions_yx, subset_light + damping, mask
+                )
+            object_ = correct(number, before, object_, seen, canvases)
+            estimates.append(object_)
+        return estimates
+
+    def _corrected(self, number: int, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any) -> Tensor:
+        """The estimate after a sweep with a net's correction."""
+        moved = object_ - before
+        real, imag = tf.math.real, tf.math.imag
+        features = tf.stack((real(object_) - 1, imag(object_), real(moved), imag(moved), seen), axis=-1)
+        height, width = tf.shape(object_)[0], tf.shape(object_)[1]
+        features = tf.reshape(features, (canvases, height // canvases, width, self._inputs))
+        change = self.nets[number](tf.cast(features, self.compute_dtype))
+        change = tf.reshape(tf.cast(change, seen.dtype), (height, width, 2)) * seen[..., None]
+        return object_ + tf.complex(change[..., 0], change[..., 1])
+
+
+class _Rows:
+    """A tensor of moduli (M, N, N), read by subsets."""
+
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def __getitem__(self, subset: Tensor) -> Tensor:
+        return tf.gather(self._values, subset)
+
+
+def _physics_step(
+    object_: Tensor,
+    amplitude: Tensor,
+    probe: Tensor,
+    corners_yx: Tensor,
+    fractions_yx: Tensor,
+    divisor: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """The estimate after the step of one subset of the patterns."""
+    shape = tuple(known or open_ for known, open_ in zip(object_.shape, tf.unstack(tf.shape(object_)), strict=True))
+    placement = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]))
+    step = back_project(object_, amplitude, probe, placement, mask=mask)
+    return object_ + scaled(step, 1 / divisor)
+
+
+def back_project(
+    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
+) -> Tensor:
+    """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
+
+    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
+    simulated one where ``mask`` is 0.
+    """
+    waves = to_detector(exit_waves(extract_patches(object_, placement), probe))
+    excess = amplitude * tf.math.rsqrt(intensity(waves) + _SMALLEST_INTENSITY) - 1
+    if mask is not None:
+        excess = excess * mask
+    replaced = from_detector(scaled(waves, excess[:, None]))
+    return add_patches(tf.reduce_sum(replaced * tf.math.conj(probe), axis=1), placement)
+
+
+class PatchNet(Layers):
+    """The reference's U-Net: C diffraction patterns to C object patches, amplitude and phase by decoders of their own.
+
+    Three pooled stages; two doublings lead back to the central half of a patch, and a coarse second head fills
+    its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
+    """
+
+    images_whole_canvas = False
+
+    def __init__(self, *, channels: int, width: int, compute_dtype: str, **start: Any) -> None:
+        self.channels = channels
+        self.compute_dtype = compute_dtype
+        widths = (4 * width, 8 * width, 16 * width)
+        self.stages = [
+            _TwoConvs(before, after, **start) for before, after in zip((channels, *widths[:2]), widths, strict=True)
+        ]
+        self.amplitude = _Decoder(widths, channels, **start)
+        self.phase = _Decoder(widths, channels, **start)
+
+    def __call__(
+        self,
+        amplitude: Tensor,
+        probe: Tensor,
+        placement: Placement,
+        *,
+        subsets: Sequence[Tensor] = (),
+        canvases: Any = 1,
+        mask: Tensor | None = None,
+    ) -> list[Tensor]:
+        """One estimate on the stacked group canvases, (H, W) complex; arguments as in :class:`Unrolled`."""
+        side = int(amplitude.shape[-1])
+        patterns = amplitude if mask is None else amplitude * mask
+        # In the probe's gauge a pattern's mean square is 1 / N^2; the net sees values about 1, zero frequency central.
+        code = tf.reshape(to_centre(patterns), (canvases, self.channels, side, side)) * side
+        code = tf.cast(tf.transpose(code, (0, 2, 3, 1)), self.compute_dtype)
+        code = tf.pad(code, ((0, 0), (0, -side % 8), (0, -side % 8), (0, 0)))
+        for stage in self.stages:
+            code = tf.nn.max_pool2d(stage(code), 2, 2, "VALID")
+        modulus = tf.sigmoid(self.amplitude(code)[:, :side, :side]) * 2
+        phase = tf.tanh(self.phase(code)[:, :side, :side]) * (1.1 * math.pi)
+        modulus, phase = (
+            tf.reshape(tf.transpose(tf.cast(part, amplitude.dtype), (0, 3, 1, 2)), (-1, side, side))
+            for part in (modulus, phase)
+        )
+        patches = tf.complex(modulus * tf.cos(phase), modulus * tf.sin(phase))
+        return [merge(patches, probe, placement)]
+
+
+class _Decoder(Layers):
+    """From the code to one real image a channel: central half by doublings, border from a coarse head."""
+
+    def __init__(self, widths: tuple[int, int, int], channels: int, **start: Any) -> None:
+        self.first = _TwoConvs(widths[2], widths[1], **start)
+        self.second = _TwoConvs(widths[1], widths[0], **start)
+        self.centre = Conv(widths[0], channels, 3, **start)
+        self.border = Conv(widths[2], channels, 3, **start)
+
+    def __call__(self, code: Tensor) -> Tensor:
+        """(B, n, n, 16 width) to (B, 8 n, 8 n, C)."""
+        centre = self.centre(self.second(doubled(self.first(doubled(code)))))
+        border = doubled(doubled(doubled(self.border(code))))
+        edge = int(code.shape[1]) * 2
+        return border + tf.pad(centre, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
+
+
+class _TwoConvs(Layers):
+    """Two convolutions with ReLU after each."""
+
+    def __init__(self, before: int, after: int, **start: Any) -> None:
+        self.first = Conv(before, after, 3, **start)
+        self.second = Conv(after, after, 3, **start)
+
+    def parts(self) -> dict[str, Any]:
+        """The convolutions; PyTorch's sequence counts the ReLUs, too."""
+        return {"0": self.first, "2": self.second}
+
+    def __call__(self, image: Tensor) -> Tensor:
+        return tf.nn.relu(self.second(tf.nn.relu(self.first(image))))
+
+
+def merge(patches: Tensor, probe: Tensor, placement: Placement) -> Tensor:
+    """Patches (M, N, N) merged on a canvas with one weight, |P|^2, for numerator and denominator (PHY-7).
+
+    Pixels without light hold 1, empty space.
+    """
+    power = tf.reduce_sum(squared_modulus(probe), axis=0)
+    weight = illumination(probe, placement)
+    lit = weight > 0
+    merged = scaled(add_patches(scaled(patches, power), placement), 1 / tf.where(lit, weight, tf.ones_like(weight)))
+    return tf.where(lit, merged, tf.ones_like(merged))
+
+
+def build_network(
+    config: ModelConfig, *, seed: int = 0, dtype: str = "float32", compute_dtype: str | None = None
+) -> Unrolled | PatchNet:
+    """The network that a configuration asks for, with fresh weights drawn from ``seed``.
+
+    Args:
+        dtype: Of the weights.
+        compute_dtype: Of the convolutions; that of the weights where not given.
+    """
+    start: dict[str, Any] = {
+        "rng": np.random.default_rng(seed), "dtype": dtype, "compute_dtype": compute_dtype or dtype,
+    }  # fmt: skip
+    if config.architecture == "cnn":
+        return PatchNet(channels=config.C_model, width=config.width, **start)
+    return Unrolled(iterations=config.iterations, width=config.width, **start)

@@ -1,0 +1,233 @@
+"""Probe times object to detector, and patches on a canvas with their exact adjoint (specs/physics.md).
+
+Complex tensors throughout; ``M`` patterns, ``K`` probe modes, patches of N x N pixels. Intensities are in
+units of the scan's mean counts, with a probe of unit energy, so that nothing depends on the photon dose.
+All functions work eagerly and inside ``tf.function``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_data.geometry import CanvasGeometry, corners_and_fractions
+
+from ptycho_tf.framework import tf
+
+Tensor = Any
+"""A ``tf.Tensor``; its shape and dtype stand in the docstrings."""
+
+
+@dataclass(frozen=True, eq=False)
+class Placement:
+    """Where M patches sit on a canvas.
+
+    Attributes:
+        corners_yx: (M, 2) int64, canvas pixel of each patch's pixel [0, 0], rounded down.
+        fractions_yx: (M, 2) float, the rest, from 0 to 1.
+        shape: (H, W) of the canvas; (B * H, W) for B group canvases, one below the other. Numbers, or scalar
+            tensors where a traced batch leaves B open.
+        N: Side of a patch.
+    """
+
+    corners_yx: Tensor
+    fractions_yx: Tensor
+    shape: tuple[Any, Any]
+    N: int
+
+    def __len__(self) -> int:
+        return int(self.corners_yx.shape[0])
+
+    def __getitem__(self, index: Any) -> Placement:
+        """The patches at integer positions, given as a tensor or array."""
+        rows = tf.convert_to_tensor(index)
+        return Placement(tf.gather(self.corners_yx, rows), tf.gather(self.fractions_yx, rows), self.shape, self.N)
+
+
+def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: int) -> Placement:
+    """Placement of the patches at (M, 2) positions [x, y] on the canvas of a scan."""
+    corners, fractions = corners_and_fractions(positions_px, geometry, N)
+    # A patch may end with the canvas, to rounding: read it as the far side of the pixel before.
+    over = corners + N + 1 > np.asarray(geometry.shape)
+    corners, fractions = corners - over, fractions + over
+    return Placement(tf.constant(corners, tf.int64), tf.constant(fractions, tf.float32), geometry.shape, N)
+
+
+def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
+    """Placement of B * C patches on B group canvases of ``shape``, stacked along y.
+
+    The group's centre lies on pixel [H // 2, W // 2] of its canvas, patch c at centre - relative_c.
+
+    Args:
+        coords_relative: (B, 1, 2, C) float32, [x, y], centre minus position.
+        shape: (H, W) of one group canvas, from :func:`ptycho_data.geometry.group_canvas_shape`.
+        N: Side of a patch.
+    """
+    batch, channels = _size(coords_relative, 0), _size(coords_relative, 3)
+    height, width = shape
+    relative_yx = tf.transpose(tf.cast(coords_relative[:, 0, ::-1], tf.float64), (0, 2, 1))
+    centre = tf.constant([height // 2, width // 2], tf.float64)
+    top_left = tf.reshape(centre - relative_yx, (-1, 2)) - N // 2
+    corners = tf.floor(top_left)
+    fractions = tf.cast(top_left - corners, tf.float32)
+    below = tf.repeat(tf.range(tf.cast(batch, tf.int64)), channels) * height
+    corners = tf.cast(corners, tf.int64) + tf.stack((below, tf.zeros_like(below)), axis=1)
+    return Placement(corners, fractions, (batch * height, width), N)
+
+
+def _size(tensor: Tensor, axis: int) -> Any:
+    """Length of an axis: a number where it is known, a scalar tensor where it is open."""
+    known = tensor.shape[axis]
+    return tf.shape(tensor)[axis] if known is None else known
+
+
+def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
+    """Read (M, N, N) patches from a canvas (H, W), bilinear between pixels (PHY-4).
+
+    The gradient is :func:`add_patches`, in the same order on every run.
+    """
+
+    @tf.custom_gradient
+    def extract(values: Tensor) -> tuple[Tensor, Any]:
+        windows = _read_windows(values, placement.corners_yx, placement.N + 1)
+        return _interpolate(windows, placement.fractions_yx), lambda upstream: add_patches(upstream, placement)
+
+    return extract(canvas)
+
+
+def add_patches(patches: Tensor, placement: Placement) -> Tensor:
+    """Sum (M, N, N) patches onto a canvas: the exact adjoint of :func:`extract_patches` (PHY-5)."""
+
+    @tf.custom_gradient
+    def add(values: Tensor) -> tuple[Tensor, Any]:
+        windows = _spread(values, placement.fractions_yx)
+        canvas = _add_windows(windows, placement.corners_yx, placement.shape)
+        return canvas, lambda upstream: extract_patches(upstream, placement)
+
+    return add(patches)
+
+
+def _read_windows(canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
+    """(H, W) canvas to (M, n, n) windows at integer corners."""
+    if tf.config.list_logical_devices("GPU"):
+        flat = tf.reshape(canvas, (-1,))
+        return tf.gather(flat, _flat_indices(corners_yx, n, _size(canvas, 1)))
+    # On a CPU slices beat a gather of single pixels, the more the larger the patch.
+    count = _size(corners_yx, 0)
+    windows = tf.TensorArray(canvas.dtype, count, element_shape=(n, n))
+    body = lambda i, got: (i + 1, got.write(i, tf.slice(canvas, corners_yx[i], (n, n))))  # noqa: E731
+    _, windows = tf.while_loop(lambda i, _: i < count, body, (0, windows), parallel_iterations=1)
+    return windows.stack()
+
+
+def _add_windows(windows: Tensor, corners_yx: Tensor, shape: tuple[Any, Any]) -> Tensor:
+    """(M, n, n) windows summed onto an (H, W) canvas."""
+    height, width = shape
+    flat = _flat_indices(corners_yx, int(windows.shape[-1]), width)
+    return tf.reshape(tf.math.unsorted_segment_sum(windows, flat, height * width), (height, width))
+
+
+def _flat_indices(corners_yx: Tensor, n: int, width: Any) -> Tensor:
+    """(M, n, n) int64 indices of the windows' pixels in a canvas laid out row after row."""
+    width = tf.cast(width, tf.int64)
+    pixel = tf.range(n, dtype=tf.int64)
+    first = corners_yx[:, 0] * width + corners_yx[:, 1]
+    return first[:, None, None] + (pixel[:, None] * width + pixel)
+
+
+def _interpolate(windows: Tensor, fractions_yx: Tensor) -> Tensor:
+    """Bilinear means of (M, N + 1, N + 1) windows, (M, N, N)."""
+    real, dtype = _as_real(windows)
+    fy, fx = _fractions(fractions_yx, real.dtype)
+    lines = real[:, :-1]
+    lines += fy * (real[:, 1:] - lines)
+    first = lines[:, :, :-1]
+    return _as_values(first + fx * (lines[:, :, 1:] - first), dtype)
+
+
+def _spread(patches: Tensor, fractions_yx: Tensor) -> Tensor:
+    """Adjoint of :func:`_interpolate`: (M, N, N) to (M, N + 1, N + 1)."""
+    real, dtype = _as_real(patches)
+    fy, fx = _fractions(fractions_yx, real.dtype)
+    right = fx * real
+    real = tf.pad(real - right, ((0, 0), (0, 0), (0, 1), (0, 0))) + tf.pad(right, ((0, 0), (0, 0), (1, 0), (0, 0)))
+    down = fy * real
+    real = tf.pad(real - down, ((0, 0), (0, 1), (0, 0), (0, 0))) + tf.pad(down, ((0, 0), (1, 0), (0, 0), (0, 0)))
+    return _as_values(real, dtype)
+
+
+def _as_real(values: Tensor) -> tuple[Tensor, Any]:
+    """The values as real ones with a last axis of 2 (complex) or 1 (real), and their dtype."""
+    if values.dtype.is_complex:
+        return tf.bitcast(values, values.dtype.real_dtype), values.dtype
+    return values[..., None], values.dtype
+
+
+def _as_values(real: Tensor, dtype: Any) -> Tensor:
+    return tf.bitcast(real, dtype) if dtype.is_complex else real[..., 0]
+
+
+def _fractions(fractions_yx: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
+    fractions = tf.cast(fractions_yx, dtype)[:, :, None, None, None]
+    return fractions[:, 0], fractions[:, 1]
+
+
+def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
+    """(M, N, N) patches and (K, N, N) probe modes to (M, K, N, N) exit waves."""
+    return patches[:, None] * probe
+
+
+def to_detector(waves: Tensor) -> Tensor:
+    """Unitary transform of (..., N, N) waves; zero frequency at [0, 0], unlike the stored patterns."""
+    return tf.signal.fft2d(waves) / int(waves.shape[-1])
+
+
+def from_detector(waves: Tensor) -> Tensor:
+    """Inverse of :func:`to_detector`."""
+    return tf.signal.ifft2d(waves) * int(waves.shape[-1])
+
+
+def scaled(field: Tensor, factor: Tensor) -> Tensor:
+    """A complex field times a real factor of a shape that broadcasts."""
+    return tf.complex(tf.math.real(field) * factor, tf.math.imag(field) * factor)
+
+
+def squared_modulus(field: Tensor) -> Tensor:
+    """|z|^2 of a complex tensor, smooth at 0."""
+    return tf.square(tf.math.real(field)) + tf.square(tf.math.imag(field))
+
+
+def intensity(detector_waves: Tensor) -> Tensor:
+    """(M, K, N, N) detector waves to (M, N, N) intensities: the incoherent sum over modes."""
+    return tf.reduce_sum(squared_modulus(detector_waves), axis=1)
+
+
+def simulate(patches: Tensor, probe: Tensor) -> Tensor:
+    """Intensities (M, N, N), zero frequency at [0, 0], of (M, N, N) patches under (K, N, N) probe modes."""
+    return intensity(to_detector(exit_waves(patches, probe)))
+
+
+def unit_probe(probe: Tensor) -> Tensor:
+    """The probe with unit energy: sum over modes and pixels of |P|^2 = 1."""
+    return probe / tf.cast(tf.sqrt(tf.reduce_sum(squared_modulus(probe))), probe.dtype)
+
+
+def illumination(probe: Tensor, placement: Placement) -> Tensor:
+    """Summed |P|^2 of all patterns on the canvas, (H, W) real."""
+    power = tf.reduce_sum(squared_modulus(probe), axis=0)
+    return add_patches(tf.repeat(power[None], _size(placement.corners_yx, 0), axis=0), placement)
+
+
+def to_corner(patterns: Tensor) -> Tensor:
+    """Patterns with zero frequency at [N // 2, N // 2] to zero frequency at [0, 0].
+
+    Done once for the data, so that the model need not shift each simulated pattern.
+    """
+    return tf.signal.ifftshift(patterns, axes=(-2, -1))
+
+
+def to_centre(patterns: Tensor) -> Tensor:
+    """Inverse of :func:`to_corner`."""
+    return tf.signal.fftshift(patterns, axes=(-2, -1))

@@ -1,0 +1,265 @@
+"""Joint descent on object and probe (specs/physics.md PHY-27)."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from ptycho_contracts.problems import WorkFailedError
+from ptycho_contracts.testing import reference
+from ptycho_data.geometry import canvas_geometry
+from ptycho_data.metrics import compare
+from ptycho_data.probes import mode_powers, overlap, with_modes
+from ptycho_data.simulate import simulate as simulated_scan
+from ptycho_torch.descent import JointFit, joint_descent
+from ptycho_torch.physics import illumination, place_scan
+
+OPTIONS = {
+    "batch_size": 8, "object_learning_rate": 0.02, "probe_learning_rate": 0.005, "loss": "amplitude", "seed": 0,
+}  # fmt: skip
+THOROUGH = {"epochs": 40, "batch_size": 4, "object_learning_rate": 0.05}
+
+
+def descend(view, probe, *, epochs=3, **options) -> JointFit:
+    """A descent on the used patterns of a view."""
+    return joint_descent(
+        view.source, view.placement, probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
+        **{**OPTIONS, **options},
+    )  # fmt: skip
+
+
+def correlation(view, fit) -> float:
+    """With the true object, over the scanned area, after ramps and phase are removed."""
+    weight = illumination(torch.from_numpy(fit.probe), view.placement).numpy()
+    figures = compare(
+        fit.object, view.source.object_truth, estimate_origin_yx_px=view.geometry.origin_yx_px,
+        truth_origin_yx_px=view.source.object_origin_yx_px, weight=weight,
+    )  # fmt: skip
+    return figures.complex_correlation
+
+
+def same(one: JointFit, other: JointFit) -> bool:
+    """Bit for bit."""
+    return np.array_equal(one.object, other.object) and np.array_equal(one.probe, other.probe)
+
+
+@pytest.fixture(scope="module")
+def view(scan, view_of):
+    """A scan with an eighth of its patterns held out."""
+    return view_of(scan, held=np.arange(0, 64, 8))
+
+
+@pytest.mark.parametrize("loss", ["amplitude", "poisson"])
+def test_finds_the_object(loss, view):
+    """From empty space, with the true probe kept."""
+    fit = descend(view, view.source.probe, **THOROUGH, loss=loss, probe_learning_rate=0.0)
+    assert fit.losses[-1] < 0.2 * fit.losses[0]
+    assert correlation(view, fit) > 0.9
+    assert overlap(fit.probe, view.source.probe) == pytest.approx(1, abs=1e-5)
+
+
+def test_simulates_the_patterns_that_it_fitted(view):
+    """Object and probe belong together, in the units of PHY-10, as the reference simulates."""
+    fit = descend(view, with_modes(view.source.probe, 2), epochs=20)
+    assert float((np.abs(fit.probe) ** 2).sum()) == pytest.approx(1, rel=1e-4)
+    patches = reference.extract_patches(
+        fit.object, view.positions_px[view.used], view.source.N, view.geometry.origin_yx_px
+    )
+    expected = reference.simulate_counts(patches, fit.probe * np.sqrt(view.mean_counts))
+    counts = view.source.counts(view.used)
+    flat = reference.simulate_counts(np.ones_like(patches), fit.probe * np.sqrt(view.mean_counts))
+    assert reference.residual(expected, counts) < 0.25 * reference.residual(flat, counts)
+    assert reference.residual(expected, counts) == pytest.approx(fit.losses[-1], rel=0.5)
+
+
+def test_calibrates_a_wrong_probe(view):
+    """A probe of another defocus comes nearer to the true one, and explains the data better than when kept."""
+    truth = view.source.probe
+    y, x = np.mgrid[:32, :32] - 16
+    far = np.fft.fftshift(np.fft.fft2(truth), axes=(-2, -1)) * np.exp(0.05j * (x**2 + y**2))
+    wrong = np.fft.ifft2(np.fft.ifftshift(far, axes=(-2, -1))).astype(np.complex64)
+    assert overlap(wrong, truth) < 0.85
+    fit = descend(view, wrong, **THOROUGH)
+    kept = descend(view, wrong, **THOROUGH, probe_learning_rate=0.0)
+    assert overlap(fit.probe, truth) > 0.99
+    assert fit.losses[-1] < 0.3 * kept.losses[-1]
+    assert correlation(view, fit) > 0.93 > 0.8 > correlation(view, kept)
+
+
+def test_modes_are_fitted(view, view_of):
+    """Data of two modes: a second mode lowers the loss, and takes its share of the light."""
+    probe = with_modes(view.source.probe, 2) * np.array([1, 6], np.complex64)[:, None, None]
+    scan = simulated_scan(
+        probe=probe, object_kind="dead_leaves", n_patterns=64, step_px=3.0, photons_per_pattern=1e5, seed=1
+    )
+    view = view_of(scan)
+    options = {**THOROUGH, "epochs": 25}
+    one, two = (descend(view, with_modes(scan.probe[:1], modes), **options) for modes in (1, 2))
+    assert two.losses[-1] < 0.9 * one.losses[-1]
+    assert two.probe.shape == (2, 32, 32)
+    assert mode_powers(two.probe)[1] > 0.03  # it began at 0.01
+
+
+def test_held_out_patterns_change_no_bit(view, view_of):
+    """Invariant 10."""
+    altered = np.array(view.source.measurements)
+    altered[::8] = altered[::8][:, ::-1] * 7 + 3
+    other = view_of(replace(view.source, measurements=altered), held=np.arange(0, 64, 8))
+    assert same(descend(view, view.source.probe), descend(other, view.source.probe))
+    told = view_of(replace(view.source, measurements=altered), held=np.arange(1, 64, 8))
+    assert not same(descend(view, view.source.probe), descend(told, view.source.probe))
+
+
+def test_same_seed_same_bits_and_nobody_else_s_dice(view):
+    """Invariant 42."""
+    random.seed(5)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()  # noqa: NPY002
+    first = descend(view, view.source.probe)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), states[2])
+    torch.manual_seed(99)
+    assert same(first, descend(view, view.source.probe))
+    assert not same(first, descend(view, view.source.probe, seed=1))
+
+
+def test_more_patterns_a_step_than_there_are(view):
+    """One step an epoch."""
+    seen = []
+    fit = descend(view, view.source.probe, batch_size=1000, progress=lambda *report: seen.append(report))
+    assert seen == [("descent", 1, 3), ("descent", 2, 3), ("descent", 3, 3)]
+    assert len(fit.losses) == 3
+
+
+def test_bad_pixels_do_not_matter(view, view_of):
+    """PHY-9: what a bad detector pixel says changes no bit."""
+    bad = np.zeros((32, 32), bool)
+    bad[10, 20] = bad[16, 16] = True
+    wild = np.array(view.source.measurements, np.float32)
+    wild[:, 10, 20] = 12345
+    views = [
+        view_of(replace(view.source, bad_pixels=bad, measurements=measured))
+        for measured in (np.asarray(view.source.measurements, np.float32), wild)
+    ]
+    assert same(*[descend(one, view.source.probe, epochs=2) for one in views])
+
+
+def test_starts_from_a_given_object_and_leaves_it_as_it_is(view):
+    """The caller's arrays stay; a good start has a lower first loss than empty space."""
+    found = descend(view, view.source.probe, epochs=20, probe_learning_rate=0.0)
+    start, probe = found.object.copy(), view.source.probe.copy()
+    start.flags.writeable = probe.flags.writeable = False
+    further = descend(view, probe, object_start=start, epochs=2)
+    np.testing.assert_array_equal(start, found.object)
+    np.testing.assert_array_equal(probe, view.source.probe)
+    assert further.losses[0] < 0.5 * found.losses[0]
+
+
+def test_the_scale_of_the_probe_is_no_matter(view):
+    """Invariant 2: any scale of the start gives the same fit to rounding."""
+    one = descend(view, view.source.probe)
+    other = descend(view, view.source.probe * np.complex64(1e-3))
+    np.testing.assert_allclose(other.object, one.object, atol=2e-3)
+
+
+def test_dose_leaves_the_object(view, view_of):
+    """Invariant 1: counts times k, mean counts times k: the same object."""
+    brighter = replace(view.source, measurements=np.asarray(view.source.measurements, np.float32) * 4)
+    other = view_of(brighter, held=np.arange(0, 64, 8))
+    # To 3 % of the contrast: eps is a number of counts, so the darkest pixels weigh a little differently.
+    one, bright = (descend(v, view.source.probe, epochs=10, probe_learning_rate=0.0) for v in (view, other))
+    lit = illumination(torch.from_numpy(one.probe), view.placement).numpy()
+    difference = np.average(np.abs(bright.object - one.object), weights=lit)
+    assert difference < 0.03 * np.average(np.abs(one.object - 1), weights=lit)
+
+
+def test_translation(view, view_of):
+    """Invariant 15: all positions moved by a million pixels: the same bits."""
+    where = np.round(view.positions_px * 4) / 4
+    scans = [replace(view.source, positions_px=where + move) for move in (0, np.array([1e6, -3e5]))]
+    views = [view_of(one) for one in scans]
+    assert same(*[descend(one, view.source.probe) for one in views])
+    np.testing.assert_array_equal(views[1].geometry.origin_yx_px - views[0].geometry.origin_yx_px, [-3e5, 1e6])
+
+
+def test_max_seconds_ends_the_schedule(view):
+    """One epoch is always finished; a million are not begun."""
+    fit = descend(view, view.source.probe, epochs=1_000_000, max_seconds=0.05)
+    assert 1 <= len(fit.losses) < 1000
+    assert np.isfinite(fit.object).all()
+
+
+def test_divergence_is_an_error(view):
+    """No NaN is ever handed out as a result."""
+    with pytest.raises(WorkFailedError, match=r"descent\.diverged"):
+        descend(view, view.source.probe, epochs=50, object_learning_rate=1e30)
+
+
+def test_divergence_when_time_is_over_is_an_error(view):
+    """Also where the clock stops the descent inside an epoch that went wrong."""
+    steps = []
+
+    class Spoilt:
+        """The first epoch's reads are good, the second one's are not."""
+
+        N, bad_pixels, scan_index = view.source.N, None, view.source.scan_index
+
+        def __len__(self):
+            return len(view.source)
+
+        def counts(self, index=slice(None)):
+            counts = view.source.counts(index)
+            return counts if len(steps) < 7 else np.full_like(counts, np.nan)
+
+    def slow(*report):
+        steps.append(report)
+        if len(steps) == 9:
+            time.sleep(0.6)
+
+    spoilt = replace(view, source=Spoilt())
+    with pytest.raises(WorkFailedError, match=r"descent\.diverged"):
+        descend(spoilt, view.source.probe, epochs=50, max_seconds=0.5, progress=slow)
+    assert len(steps) == 9
+
+
+def test_memory_is_that_of_a_minibatch(scan, view_of):
+    """Invariant 39: never more patterns are read at once than a step takes."""
+    reads = []
+
+    class Counting:
+        N, bad_pixels, scan_index = scan.N, None, scan.scan_index
+
+        def __len__(self):
+            return len(scan)
+
+        def counts(self, index=slice(None)):
+            reads.append(len(scan.measurements[index]))
+            return scan.counts(index)
+
+    view = replace(view_of(scan), source=Counting())
+    descend(view, scan.probe, epochs=1, batch_size=16)
+    assert max(reads) == 16
+    assert sum(reads) == 64
+
+
+def test_placement_of_other_patterns_is_no_matter():
+    """PHY-8: the fit of some patterns on a canvas of their own is the fit on a larger canvas, to rounding."""
+    scan = simulated_scan(N=16, n_patterns=36, step_px=2.0, seed=7)
+    mine = np.arange(12)
+    fits = []
+    for chosen in (np.arange(36), mine):
+        geometry = canvas_geometry(scan.positions_px[chosen], 16)
+        part = replace(
+            scan, measurements=scan.measurements[chosen], positions_px=scan.positions_px[chosen],
+            scan_index=scan.scan_index[chosen],
+        )  # fmt: skip
+        fit = joint_descent(
+            part, place_scan(part.positions_px, geometry, 16), scan.probe, indices=mine, mean_counts=1e6, epochs=2,
+            **OPTIONS,
+        )  # fmt: skip
+        fits.append(fit)
+    assert fits[0].losses == pytest.approx(fits[1].losses, rel=1e-4)
