@@ -34,8 +34,10 @@ assert entry.name == "torch"
 assert all(callable(getattr(backend, name)) for name in ("train", "infer", "reconstruct", "create_training_payload"))
 """,
     "tf": """
-import importlib.metadata, ptycho_tf
-assert not list(importlib.metadata.entry_points(group="ptycho.backends"))
+import sys
+import ptycho_tf
+assert ptycho_tf.__doc__
+assert "tensorflow" not in sys.modules, "TensorFlow is an extra: the package alone must import without it"
 """,
     "cli": """
 from ptycho_cli.main import main

@@ -248,6 +248,9 @@ class TestTrainingFlags:
         one, three = train("--iterations", "1").summary, train("--iterations", "3").summary
         assert three["parameters"] == 3 * one["parameters"]
 
+    def test_sweeps(self, train):
+        assert not same(train("--sweeps", "1"), train("--sweeps", "4"))
+
     def test_width(self, train):
         assert train("--width", "4").summary["parameters"] > 2 * train("--width", "2").summary["parameters"]
 

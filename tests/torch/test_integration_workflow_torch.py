@@ -13,7 +13,7 @@ import pytest
 from ptycho_data.files import read_reconstruction, read_scan
 from ptycho_data.metrics import compare
 
-SCAN = ("--N", "64", "--patterns", "625", "--step-px", "4", "--photons", "1e5", "--quiet")
+SCAN = ("--N", "64", "--patterns", "625", "--step-px", "7", "--photons", "1e5", "--quiet")
 
 
 def run(*words: str | Path) -> str:
@@ -55,7 +55,7 @@ def test_run_pytorch_train_save_load_infer(tmp_path):
     summary = json.loads((tmp_path / "image" / "summary.json").read_text())
     assert summary["device"] == "cpu"
     assert summary["patterns"] == {"used": 563, "held_out": 62}
-    assert summary["residual"]["held_out"] < 0.02
+    assert summary["residual"]["held_out"] < 0.03
 
     scan = read_scan(tmp_path / "test.npz")
     figures = compare(
@@ -63,7 +63,6 @@ def test_run_pytorch_train_save_load_infer(tmp_path):
         estimate_origin_yx_px=image.origin_yx_px, truth_origin_yx_px=scan.object_origin_yx_px,
         remove_shift=False,
     )  # fmt: skip
-    print(figures.to_dict(), summary["residual"])
     assert figures.complex_correlation > 0.8
-    assert figures.amplitude_ssim > 0.6
-    assert figures.phase_ssim > 0.45
+    assert figures.amplitude_ssim > 0.55
+    assert figures.phase_ssim > 0.5

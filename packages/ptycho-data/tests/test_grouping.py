@@ -213,3 +213,115 @@ def test_bad_requests_are_refused(keywords, code):
 def test_groups_at_refuses_members_that_do_not_exist():
     with pytest.raises(ContractError, match=r"indices in 0\.\.2"):
         groups_at(np.zeros((3, 2)), [[0, 3]])
+
+
+@st.composite
+def bounded_requests(draw):
+    """Positions of two scans, K, and bounds of distance that lie between the distances that occur."""
+    rng = draw(strategies.generators)
+    counts = draw(st.lists(st.integers(4, 12), min_size=1, max_size=2))
+    scan_index = rng.permutation(np.repeat([3, 7][: len(counts)], counts))
+    grid = draw(st.booleans())
+    positions = rng.integers(0, 5, (sum(counts), 2)).astype(float) if grid else rng.uniform(0, 8, (sum(counts), 2))
+    low = draw(st.sampled_from([None, 0.5, 1.3]))
+    high = draw(st.sampled_from([None, 2.7, 4.6]))
+    return positions, scan_index, draw(st.integers(3, 8)), low, high
+
+
+def neighbours_by_sorting(positions, scan_index, seed, K, low, high):
+    """Distances of the K nearest others of the scan within the bounds, by sorting all of them."""
+    distances = (math.dist(positions[seed], positions[other]) for other in range(len(positions))
+                 if other != seed and scan_index[other] == scan_index[seed])  # fmt: skip
+    return sorted(d for d in distances if (low or 0) <= d <= (high or math.inf))[:K]
+
+
+@given(bounded_requests())
+def test_distance_bounds_against_brute_force(request_):
+    """Invariant 25: GRP-10, all groups there are: bound, seeds, members, and the number of each seed's draws."""
+    positions, scan_index, K, low, high = request_
+    keywords = {"gridsize": 2, "neighbor_count": K, "scan_index": scan_index, "min_distance_px": low,
+                "max_distance_px": high}  # fmt: skip
+    near = [neighbours_by_sorting(positions, scan_index, seed, K, low, high) for seed in range(len(positions))]
+    draws = [math.comb(len(distances), 3) for distances in near]
+    if not sum(draws):
+        with pytest.raises(ContractError, match="0 different groups"):
+            group(positions, **keywords)
+        return
+    np.testing.assert_array_equal(group(positions, **keywords).nn_indices[:, 0], np.flatnonzero(draws))
+    everything = group(positions, n_groups=sum(draws), **keywords).nn_indices
+    np.testing.assert_array_equal(np.bincount(everything[:, 0], minlength=len(positions)), draws)
+    assert len({(row[0], frozenset(row[1:])) for row in everything.tolist()}) == sum(draws)
+    for seed, *members in everything.tolist():
+        assert seed not in members
+        assert all(scan_index[member] == scan_index[seed] for member in members)
+        distances = [math.dist(positions[seed], positions[member]) for member in members]
+        assert distances == sorted(distances)
+        assert (low or 0) <= distances[0]
+        assert distances[-1] <= near[seed][-1] + 1e-12
+    with pytest.raises(ContractError, match=f"1 to {sum(draws)} different groups"):
+        group(positions, n_groups=sum(draws) + 1, **keywords)
+
+
+@given(requests(), st.integers(1, 5))
+def test_oversampling_is_full_rounds(request_, rounds):
+    """Invariant 25: GRP-9, every seed has min(t, its draws) groups, all different."""
+    positions, keywords, _ = request_
+    keywords.pop("n_groups")
+    C, scans = keywords["gridsize"] ** 2, keywords["scan_index"]
+    usable = np.arange(len(positions)) if keywords["allowed"] is None else keywords["allowed"]
+    K = C + 2 if keywords["neighbor_count"] is None else keywords["neighbor_count"]
+    draws = {int(i): math.comb(min(K, int((scans[usable] == scans[i]).sum()) - 1), C - 1) for i in usable}
+    if rounds > max(draws.values()):
+        with pytest.raises(ContractError, match=f"1 to {max(draws.values())} groups a seed"):
+            group(positions, oversampling=rounds, **keywords)
+        return
+    indices = group(positions, oversampling=rounds, **keywords).nn_indices
+    found = dict(zip(*np.unique(indices[:, 0], return_counts=True), strict=True))
+    assert found == {seed: min(rounds, count) for seed, count in draws.items()}
+    assert len({(row[0], frozenset(row[1:])) for row in indices.tolist()}) == len(indices)
+
+
+@given(requests(), st.integers(1, 40))
+def test_sequential_takes_the_first_seeds(request_, wanted):
+    """GRP-11: the same rounds, the last one from the first seed on."""
+    positions, keywords, most = request_
+    keywords["n_groups"] = n = min(wanted, most)
+    usable = np.arange(len(positions)) if keywords["allowed"] is None else np.sort(keywords["allowed"])
+    indices = group(positions, sequential=True, **keywords).nn_indices
+    if n <= len(usable):
+        np.testing.assert_array_equal(indices[:, 0], usable[:n])
+
+
+def test_a_random_last_round_is_not_sequential():
+    positions = np.random.default_rng(0).uniform(0, 50, (200, 2))
+    seeds = group(positions, gridsize=2, n_groups=50).nn_indices[:, 0]
+    assert seeds.max() > 100
+    assert (np.diff(seeds) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("keywords", "code"),
+    [
+        ({"oversampling": 2, "n_groups": 9}, "groups.count"),
+        ({"oversampling": 0}, "groups.count"),
+        ({"oversampling": 21}, "groups.count"),
+        ({"min_distance_px": 3.0, "max_distance_px": 2.0}, "groups.distances"),
+        ({"min_distance_px": -1.0}, "groups.distances"),
+        ({"max_distance_px": float("nan")}, "groups.distances"),
+        ({"max_distance_px": 1e-9}, "groups.count"),
+    ],
+)
+def test_bad_options_are_refused(keywords, code):
+    with pytest.raises(ContractError) as caught:
+        group(np.random.default_rng(0).uniform(0, 9, (9, 2)), gridsize=2, **keywords)
+    assert caught.value.codes == (code,)
+
+
+def test_many_points_at_once_equal_each_alone():
+    """Invariant 39, GRP-12: blocks of points and of groups, against distances to all points."""
+    positions = np.random.default_rng(1).uniform(0, 900, (70_000, 2))
+    indices = group(positions, gridsize=2, neighbor_count=6).nn_indices
+    assert (np.sort(indices, axis=1)[:, 1:] != np.sort(indices, axis=1)[:, :-1]).all()
+    for seed in (0, 1, 34_567, 65_535, 65_536, 69_999):
+        distances = np.linalg.norm(positions - positions[seed], axis=1)
+        assert set(indices[seed, 1:]) <= set(np.argsort(distances)[1:7])

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError
-from ptycho_data.selection import held_out_indices, used_indices
+from ptycho_contracts.testing import strategies
+from ptycho_data.selection import held_out_indices, subsample_indices, used_indices
 
 
 @given(st.floats(0, 0.95), st.integers(20, 300), st.integers(0, 99), st.booleans())
@@ -65,3 +66,43 @@ def test_bad_fractions_are_refused(fraction):
 def test_missing_file_is_named(tmp_path):
     with pytest.raises(MissingFileError, match=r"held\.npy"):
         held_out_indices(tmp_path / "held.npy", 6, 0)
+
+
+@given(strategies.generators, st.integers(1, 40), st.integers(1, 30), st.booleans(), st.booleans())
+def test_subsamples_are_of_each_scan(rng, M, count, sequential, by_fraction):
+    """SEL-3, invariant 28: so many of each scan, the same whether it is alone or not."""
+    scan_index = rng.integers(0, 3, M)
+    allowed = np.sort(rng.permutation(M)[: max(1, M // 2)])
+    share = {"fraction": min(count / 30, 1.0)} if by_fraction else {"count": count}
+    options = {**share, "sequential": sequential, "seed": 3, "scan_index": scan_index}
+    chosen = subsample_indices(M, allowed=allowed, **options)
+    assert chosen.dtype == np.int64
+    assert (np.diff(chosen) > 0).all()
+    assert set(chosen) <= set(allowed)
+    for scan in np.unique(scan_index[allowed]):
+        members = allowed[scan_index[allowed] == scan]
+        mine = chosen[scan_index[chosen] == scan]
+        wanted = max(1, round(share["fraction"] * len(members))) if by_fraction else min(count, len(members))
+        assert len(mine) == wanted
+        if sequential:
+            np.testing.assert_array_equal(mine, members[:wanted])
+        np.testing.assert_array_equal(subsample_indices(M, allowed=members, **options), mine)
+
+
+def test_subsamples_are_random_by_the_seed():
+    one, two = (subsample_indices(1000, count=100, seed=seed) for seed in (0, 1))
+    assert len(set(one) & set(two)) < 30
+    np.testing.assert_array_equal(one, subsample_indices(1000, count=100))
+    np.testing.assert_array_equal(subsample_indices(1000, count=100, sequential=True), np.arange(100))
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [{}, {"count": 3, "fraction": 0.5}, {"count": 0}, {"fraction": 0.0}, {"fraction": 1.5}, {"fraction": float("nan")}],
+)
+def test_bad_subsamples_are_refused(keywords):
+    with pytest.raises(ContractError) as caught:
+        subsample_indices(10, **keywords)
+    assert caught.value.codes == ("selection.subsample",)
+    with pytest.raises(ContractError):
+        subsample_indices(10, count=1, scan_index=np.zeros(9, int))

@@ -164,6 +164,35 @@ def test_weights_of_any_size_are_divided_out():
     assert not canvas.any()
 
 
+@given(strategies.positions(min_count=1), strategies.sizes, strategies.generators, st.booleans(), st.booleans())
+def test_single_precision_and_many_patches_agree_with_the_reference(positions, N, rng, single, shared):
+    """Invariant 12, 17, 39: STI-6, both precisions, one weight or one a patch, close together and far apart."""
+    far = positions[0] + rng.uniform(-700, 700, (5, 2))
+    positions = np.concatenate([np.repeat(positions, 40, axis=0), far])
+    patches = complex_array(rng, len(positions), N, N).astype(np.complex64 if single else np.complex128)
+    weight = rng.uniform(0, 1, (N, N) if shared else patches.shape)
+    origin, shape = reference.canvas_geometry(positions, N)
+    order = rng.permutation(len(positions))
+    numerator = reference.place_patches(weight * patches, positions, shape, origin)
+    total = reference.place_patches(np.broadcast_to(weight, patches.shape), positions, shape, origin).real
+    largest = reference.place_patches(np.abs(weight * patches), positions, shape, origin).real
+    canvas, found = stitched(patches[order], positions[order], weight if shared else weight[order], batch=61)
+    np.testing.assert_allclose(found, total, rtol=1e-5, atol=1e-9)
+    assert (np.abs(canvas * found - numerator) <= 1e-5 * largest + 1e-9).all()
+
+
+@pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e37])
+def test_single_precision_does_not_overflow(scale):
+    """Invariant 17: STI-6, complex64 patches, weights near the ends of float32, far apart and together."""
+    positions = np.concatenate([np.full((30, 2), 0.25), [[500.5, 3.5]]])
+    patches = np.full((31, 4, 4), 2 + 1j, np.complex64)
+    canvas, weight = stitched(patches, positions, np.full((4, 4), scale))
+    seen = weight > 0
+    np.testing.assert_allclose(canvas[seen], 2 + 1j, rtol=1e-5)
+    np.testing.assert_allclose(weight.max(), 30 * scale, rtol=1e-5)
+    assert seen.sum() == 50
+
+
 def test_weight_per_patch():
     positions = np.zeros((2, 2))
     patches = np.stack([np.full((2, 2), 1 + 0j), np.full((2, 2), 4 + 0j)])

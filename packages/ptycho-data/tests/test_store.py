@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_contracts.records import SCAN_ARRAYS, Scan
 from ptycho_contracts.testing import strategies
-from ptycho_data import folders
+from ptycho_data import commits
 from ptycho_data.batches import gather, mean_counts
 from ptycho_data.grouping import group
 from ptycho_data.store import create_store, open_store, verify_store
@@ -145,7 +145,7 @@ def test_missing_arrays_and_foreign_folders_do_not_open(tmp_path):
     create_store(path, make_scan())
     manifest = json.loads((path / "manifest.json").read_text())
     for change, code in (
-        ({"schema": [2, 0]}, "store.schema"),
+        ({"schema": [3, 0]}, "store.schema"),
         ({"kind": "groups"}, "store.schema"),
         ({"facts": {**manifest["facts"], "unit": "amplitude"}}, "store.altered"),
         ({"arrays": 3}, "store.altered"),
@@ -183,12 +183,12 @@ def test_foreign_content_is_never_replaced(tmp_path):
 
 def test_rows_written_must_be_rows_declared(tmp_path, monkeypatch):
     """Invariant 24: 9 of 10 rows make no store."""
-    blocks = folders._blocks
+    blocks = commits.pieces
 
     def forgetful(array):
         yield from (block[:9] for block in blocks(array))
 
-    monkeypatch.setattr(folders, "_blocks", forgetful)
+    monkeypatch.setattr(commits, "pieces", forgetful)
     with pytest.raises(WorkFailedError, match="expected 10 rows, 720 bytes, found 9 rows, 648 bytes written"):
         create_store(tmp_path / "s", make_scan())
     assert not list(tmp_path.iterdir())
@@ -205,8 +205,8 @@ def test_progress_counts_bytes_to_the_end(tmp_path):
     seen = []
     scan = make_scan()
     create_store(tmp_path / "s", scan, progress=lambda *step: seen.append(step))
-    assert [stage for stage in dict.fromkeys(step[0] for step in seen)] == ["hash", "write", "commit"]
-    for stage in ("hash", "write", "commit"):
+    assert [stage for stage in dict.fromkeys(step[0] for step in seen)] == ["write", "commit"]
+    for stage in ("write", "commit"):
         done, total = next(step[1:] for step in reversed(seen) if step[0] == stage)
         assert done == total
 
@@ -234,6 +234,8 @@ def test_every_part_of_the_request_makes_other_groups(tmp_path):
     requests = [
         {"gridsize": 2}, {"gridsize": 1}, {"gridsize": 2, "seed": 1}, {"gridsize": 2, "n_groups": 5},
         {"gridsize": 2, "neighbor_count": 4}, {"gridsize": 2, "allowed": np.arange(6)},
+        {"gridsize": 2, "oversampling": 2}, {"gridsize": 2, "max_distance_px": 12.5},
+        {"gridsize": 2, "min_distance_px": 2.5}, {"gridsize": 2, "n_groups": 5, "sequential": True},
     ]  # fmt: skip
     for request in requests * 2:
         wanted = group(store.positions_px, **request)

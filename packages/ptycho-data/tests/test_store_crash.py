@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -133,3 +134,51 @@ def test_half_written_folder_is_not_a_store(tmp_path):
     (tmp_path / "s" / "manifest.json").unlink()
     with pytest.raises(ContractError, match="no finished store"):
         open_store(tmp_path / "s")
+
+
+RESUMED = MAKE + textwrap.dedent("""
+    from ptycho_data import checksums, store_writer
+    from ptycho_data.store_writer import StoreWriter
+    checksums.BLOCK_BYTES = store_writer.BLOCK_BYTES = 1 << 15  # 64 patterns
+    path, scan = sys.argv[1], scan_of(0)
+    patterns = np.concatenate([scan.measurements] * 50)
+    positions = np.random.default_rng(0).uniform(0, 30, (2000, 2))
+    print("ready", flush=True)
+    with StoreWriter(path, shape=patterns.shape, dtype=np.uint16, unit="counts", positions_px=positions,
+                     resume_key="k") as writer:
+        print(writer.done, flush=True)
+        while writer.done < 2000:
+            writer.append(patterns[writer.done : writer.done + 16])
+        writer.commit()
+""")
+
+
+def test_resumable_writer_killed_at_random_moments(tmp_path):
+    """Invariant 27: killed again and again it gets further, nothing opens before the end, and the end is whole."""
+    chance = np.random.default_rng(0)
+    reached = []
+    for _ in range(12):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", RESUMED, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert writer.stdout.readline() == "ready\n"
+        reached.append(int(writer.stdout.readline() or -1))
+        time.sleep(chance.uniform(0, 0.03))
+        writer.kill()
+        writer.communicate()
+        try:
+            store = open_store(tmp_path / "s")
+        except MissingFileError:
+            continue
+        verify_store(tmp_path / "s")
+        assert len(store) == 2000
+        break
+    assert reached == sorted(reached)
+    last = start(RESUMED, tmp_path / "s")
+    _, errors = last.communicate(timeout=120)
+    assert last.returncode == 0, errors.decode()
+    verify_store(tmp_path / "s")
+    expected = np.concatenate([scan_of(0).measurements] * 50)
+    np.testing.assert_array_equal(open_store(tmp_path / "s").measurements, expected)
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]

@@ -32,9 +32,7 @@ torch.set_num_threads(1)
 @pytest.fixture(scope="session")
 def scan() -> Scan:
     """64 patterns of 32 x 32 pixels, 1e5 photons each, with their exact probe and the true object."""
-    return simulate(
-        object_kind="dead_leaves", N=32, n_patterns=64, step_px=3.0, photons_per_pattern=1e5, seed=1
-    )
+    return simulate(object_kind="dead_leaves", N=32, n_patterns=64, step_px=3.0, photons_per_pattern=1e5, seed=1)
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,8 @@ def saved(tmp_path_factory, tiny_scan, make_model) -> tuple[Path, PtychoModel]:
 def parts(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     """Header and tensors, to alter and write again."""
     with safe_open(path, framework="pt") as file:
-        return dict(file.metadata()), {name: file.get_tensor(name).clone() for name in file.keys()}
+        names = file.keys()
+        return dict(file.metadata()), {name: file.get_tensor(name).clone() for name in names}
 
 
 def rewritten(path: Path, folder: Path, *, header=None, tensors=None, drop=(), sign=True) -> Path:
@@ -137,8 +138,8 @@ def test_any_altered_byte(saved, tmp_path_factory, share, flip, early):
     altered.write_bytes(content)
     try:
         bundle = load_bundle(altered)
-    except ContractError as error:
-        assert error.codes == ("bundle.broken",)
+    except ContractError:
+        refused(altered)
     else:  # white space of the header
         assert bundle.provenance["seed"] == 3
         assert torch.equal(bundle.model.probe, model.probe)
@@ -288,7 +289,7 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path, make_model, tiny_
     model = make_model(tiny_scan.probe)
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
-    with pytest.raises(WorkFailedError, match="bundle.not_finite"):
+    with pytest.raises(WorkFailedError, match=r"bundle\.not_finite"):
         save_bundle(tmp_path / "model.safetensors", Bundle(model, 1.0, {}))
     assert list(tmp_path.iterdir()) == []
 

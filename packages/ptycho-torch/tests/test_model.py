@@ -15,7 +15,7 @@ from ptycho_data.grouping import group
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import amplitude_loss
 from ptycho_torch.model import good_pixels
-from ptycho_torch.physics import extract_patches, simulate
+from ptycho_torch.physics import extract_patches, simulate, unit_probe
 from ptycho_torch.training import _Clock, _Module
 
 ARCHITECTURES = ("unrolled", "cnn")
@@ -31,13 +31,13 @@ def batch_of(scan, gridsize, *, n_groups=6, dtype=torch.float32):
 
 @pytest.mark.parametrize(("N", "gridsize"), [(16, 1), (16, 2), (15, 2)])
 def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
-    """Invariants 12, 21: counts of the reference, grouped, gathered and placed, fit the true object and no mirror image.
+    """Invariants 12, 21: counts of the reference, grouped, gathered and placed, fit the true object, unmirrored.
 
     Whole positions whose groups have whole centres: no interpolation blurs a mistake.
     """
     rng = np.random.default_rng(N)
     x, y = np.meshgrid(np.arange(0, 12, 4.0), np.arange(0, 16, 4.0))
-    where = np.stack([x.ravel(), y.ravel()], 1) + [1000, -500]
+    where = np.stack([x.ravel() + 1000, y.ravel() - 500], 1)
     origin, shape = reference.canvas_geometry(where, N)
     truth = rng.uniform(0.4, 1, shape) * np.exp(1j * rng.uniform(-2, 2, shape))
     probe = reference.probe_in_gauge(rng.normal(size=(2, N, N)) + 1j * rng.normal(size=(2, N, N)), 1e4)
@@ -97,14 +97,17 @@ def test_loss_against_the_reference(architecture, gridsize, tiny_scan, make_mode
 @pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
 def test_dose_and_probe_scale_leave_the_object(architecture, factor, tiny_scan, make_model):
     """Invariants 1, 2: counts times k and probe times any number give the same estimates."""
-    batch, shape = batch_of(tiny_scan, 1)
-    model = make_model(tiny_scan.probe, architecture=architecture, stir=0.05)
-    other = make_model((tiny_scan.probe * factor).astype(np.complex64), architecture=architecture, stir=0.05)
+    # In double precision: where a pixel is dark its phase is all rounding, which iterations amplify.
+    batch, shape = batch_of(tiny_scan, 1, dtype=torch.float64)
+    model = make_model(tiny_scan.probe, architecture=architecture, stir=0.02).double()
+    other = make_model(tiny_scan.probe, architecture=architecture, stir=0.02).double()
+    model.probe = unit_probe(torch.from_numpy(tiny_scan.probe.astype(np.complex128)))
+    other.probe = unit_probe(torch.from_numpy(tiny_scan.probe.astype(np.complex128) * factor))
     brighter = batch | {"counts": batch["counts"] * factor, "mean_counts": batch["mean_counts"] * factor}
     with torch.no_grad():
         found = model(batch, canvas_shape=shape)[0][-1]
         for again in (other(batch, canvas_shape=shape)[0][-1], model(brighter, canvas_shape=shape)[0][-1]):
-            torch.testing.assert_close(again, found, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

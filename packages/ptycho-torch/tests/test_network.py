@@ -15,7 +15,7 @@ from ptycho_data.geometry import CanvasGeometry, canvas_geometry, group_canvas_s
 from ptycho_data.grouping import group
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import amplitude_loss
-from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, doubled, merge
+from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, damping_course, doubled, merge
 from ptycho_torch.physics import extract_patches, illumination, place_groups, place_scan, simulate, unit_probe
 
 ARCHITECTURES = ("unrolled", "cnn")
@@ -134,7 +134,7 @@ def problem(tiny_scan):
 def networks() -> dict[str, torch.nn.Module]:
     """Both architectures with weights that matter."""
     return {
-        "unrolled": stirred(Unrolled(iterations=2, width=4)),
+        "unrolled": stirred(Unrolled(iterations=2, sweeps=1, width=4)),
         "cnn": stirred(PatchNet(channels=4, width=2)),
     }
 
@@ -182,7 +182,7 @@ def test_masked_detector_pixels_do_not_matter(name, problem):
 def test_untrained_sweeps_explain_more_than_empty_space(problem):
     """The physics of ``unrolled`` works before any training, and each iteration improves on the one before."""
     moduli, probe, relative, shape = problem
-    net = Unrolled(iterations=3, width=2)
+    net = Unrolled(iterations=3, sweeps=1, width=2)
     sites = place_groups(relative, shape, 16)
 
     def loss(canvas):
@@ -194,18 +194,22 @@ def test_untrained_sweeps_explain_more_than_empty_space(problem):
     assert losses == sorted(losses, reverse=True)
 
 
-def test_the_order_of_subsets_matters_and_one_subset_is_a_plain_step(problem):
-    """A sweep uses each subset's estimate for the next one."""
+def test_a_sweep_is_ordered_steps_with_momentum(problem):
+    """NET-5, written out for one subset; with several each sees what the one before has found."""
     moduli, probe, relative, shape = problem
-    net = Unrolled(iterations=1, width=2)
+    net = Unrolled(iterations=1, sweeps=1, width=2)
     relative, moduli = relative[:1], moduli[:4]
     sites = place_groups(relative, shape, 16)
     (plain,) = run(net, moduli, probe, relative, shape, subsets=[torch.arange(4)])
     light = illumination(probe, sites)
-    damping = 0.3 * (probe.abs() ** 2).sum(0).max()
+    brightest = (probe.abs() ** 2).sum(0).max()
     flat = torch.ones(sites.shape, dtype=torch.complex64)
-    expected = flat + back_project(flat, moduli, probe, sites) / (light + damping)
-    torch.testing.assert_close(plain[0], expected)
+    step = back_project(flat, moduli, probe, sites) / (light + 0.1 * brightest)
+    torch.testing.assert_close(plain[0], flat + 1.75 * step)
+    (twice,) = run(Unrolled(iterations=1, sweeps=2, width=2), moduli, probe, relative, shape, subsets=[torch.arange(4)])
+    first = flat + 1.75 * step
+    second = back_project(first, moduli, probe, sites) / (light + 10 * brightest)
+    torch.testing.assert_close(twice[0], first + second + 0.75 * (0.75 * step + second))
     forwards, backwards = (
         run(net, moduli, probe, relative, shape, subsets=[torch.tensor([i]) for i in order])[0]
         for order in ((0, 1, 2, 3), (3, 2, 1, 0))
@@ -223,13 +227,19 @@ def test_a_group_canvas_is_a_scan_canvas(tiny_scan):
     frame = CanvasGeometry(origin_yx_px=centre - (height // 2, width // 2), shape=shape)
     probe = unit_probe(torch.from_numpy(tiny_scan.probe))
     moduli = torch.fft.ifftshift(torch.from_numpy(tiny_scan.counts(slice(0, 9))), dim=(-2, -1)).sqrt() * 1e-2
-    net = stirred(Unrolled(iterations=2, width=4))
+    net = stirred(Unrolled(iterations=2, sweeps=1, width=4))
     subsets = [torch.tensor([0, 4, 8]), torch.tensor([1, 2, 3, 5, 6, 7])]
     with torch.no_grad():
         grouped = net(moduli, probe, place_groups(torch.from_numpy(groups.coords_relative), shape, 16), subsets=subsets)
         scanned = net(moduli, probe, place_scan(where, frame, 16), subsets=subsets)
     for one, other in zip(grouped, scanned, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("sweeps", "expected"), [(1, [0.1]), (3, [0.1, 1.0, 10.0]), (2, [0.1, 10.0])])
+def test_damping_grows(sweeps, expected):
+    """NET-5: from 0.1 to 10, each the same multiple of the one before."""
+    assert damping_course(sweeps) == pytest.approx(expected)
 
 
 @given(change=st.complex_numbers(max_magnitude=3))
@@ -239,7 +249,7 @@ def test_unrolled_reaches_any_value_where_light_falls(change):
     sites = place_scan(where, canvas_geometry(where, 16), 16)
     rng = np.random.default_rng(0)
     probe = unit_probe(complex_tensor(rng, (1, 16, 16)))
-    net = Unrolled(iterations=1, width=2)
+    net = Unrolled(iterations=1, sweeps=1, width=2)
     moduli = torch.from_numpy(rng.random((3, 16, 16))).float() / 16
     with torch.no_grad():
         (start,) = net(moduli, probe, sites, subsets=[torch.arange(3)])

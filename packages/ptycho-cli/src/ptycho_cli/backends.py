@@ -27,8 +27,6 @@ def load_backend(name: str = DEFAULT) -> ModuleType | Any:
     found = _installed().get(canonical)
     remedy = f"pip install 'ptycho-cli[{canonical}]'"
     if found is None:
-        if canonical == "tf":
-            remedy = "ptycho-tf 0.1 neither trains nor images yet; use --backend torch"
         raise ContractError(
             Problem("--backend", "backend.missing", f"backend '{canonical}' installed", _names(), remedy)
         )

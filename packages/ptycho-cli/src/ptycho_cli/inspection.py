@@ -92,8 +92,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
 def _scan(path: Path, measurement: str, nphotons: float | None) -> Found:
     from ptycho_data.files import read_scan
 
-    given = {} if nphotons is None else {"nphotons": nphotons}
-    scan = read_scan(path, measurement=measurement, **given)
+    scan = read_scan(path, measurement=measurement, nphotons=nphotons)
     facts = gather(scan)
     names = ("measurements", "positions_px", "probe", "bad_pixels", "object_truth")
     arrays = {name: _layout(getattr(scan, name)) for name in names if getattr(scan, name) is not None}

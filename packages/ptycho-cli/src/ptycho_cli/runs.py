@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve, schema
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.records import Reconstruction
 
 from ptycho_cli.backends import DEFAULT, load_backend
@@ -126,5 +126,5 @@ def _progress(execution: ExecutionConfig, given: Progress | None) -> Any:
 def _pattern_count(path: Path, overrides: Mapping[str, Any]) -> int:
     from ptycho_data.files import read_scan
 
-    names = {row.name for row in schema(DataConfig)} & {"measurement", "nphotons"}
-    return len(read_scan(path, **{name: overrides[name] for name in sorted(names) if name in overrides}))
+    measurement = overrides.get("measurement", DataConfig().measurement)
+    return len(read_scan(path, measurement=measurement, nphotons=overrides.get("nphotons")))

@@ -120,11 +120,14 @@ def _shape_problems(
 
 def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:
     not_finite = below = 0
-    for block in _blocks(array):
-        if array.dtype.kind in "fc" and spec.finite:
+    # Unsigned values need no look: patterns in a memory map then stay unread.
+    check_finite = array.dtype.kind in "fc" and spec.finite
+    check_minimum = spec.minimum is not None and array.dtype.kind in ("fi" if spec.minimum <= 0 else "fiu")
+    for block in _blocks(array) if check_finite or check_minimum else ():
+        if check_finite:
             good = np.isfinite(block)
             not_finite += block.size - int(np.count_nonzero(good))
-        if spec.minimum is not None and array.dtype.kind in "fiu":
+        if check_minimum:
             below += int(np.count_nonzero(block < spec.minimum))
     if not_finite:
         yield Problem(

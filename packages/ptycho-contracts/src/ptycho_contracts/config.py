@@ -105,7 +105,8 @@ class ModelConfig(Section):
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     architecture: str = option("unrolled", "network", choices=("unrolled", "cnn"))
-    iterations: int = option(3, "unrolled: physics steps, each with a network of its own", minimum=1, maximum=16)
+    iterations: int = option(2, "unrolled: rounds of physics, each with a network of its own", minimum=1, maximum=16)
+    sweeps: int = option(3, "unrolled: passes over all patterns before each network", minimum=1, maximum=64)
     width: int = option(16, "channels of the first level (unrolled); cnn has 4 times as many", minimum=2)
     modes: int = option(1, "incoherent probe modes", minimum=1, maximum=8)
 

@@ -1,32 +1,26 @@
-"""A folder of arrays with a manifest, committed by one rename (specs/store.md, FOLD)."""
+"""A folder of arrays with a manifest: opened without reading, verified by checksums (specs/store.md, FOLD)."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import math
-import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
-from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
+from ptycho_data.checksums import checksum_of
 from ptycho_data.files.npy import check_size, read_header
 
 Progress = Callable[[str, int, int], None]
 
 MANIFEST = "manifest.json"
 FORMAT = "ptycho-folder"
-SCHEMA = (1, 0)
-BLOCK_BYTES = 1 << 24
+SCHEMA = (2, 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,51 +34,6 @@ class ArrayFolder:
     arrays: Mapping[str, NDArray[Any]]
 
 
-def commit_folder(
-    path: Path, *, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any],
-    progress: Progress | None = None,
-) -> None:  # fmt: skip
-    """Make the folder hold exactly these arrays and facts.
-
-    A folder that already does is left untouched, byte for byte; another folder of ours is
-    replaced. Everything is written to a hidden sibling first, so that a killed writer leaves
-    either the old folder, or none, or the new one. Of several writers one wins and all succeed.
-
-    Args:
-        path: The folder.
-        kind: What it is, such as ``"store"``; part of the key.
-        arrays: Arrays by name; each becomes ``<name>.npy``.
-        facts: JSON values.
-        progress: Called as ``progress(stage, done, total)`` with stages hash, write, commit.
-
-    Raises:
-        ContractError: the path holds something else than such a folder, or facts are not JSON.
-        MissingFileError: the parent folder does not exist.
-        WorkFailedError: the disk refused the data.
-    """
-    report = progress or _silent
-    if not path.parent.is_dir():
-        raise MissingFileError(
-            Problem(str(path.parent), "file.folder", "an existing folder to write into", "nothing", "create it first")
-        )
-    manifest = _manifest(kind, arrays, _json_facts(facts, path), report)
-    if _holds(path, kind, manifest["key"]):
-        return
-    staging = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        _write_all(staging, arrays, manifest, report)
-        report("commit", 0, 1)
-        while not _take_place(staging, path) and not _holds(path, kind, manifest["key"]):
-            _set_aside(path)
-    except OSError as error:
-        raise WorkFailedError(
-            Problem(str(path), "store.write", "a disk that takes the data", str(error), "free space or choose another")
-        ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    report("commit", 1, 1)
-
-
 def open_folder(path: Path, kind: str) -> ArrayFolder:
     """Open a folder without reading its arrays: manifest, headers and sizes only.
 
@@ -92,7 +41,7 @@ def open_folder(path: Path, kind: str) -> ArrayFolder:
         MissingFileError: no such folder.
         ContractError: not such a folder, of an unknown schema, altered, or with arrays missing or cut.
     """
-    manifest = _read_manifest(path, kind)
+    manifest = read_manifest(path, kind)
     arrays: dict[str, NDArray[Any]] = {}
     problems: list[Problem] = []
     for name, entry in manifest["arrays"].items():
@@ -111,19 +60,23 @@ def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) ->
     Raises:
         MissingFileError, ContractError: as :func:`open_folder`; or arrays that differ from their checksums.
     """
-    report = progress or _silent
     folder = open_folder(path, kind)
-    declared = _read_manifest(path, kind)["arrays"]
+    declared = read_manifest(path, kind)["arrays"]
     total = sum(array.nbytes for array in folder.arrays.values())
     problems: list[Problem] = []
     done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress("verify", done, total)
+
     for name, array in folder.arrays.items():
-        found = _sha256(array, lambda count: None)
-        done += array.nbytes
-        report("verify", done, total)
-        if found != declared[name]["sha256"]:
+        found, wanted = checksum_of(array, advance), declared[name]["checksum"]
+        if found != wanted:
             problems.append(
-                Problem(str(path / f"{name}.npy"), "store.checksum", f"SHA-256 {declared[name]['sha256'][:16]}...",
+                Problem(str(path / f"{name}.npy"), "store.checksum", f"checksum {str(wanted)[:16]}...",
                         f"{found[:16]}...", "the data were altered; build the store again")
             )  # fmt: skip
     if problems:
@@ -135,104 +88,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _manifest(kind: str, arrays: Mapping[str, NDArray[Any]], facts: Any, report: Progress) -> dict[str, Any]:
-    total, done = sum(array.nbytes for array in arrays.values()), 0
+def read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a folder, complete, of this kind and schema, and in agreement with its key.
 
-    def advance(count: int) -> None:
-        nonlocal done
-        done += count
-        report("hash", done, total)
-
-    entries = {
-        name: {"dtype": array.dtype.str, "shape": list(array.shape), "sha256": _sha256(array, advance)}
-        for name, array in arrays.items()
-    }
-    content = {"format": FORMAT, "kind": kind, "schema": list(SCHEMA), "arrays": entries, "facts": facts}
-    return {**content, "key": digest(content)}
-
-
-def _write_all(staging: Path, arrays: Mapping[str, NDArray[Any]], manifest: dict[str, Any], report: Progress) -> None:
-    staging.mkdir()
-    total, done = sum(array.nbytes for array in arrays.values()), 0
-    for name, array in arrays.items():
-        with (staging / f"{name}.npy").open("wb") as stream:
-            head = {"descr": npy_format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
-            npy_format.write_array_header_1_0(stream, head)
-            begin, rows = stream.tell(), 0
-            for block in _blocks(array):
-                stream.write(block.tobytes())
-                rows, done = rows + len(block), done + block.nbytes
-                report("write", done, total)
-            _check_rows(staging / f"{name}.npy", array, rows, stream.tell() - begin)
-            stream.flush()
-            os.fsync(stream.fileno())
-    # The manifest comes last: without it the folder does not open.
-    with (staging / MANIFEST).open("w", encoding="utf-8") as text:
-        json.dump(manifest, text, sort_keys=True, indent=1)
-        text.flush()
-        os.fsync(text.fileno())
-    _sync(staging)
-
-
-def _check_rows(path: Path, array: NDArray[Any], rows: int, written: int) -> None:
-    """Rows allocated must be rows written, or the store is not made."""
-    size = array.dtype.itemsize * math.prod(array.shape)
-    if rows != len(array) or written != size:
-        raise WorkFailedError(
-            Problem(str(path), "store.rows", f"{len(array)} rows, {size} bytes",
-                    f"{rows} rows, {written} bytes written", "the source changed while it was read; try again")
-        )  # fmt: skip
-
-
-def _take_place(staging: Path, path: Path) -> bool:
-    """Rename the finished folder into place; False if a folder with content stands there."""
-    try:
-        os.rename(staging, path)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    _sync(path.parent)
-    return True
-
-
-def _set_aside(path: Path) -> None:
-    """Remove an outdated folder; what another writer has already removed is no error."""
-    aside = path.with_name(f".{path.name}.old-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        os.rename(path, aside)
-    except FileNotFoundError:
-        return
-    shutil.rmtree(aside)
-
-
-def _holds(path: Path, kind: str, key: str) -> bool:
-    """Whether the folder has this key; False if there is none, or one of ours that may be replaced."""
-    if not path.exists():
-        return False
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    if names and not _is_ours(path, names):
-        raise ContractError(
-            Problem(str(path), "store.occupied", f"a free path, or a {kind} to be replaced",
-                    f"other content: {', '.join(sorted(names)[:5])}", "choose another path or remove it yourself")
-        )  # fmt: skip
-    try:
-        return bool(names) and open_folder(path, kind).key == key
-    except (ContractError, MissingFileError):
-        return False
-
-
-def _is_ours(path: Path, names: set[str]) -> bool:
-    """Whether a folder was made here and holds nothing else, and so may be replaced."""
-    known = all(name == MANIFEST or name.endswith(".npy") or name.lstrip(".").startswith("groups-") for name in names)
-    try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    return known and f'"format": "{FORMAT}"' in text
-
-
-def _read_manifest(path: Path, kind: str) -> dict[str, Any]:
+    Raises:
+        MissingFileError, ContractError: as :func:`open_folder`.
+    """
     where = str(path / MANIFEST)
     if not path.exists():
         raise MissingFileError(Problem(str(path), "file.missing", f"a {kind}", "nothing", "check the path"))
@@ -271,39 +132,3 @@ def _map_array(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
                     f"{list(header.shape)} {header.dtype.str}", "build the store again")
         )  # fmt: skip
     return np.asarray(np.load(path, mmap_mode="r"))
-
-
-def _sha256(array: NDArray[Any], advance: Callable[[int], None]) -> str:
-    state = hashlib.sha256()
-    for block in _blocks(array):
-        state.update(block.tobytes())
-        advance(block.nbytes)
-    return state.hexdigest()
-
-
-def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    step = max(1, BLOCK_BYTES // max(1, array.nbytes // max(1, len(array))))
-    for start in range(0, len(array), step):
-        yield array[start : start + step]
-
-
-def _json_facts(facts: Mapping[str, Any], path: Path) -> Any:
-    """Facts as they will be read back: the key must not depend on tuples or on the order of keys."""
-    try:
-        return json.loads(json.dumps(facts))
-    except (TypeError, ValueError) as error:
-        raise ContractError(
-            Problem(f"{path}: metadata", "store.metadata", "JSON values", str(error), "convert them to plain values")
-        ) from error
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _silent(stage: str, done: int, total: int) -> None:
-    pass

@@ -58,6 +58,56 @@ def used_indices(held_out: Any, M: int) -> NDArray[np.int64]:
     return np.flatnonzero(used).astype(np.int64)
 
 
+def subsample_indices(
+    M: int,
+    *,
+    count: int | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+    sequential: bool = False,
+    scan_index: Any | None = None,
+    allowed: Any | None = None,
+) -> NDArray[np.int64]:
+    """Some patterns of each scan, to be given as ``allowed``: a large scan made small.
+
+    Args:
+        M: Number of patterns.
+        count: Patterns of each scan, all where it has fewer; or
+        fraction: share of each scan's patterns in (0, 1], rounded, at least one.
+        seed: Seed of the choice; each scan is chosen with a generator of its own, from the seed
+            and the scan's number, so that other scans change nothing.
+        sequential: The first ones in the order of acquisition instead of a random choice.
+        scan_index: (M,) integers; one scan where not given.
+        allowed: Choose among these only, such as those that are not held out; all where not given.
+
+    Returns:
+        (n,) int64, ascending.
+
+    Raises:
+        ContractError: not exactly one of count and fraction, one out of range, or bad indices.
+    """
+    if (count is None) == (fraction is None) or not (1 <= count if fraction is None else 0 < fraction <= 1):  # type: ignore[operator]
+        raise ContractError(
+            Problem("subsample_indices", "selection.subsample", "count >= 1, or fraction in (0, 1]",
+                    f"count {count}, fraction {fraction}", "give one of them")
+        )  # fmt: skip
+    among = np.arange(M) if allowed is None else np.sort(checked_indices(allowed, M, where="allowed"))
+    owner = np.zeros(M, np.int64) if scan_index is None else np.asarray(scan_index)
+    if owner.shape != (M,) or owner.dtype.kind not in "iu":
+        raise ContractError(
+            Problem("subsample_indices: scan_index", "array.shape", f"({M},) integers, one a pattern",
+                    f"{owner.shape} {owner.dtype}", "give each pattern the number of its scan")
+        )  # fmt: skip
+    chosen = []
+    for scan in np.unique(owner[among]):
+        members = among[owner[among] == scan]
+        share = max(1, round(fraction * len(members))) if count is None else min(count, len(members))  # type: ignore[operator]
+        if not sequential:
+            members = np.random.default_rng([seed, abs(int(scan))]).permutation(members)
+        chosen.append(members[:share])
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
 def checked_indices(indices: Any, M: int, *, where: str, empty: bool = False) -> NDArray[np.int64]:
     """Distinct pattern indices as (n,) int64, in the order given.
 

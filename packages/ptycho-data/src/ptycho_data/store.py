@@ -14,14 +14,8 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem, 
 from ptycho_contracts.records import SCAN_ARRAYS, Batch, Groups, MeasurementUnit, ProbeKind, Scan
 
 from ptycho_data.batches import gather, mean_counts
-from ptycho_data.folders import (
-    ArrayFolder,
-    Progress,
-    commit_folder,
-    digest,
-    open_folder,
-    verify_folder,
-)
+from ptycho_data.commits import commit_folder
+from ptycho_data.folders import ArrayFolder, Progress, digest, open_folder, verify_folder
 from ptycho_data.grouping import GROUPING_VERSION, group
 
 __all__ = ["Store", "create_store", "gather", "mean_counts", "open_store", "verify_store"]
@@ -36,7 +30,7 @@ class Store:
 
     Attributes:
         path: The folder.
-        key: SHA-256 of all content: arrays, unit, metadata.
+        key: Key of all content: arrays, unit, metadata.
         arrays: Memory-mapped arrays by name.
         facts: ``unit``, ``probe_kind`` and ``metadata``.
     """
@@ -114,7 +108,8 @@ class Store:
 
     def groups(
         self, *, gridsize: int, n_groups: int | None = None, neighbor_count: int | None = None, seed: int = 0,
-        allowed: Any | None = None,
+        allowed: Any | None = None, oversampling: int | None = None, min_distance_px: float | None = None,
+        max_distance_px: float | None = None, sequential: bool = False,
     ) -> Groups:  # fmt: skip
         """Groups of this store's patterns, as :func:`ptycho_data.grouping.group` makes them.
 
@@ -124,23 +119,22 @@ class Store:
         Raises:
             ContractError: as :func:`ptycho_data.grouping.group`.
         """
+        options: dict[str, Any] = {
+            "gridsize": gridsize, "n_groups": n_groups, "neighbor_count": neighbor_count, "seed": seed,
+            "oversampling": oversampling, "min_distance_px": min_distance_px, "max_distance_px": max_distance_px,
+            "sequential": sequential,
+        }  # fmt: skip
         request = {
             "store": self.key,
             "grouping_version": GROUPING_VERSION,
-            "gridsize": gridsize,
-            "n_groups": n_groups,
-            "neighbor_count": neighbor_count,
-            "seed": seed,
             "allowed": None if allowed is None else digest(np.asarray(allowed).tolist()),
+            **options,
         }
         folder = self.path / f"groups-{digest(request)[:16]}"
         kept = _kept_groups(folder, request)
         if kept is not None:
             return kept
-        made = group(
-            self.positions_px, gridsize=gridsize, n_groups=n_groups, neighbor_count=neighbor_count, seed=seed,
-            scan_index=self.scan_index, allowed=allowed,
-        )  # fmt: skip
+        made = group(self.positions_px, scan_index=self.scan_index, allowed=allowed, **options)
         arrays = {name: getattr(made, name) for name in ("nn_indices", "coords_offsets", "coords_relative")}
         try:
             commit_folder(folder, kind=GROUPS_KIND, arrays=arrays, facts={"request": request})
@@ -159,7 +153,8 @@ def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = No
     Args:
         path: Folder of the store. A store of other content there is replaced; anything else is refused.
         scan: The scan.
-        progress: Called as ``progress(stage, done, total)`` in bytes, with stages hash, write, commit.
+        progress: Called as ``progress(stage, done, total)`` in bytes, with stages compare
+            (where a store of this layout is there), write, commit.
 
     Raises:
         ContractError: the path holds something that is no store, or metadata are not JSON.

@@ -1,4 +1,4 @@
-"""TensorFlow itself, imported here first: with a clear word where it is missing, and without its banner."""
+"""TensorFlow and its Keras, imported here first: with a clear word where it is missing, and without their banner."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def _without_banner() -> Iterator[None]:
 
 try:
     with _without_banner():
+        import keras
         import tensorflow as tf
 except ModuleNotFoundError as error:
-    if error.name != "tensorflow":
+    if error.name not in ("keras", "tensorflow"):
         raise
     raise ModuleNotFoundError(
         "ptycho-tf needs TensorFlow: pip install 'ptycho-tf[tensorflow]', or 'ptycho-tf[cpu]' for its build "
@@ -38,4 +39,10 @@ except ModuleNotFoundError as error:
         name="tensorflow",
     ) from error
 
-__all__ = ["tf"]
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(
+        f"Keras is set up for {keras.backend.backend()!r} (KERAS_BACKEND or ~/.keras/keras.json): ptycho-tf needs it on "
+        "TensorFlow; set KERAS_BACKEND=tensorflow"
+    )
+
+__all__ = ["keras", "tf"]

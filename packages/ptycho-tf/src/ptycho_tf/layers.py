@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,34 @@ from ptycho_tf.framework import tf
 from ptycho_tf.physics import Tensor
 
 
+Make = Callable[[tuple[int, ...], float], Any]
+
+
+def fresh(seed: int, dtype: str) -> Make:
+    """Makes variables of ``dtype``, drawn from a generator of its own."""
+    rng = np.random.default_rng(seed)
+    return lambda shape, bound: tf.Variable(rng.uniform(-bound, bound, shape), dtype=dtype)
+
+
+def shapes_only(shape: tuple[int, ...], bound: float) -> Any:
+    """Makes zeros that take no memory: places for weights that come from a file."""
+    return np.broadcast_to(np.float32(0), shape)
+
+
 class Conv:
     """A convolution with zeros around the image, as many on both sides, also where it strides.
 
     Args:
         before, after: Channels.
         side: Of the square kernel, odd.
-        rng: Draws the start: weights and bias uniform within 1 / sqrt(inputs of an output).
-        dtype: Of the variables; the work is done in the dtype of the image.
+        make: Makes a variable of a shape, with values uniform within a bound.
         zero: Start at zero instead.
     """
 
-    def __init__(
-        self, before: int, after: int, side: int, *, rng: np.random.Generator, dtype: str, zero: bool = False
-    ) -> None:
+    def __init__(self, before: int, after: int, side: int, *, make: Make, zero: bool = False) -> None:
         bound = 0.0 if zero else 1 / math.sqrt(before * side * side)
-        start = rng.uniform(-bound, bound, (after, before, side, side))
-        self.weight = tf.Variable(start, dtype=dtype, name="weight")
-        self.bias = tf.Variable(rng.uniform(-bound, bound, after), dtype=dtype, name="bias")
+        self.weight = make((after, before, side, side), bound)
+        self.bias = make((after,), bound)
 
     def __call__(self, image: Tensor, *, stride: int = 1) -> Tensor:
         """(B, H, W, before) to (B, ceil(H / stride), ceil(W / stride), after)."""
@@ -87,3 +97,13 @@ def weights(part: Conv | Layers, prefix: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, inner in part.parts().items():
         yield from weights(inner, f"{prefix}{name}.")
+
+
+def put_weights(part: Conv | Layers, values: Mapping[str, Any], prefix: str = "", *, dtype: str = "float32") -> None:
+    """Put variables with the given values, by dotted name, in the places of a network's weights."""
+    if isinstance(part, Conv):
+        part.weight = tf.Variable(values[f"{prefix}weight"], dtype=dtype)
+        part.bias = tf.Variable(values[f"{prefix}bias"], dtype=dtype)
+        return
+    for name, inner in part.parts().items():
+        put_weights(inner, values, f"{prefix}{name}.", dtype=dtype)

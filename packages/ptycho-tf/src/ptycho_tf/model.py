@@ -10,7 +10,7 @@ from ptycho_contracts.config import ModelConfig
 from ptycho_contracts.physics import EPS_COUNTS
 
 from ptycho_tf.framework import tf
-from ptycho_tf.layers import weights
+from ptycho_tf.layers import Make, fresh, weights
 from ptycho_tf.losses import LOSSES
 from ptycho_tf.network import build_network
 from ptycho_tf.physics import Placement, Tensor, extract_patches, place_groups, simulate, to_corner, unit_probe
@@ -25,7 +25,7 @@ class PtychoModel:
     Args:
         config: Architecture and channel count.
         probe: (modes, N, N) complex, any scale; kept with unit energy (the gauge is the scan's mean counts).
-        seed: Of the fresh weights.
+        make: Makes the variables; those of seed 0 where not given.
         dtype: Of weights and physics, float32 or float64.
         compute_dtype: Of the convolutions; ``dtype`` where not given.
 
@@ -38,13 +38,13 @@ class PtychoModel:
         config: ModelConfig,
         probe: NDArray[np.complex64],
         *,
-        seed: int = 0,
+        make: Make | None = None,
         dtype: str = "float32",
         compute_dtype: str | None = None,
     ) -> None:
         self.config = config
         self.dtype = tf.as_dtype(dtype)
-        self.network = build_network(config, seed=seed, dtype=dtype, compute_dtype=compute_dtype)
+        self.network = build_network(config, make=make or fresh(0, dtype), compute_dtype=compute_dtype or dtype)
         self.probe = unit_probe(tf.constant(probe, tf.complex64))
 
     @property

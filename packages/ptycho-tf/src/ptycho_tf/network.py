@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
 from ptycho_contracts.config import ModelConfig
 
 from ptycho_tf.framework import tf
-from ptycho_tf.layers import Conv, Layers, doubled
+from ptycho_tf.layers import Conv, Layers, Make, doubled
 from ptycho_tf.physics import (
     Placement,
     Tensor,
@@ -30,8 +30,15 @@ from ptycho_tf.physics import (
     to_detector,
 )
 
-STEP_DAMPING = 0.3
-"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step."""
+FIRST_DAMPING, LAST_DAMPING = 0.1, 10.0
+"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step: small at
+first, for long strides; large in the end, so that the noise of a subset averages out. Geometric in between."""
+
+SEEN_LIGHT = 0.3
+"""Illumination, as a share of the largest |P|^2 of one pattern, at which a pixel counts as half seen."""
+
+MOMENTUM = 0.75
+"""Nesterov momentum of the physics steps."""
 
 _SMALLEST_INTENSITY = 1e-12
 
@@ -49,14 +56,14 @@ class CanvasNet(Layers):
     range. Its last layer starts at zero, so that an untrained net adds nothing.
     """
 
-    def __init__(self, inputs: int, width: int, **start: Any) -> None:
-        self.enter = Conv(4 * inputs, 2 * width, 3, **start)
-        self.fine = Conv(2 * width, 2 * width, 3, **start)
-        self.down = Conv(2 * width, 4 * width, 3, **start)
-        self.coarse = Conv(4 * width, 4 * width, 3, **start)
-        self.up = Conv(4 * width, 2 * width, 1, **start)
-        self.merge = Conv(2 * width, 2 * width, 3, **start)
-        self.leave = Conv(2 * width, 4 * 2, 3, zero=True, **start)
+    def __init__(self, inputs: int, width: int, make: Make) -> None:
+        self.enter = Conv(4 * inputs, 2 * width, 3, make=make)
+        self.fine = Conv(2 * width, 2 * width, 3, make=make)
+        self.down = Conv(2 * width, 4 * width, 3, make=make)
+        self.coarse = Conv(4 * width, 4 * width, 3, make=make)
+        self.up = Conv(4 * width, 2 * width, 1, make=make)
+        self.merge = Conv(2 * width, 2 * width, 3, make=make)
+        self.leave = Conv(2 * width, 4 * 2, 3, zero=True, make=make)
 
     def __call__(self, canvas: Tensor) -> Tensor:
         """(B, H, W, inputs) to (B, H, W, 2), for any H and W."""
@@ -73,10 +80,11 @@ class CanvasNet(Layers):
 class Unrolled(Layers):
     """Iterated physics on a canvas, with a small network's correction in every iteration.
 
-    An iteration is a sweep over subsets of the patterns. For each subset it reads the patches, simulates them,
-    replaces the moduli by the measured ones, brings the differences back through the probe onto the canvas, and
-    divides by the subset's illumination. Then the net sees the estimate, what the sweep changed, and the
-    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
+    An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
+    simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
+    canvas, divides by the subset's illumination, and steps with momentum. Then the net sees the estimate, what the
+    sweeps changed, and the illumination, and adds its correction. The same weights serve a group's canvas and that
+    of a whole scan.
 
     Args:
         compute_dtype: Of the nets' work; physics stays in the precision of the probe.
@@ -85,12 +93,15 @@ class Unrolled(Layers):
     images_whole_canvas = True
     _inputs = 5
 
-    def __init__(self, *, iterations: int, width: int, compute_dtype: str, **start: Any) -> None:
-        self.nets = [CanvasNet(self._inputs, width, **start) for _ in range(iterations)]
+    def __init__(self, *, iterations: int, sweeps: int, width: int, compute_dtype: str, make: Make) -> None:
+        self.sweeps = sweeps
+        self.nets = [CanvasNet(self._inputs, width, make=make) for _ in range(iterations)]
         self.compute_dtype = compute_dtype
-        # Eager callers, who read their patterns step by step, run each step as a graph; any size, one trace.
-        self._steps = tf.function(_physics_step, reduce_retracing=True)
-        self._corrections = [tf.function(self._corrected, reduce_retracing=True) for _ in self.nets]
+        # Traced once, not for every subset of every iteration; and eager callers, who read their patterns subset
+        # by subset, work in graphs all the same.
+        self._step = tf.function(_physics_step, reduce_retracing=True)
+        self._corrected = [tf.function(partial(_corrected, net, compute_dtype), reduce_retracing=True)
+                           for net in self.nets]  # fmt: skip
 
     def __call__(
         self,
@@ -113,38 +124,29 @@ class Unrolled(Layers):
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
-        eager = tf.executing_eagerly()
-        step = self._steps if eager else _physics_step
-        corrections = self._corrections if eager else [self._corrected] * len(self.nets)
         if tf.is_tensor(amplitude):
             amplitude = _Rows(amplitude)
-        damping = STEP_DAMPING * tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
+        brightest = tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
         sites = [placement[subset] for subset in subsets]
         lights = [illumination(probe, site) for site in sites]
         light = tf.add_n(lights)
-        seen = light / (light + damping)
+        seen = light / (light + SEEN_LIGHT * brightest)
         object_ = tf.ones(placement.shape, probe.dtype)
+        velocity = tf.zeros_like(object_)
+        dampings = iter(damping_course(self.sweeps * len(self.nets)))
         estimates = []
-        for number, correct in enumerate(corrections):
+        for corrected in self._corrected:
             before = object_
-            for subset, site, subset_light in zip(subsets, sites, lights, strict=True):
-                object_ = step(
-                    object_, amplitude[subset], probe, site.corners_yx, site.fractions_yx, subset_light + damping, mask
-                )
-            object_ = correct(number, before, object_, seen, canvases)
+            for _ in range(self.sweeps):
+                damping = next(dampings) * brightest
+                for subset, site, subset_light in zip(subsets, sites, lights, strict=True):
+                    object_, velocity = self._step(
+                        object_, velocity, amplitude[subset], probe, site.corners_yx, site.fractions_yx,
+                        subset_light + damping, mask,
+                    )  # fmt: skip
+            object_ = corrected(before, object_, seen, canvases)
             estimates.append(object_)
         return estimates
-
-    def _corrected(self, number: int, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any) -> Tensor:
-        """The estimate after a sweep with a net's correction."""
-        moved = object_ - before
-        real, imag = tf.math.real, tf.math.imag
-        features = tf.stack((real(object_) - 1, imag(object_), real(moved), imag(moved), seen), axis=-1)
-        height, width = tf.shape(object_)[0], tf.shape(object_)[1]
-        features = tf.reshape(features, (canvases, height // canvases, width, self._inputs))
-        change = self.nets[number](tf.cast(features, self.compute_dtype))
-        change = tf.reshape(tf.cast(change, seen.dtype), (height, width, 2)) * seen[..., None]
-        return object_ + tf.complex(change[..., 0], change[..., 1])
 
 
 class _Rows:
@@ -157,20 +159,42 @@ class _Rows:
         return tf.gather(self._values, subset)
 
 
+def damping_course(sweeps: int) -> list[float]:
+    """Damping of each sweep, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
+    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(sweeps - 1, 1))
+    return [FIRST_DAMPING * ratio**sweep for sweep in range(sweeps)]
+
+
 def _physics_step(
     object_: Tensor,
+    velocity: Tensor,
     amplitude: Tensor,
     probe: Tensor,
     corners_yx: Tensor,
     fractions_yx: Tensor,
     divisor: Tensor,
     mask: Tensor | None,
-) -> Tensor:
-    """The estimate after the step of one subset of the patterns."""
+) -> tuple[Tensor, Tensor]:
+    """Estimate and velocity after the step of one subset of the patterns."""
     shape = tuple(known or open_ for known, open_ in zip(object_.shape, tf.unstack(tf.shape(object_)), strict=True))
     placement = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]))
-    step = back_project(object_, amplitude, probe, placement, mask=mask)
-    return object_ + scaled(step, 1 / divisor)
+    step = scaled(back_project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
+    velocity = MOMENTUM * velocity + step
+    return object_ + step + MOMENTUM * velocity, velocity
+
+
+def _corrected(
+    net: CanvasNet, compute_dtype: str, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any
+) -> Tensor:
+    """The estimate after a sweep with a net's correction."""
+    moved = object_ - before
+    real, imag = tf.math.real, tf.math.imag
+    features = tf.stack((real(object_) - 1, imag(object_), real(moved), imag(moved), seen), axis=-1)
+    height, width = tf.shape(object_)[0], tf.shape(object_)[1]
+    features = tf.reshape(features, (canvases, height // canvases, width, features.shape[-1]))
+    change = net(tf.cast(features, compute_dtype))
+    change = tf.reshape(tf.cast(change, seen.dtype), (height, width, 2)) * seen[..., None]
+    return object_ + tf.complex(change[..., 0], change[..., 1])
 
 
 def back_project(
@@ -198,15 +222,15 @@ class PatchNet(Layers):
 
     images_whole_canvas = False
 
-    def __init__(self, *, channels: int, width: int, compute_dtype: str, **start: Any) -> None:
+    def __init__(self, *, channels: int, width: int, compute_dtype: str, make: Make) -> None:
         self.channels = channels
         self.compute_dtype = compute_dtype
         widths = (4 * width, 8 * width, 16 * width)
         self.stages = [
-            _TwoConvs(before, after, **start) for before, after in zip((channels, *widths[:2]), widths, strict=True)
+            _TwoConvs(before, after, make=make) for before, after in zip((channels, *widths[:2]), widths, strict=True)
         ]
-        self.amplitude = _Decoder(widths, channels, **start)
-        self.phase = _Decoder(widths, channels, **start)
+        self.amplitude = _Decoder(widths, channels, make=make)
+        self.phase = _Decoder(widths, channels, make=make)
 
     def __call__(
         self,
@@ -240,11 +264,11 @@ class PatchNet(Layers):
 class _Decoder(Layers):
     """From the code to one real image a channel: central half by doublings, border from a coarse head."""
 
-    def __init__(self, widths: tuple[int, int, int], channels: int, **start: Any) -> None:
-        self.first = _TwoConvs(widths[2], widths[1], **start)
-        self.second = _TwoConvs(widths[1], widths[0], **start)
-        self.centre = Conv(widths[0], channels, 3, **start)
-        self.border = Conv(widths[2], channels, 3, **start)
+    def __init__(self, widths: tuple[int, int, int], channels: int, make: Make) -> None:
+        self.first = _TwoConvs(widths[2], widths[1], make=make)
+        self.second = _TwoConvs(widths[1], widths[0], make=make)
+        self.centre = Conv(widths[0], channels, 3, make=make)
+        self.border = Conv(widths[2], channels, 3, make=make)
 
     def __call__(self, code: Tensor) -> Tensor:
         """(B, n, n, 16 width) to (B, 8 n, 8 n, C)."""
@@ -257,9 +281,9 @@ class _Decoder(Layers):
 class _TwoConvs(Layers):
     """Two convolutions with ReLU after each."""
 
-    def __init__(self, before: int, after: int, **start: Any) -> None:
-        self.first = Conv(before, after, 3, **start)
-        self.second = Conv(after, after, 3, **start)
+    def __init__(self, before: int, after: int, make: Make) -> None:
+        self.first = Conv(before, after, 3, make=make)
+        self.second = Conv(after, after, 3, make=make)
 
     def parts(self) -> dict[str, Any]:
         """The convolutions; PyTorch's sequence counts the ReLUs, too."""
@@ -281,18 +305,15 @@ def merge(patches: Tensor, probe: Tensor, placement: Placement) -> Tensor:
     return tf.where(lit, merged, tf.ones_like(merged))
 
 
-def build_network(
-    config: ModelConfig, *, seed: int = 0, dtype: str = "float32", compute_dtype: str | None = None
-) -> Unrolled | PatchNet:
-    """The network that a configuration asks for, with fresh weights drawn from ``seed``.
+def build_network(config: ModelConfig, *, make: Make, compute_dtype: str = "float32") -> Unrolled | PatchNet:
+    """The network that a configuration asks for.
 
     Args:
-        dtype: Of the weights.
-        compute_dtype: Of the convolutions; that of the weights where not given.
+        make: Makes its variables: :func:`ptycho_tf.layers.fresh` or ``shapes_only``.
+        compute_dtype: Of the convolutions.
     """
-    start: dict[str, Any] = {
-        "rng": np.random.default_rng(seed), "dtype": dtype, "compute_dtype": compute_dtype or dtype,
-    }  # fmt: skip
     if config.architecture == "cnn":
-        return PatchNet(channels=config.C_model, width=config.width, **start)
-    return Unrolled(iterations=config.iterations, width=config.width, **start)
+        return PatchNet(channels=config.C_model, width=config.width, compute_dtype=compute_dtype, make=make)
+    return Unrolled(
+        iterations=config.iterations, sweeps=config.sweeps, width=config.width, compute_dtype=compute_dtype, make=make
+    )

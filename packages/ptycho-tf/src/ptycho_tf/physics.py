@@ -86,20 +86,25 @@ def _size(tensor: Tensor, axis: int) -> Any:
 def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
     """Read (M, N, N) patches from a canvas (H, W), bilinear between pixels (PHY-4).
 
-    The gradient is :func:`add_patches`, in the same order on every run.
+    Its gradient is :func:`add_patches`; the fractions, that is the positions, have one, too.
     """
 
     @tf.custom_gradient
-    def extract(values: Tensor) -> tuple[Tensor, Any]:
+    def extract(values: Tensor, fractions_yx: Tensor) -> tuple[Tensor, Any]:
         windows = _read_windows(values, placement.corners_yx, placement.N + 1)
-        return _interpolate(windows, placement.fractions_yx), lambda upstream: add_patches(upstream, placement)
 
-    return extract(canvas)
+        def gradients(upstream: Tensor) -> tuple[Tensor, Tensor]:
+            return add_patches(upstream, placement), _slopes(windows, fractions_yx, upstream)
+
+        return _interpolate(windows, fractions_yx), gradients
+
+    return extract(canvas, placement.fractions_yx)
 
 
 def add_patches(patches: Tensor, placement: Placement) -> Tensor:
     """Sum (M, N, N) patches onto a canvas: the exact adjoint of :func:`extract_patches` (PHY-5)."""
 
+    # Positions of placed patches have no gradient: nobody fits them there.
     @tf.custom_gradient
     def add(values: Tensor) -> tuple[Tensor, Any]:
         windows = _spread(values, placement.fractions_yx)
@@ -145,6 +150,18 @@ def _interpolate(windows: Tensor, fractions_yx: Tensor) -> Tensor:
     lines += fy * (real[:, 1:] - lines)
     first = lines[:, :, :-1]
     return _as_values(first + fx * (lines[:, :, 1:] - first), dtype)
+
+
+def _slopes(windows: Tensor, fractions_yx: Tensor, upstream: Tensor) -> Tensor:
+    """Gradient of :func:`_interpolate` by the fractions, (M, 2)."""
+    (real, _), (weight, _) = _as_real(windows), _as_real(upstream)
+    fy, fx = _fractions(fractions_yx, real.dtype)
+    down = real[:, 1:] - real[:, :-1]
+    lines = real[:, :-1] + fy * down
+    by_y = down[:, :, :-1] + fx * (down[:, :, 1:] - down[:, :, :-1])
+    by_x = lines[:, :, 1:] - lines[:, :, :-1]
+    slopes = [tf.reduce_sum(part * weight, axis=(1, 2, 3)) for part in (by_y, by_x)]
+    return tf.cast(tf.stack(slopes, axis=1), fractions_yx.dtype)
 
 
 def _spread(patches: Tensor, fractions_yx: Tensor) -> Tensor:

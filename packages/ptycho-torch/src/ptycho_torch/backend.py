@@ -104,7 +104,7 @@ def train(
         calibration |= found
     # Weights and every other random choice come from the seed; the caller's generators stay as they are.
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
+        torch.default_generator.manual_seed(training.seed)  # torch.manual_seed would reseed GPUs too
         model = PtychoModel(payload.pt_model_config, probe)
         with stages.measure("training"):
             outcome = fit(
@@ -352,9 +352,7 @@ def _residuals(
     }
 
 
-def _reconstruction(
-    view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]
-) -> Reconstruction:
+def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]) -> Reconstruction:
     gauge = in_gauge(orthogonal_modes(probe), view.mean_counts)
     with torch.no_grad():
         weight = illumination(torch.from_numpy(gauge), view.placement[torch.from_numpy(view.used)]).numpy()
@@ -372,9 +370,7 @@ def _descent_options(config: ReconstructionConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in names}
 
 
-def _common(
-    payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section
-) -> Summary:
+def _common(payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section) -> Summary:
     sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
     return {
         "settings": {section.section: to_dict(section) for section in sections},
@@ -401,6 +397,11 @@ def _require_probe(scan: Scan, command: str) -> None:
         raise ContractError(
             Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
                     "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
+        )  # fmt: skip
+    if not np.any(scan.probe):
+        raise ContractError(
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", f"a probe with light, for {command}",
+                    "zeros", "add a measured or modelled probe to the file")
         )  # fmt: skip
 
 

@@ -146,7 +146,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             # Copies: the file may be replaced while the model is in use.
-            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in file.keys()}
+            names = file.keys()
+            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in names}
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         raise _broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
 

@@ -29,7 +29,9 @@ class SafetensorsCheckpoints(CheckpointIO):
         save_file(tensors, temporary, metadata={"format": _FORMAT, "tree": json.dumps(tree)})
         os.replace(temporary, target)
 
-    def load_checkpoint(self, path: Any, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
         """Read what :meth:`save_checkpoint` wrote.
 
         Raises:
@@ -38,7 +40,8 @@ class SafetensorsCheckpoints(CheckpointIO):
         try:
             with safe_open(path, framework="pt") as file:
                 header = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
             if header.get("format") != _FORMAT:
                 raise ValueError(f"format {header.get('format')!r}")
             tree: dict[str, Any] = _restore(json.loads(header["tree"]), tensors)

@@ -131,11 +131,14 @@ def create_inference_payload(
     _require_files([Path(test_data_file)], "Test data file not found")
     bundle = load_bundle(Path(model_path))
     model = bundle.model.config
-    clash = {name: given[name] for name in ("N", "gridsize") if name in given and given[name] != getattr(model.data, name)}
+    clash = {
+        name: given[name] for name in ("N", "gridsize") if name in given and given[name] != getattr(model.data, name)
+    }
     if clash:
         raise ContractError([
             Problem(f"explicit.{name}", "config.fixed_by_model", f"{getattr(model.data, name)}, as the model was "
-                    "trained", repr(value), f"leave {name} out or train a model for it") for name, value in clash.items()
+                    "trained", repr(value), f"leave {name} out or train a model for it")
+            for name, value in clash.items()
         ])  # fmt: skip
     scan = _read(Path(test_data_file), given)
     _require_size(scan, model.data.N, where=str(test_data_file))
@@ -200,11 +203,8 @@ def _require_files(paths: Sequence[Path], message: str) -> None:
 
 
 def _require_size(scan: Scan, side: int, *, where: str) -> None:
-    problems = []
-    if scan.N != side:
-        problems.append(
+    if side != scan.N:
+        raise ContractError(
             Problem(where, "scan.size", f"patterns of {side} x {side}", f"{scan.N} x {scan.N}",
                     "leave N out, or crop or bin the patterns")
         )  # fmt: skip
-    if problems:
-        raise ContractError(problems)

@@ -79,7 +79,7 @@ def image_on_canvas(
     mask = good_pixels(view.source.bad_pixels)
     placement = view.placement[torch.from_numpy(view.used)].to(device)
     subsets = sweep_subsets(model.probe, placement, batch_size=batch_size)
-    steps = len(subsets) * model.config.iterations
+    steps = len(subsets) * model.config.iterations * model.config.sweeps
     with torch.inference_mode():
         estimates = model.network(
             MeasuredModuli(view, device, steps=steps, progress=progress),

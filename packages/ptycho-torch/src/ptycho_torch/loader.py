@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.records import Batch, Groups
 from ptycho_data.batches import PatternSource, gather
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class GroupDataset(Dataset[dict[str, Tensor]]):
@@ -46,6 +47,50 @@ def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
     return Groups(**{row.name: getattr(groups, row.name)[rows] for row in fields(groups)})
 
 
+class BatchOrder(Sampler[list[int]]):
+    """Groups of each batch of an epoch: a function of seed and epoch alone.
+
+    With several processes every batch is dealt out to them, so that together they take the steps of one process
+    (TRN-10); none is ever without a group.
+
+    Args:
+        count: Number of groups.
+        batch_size: Groups a step of each process.
+        shuffle: Whether each epoch has an order of its own.
+        seed: Seed of the orders.
+    """
+
+    def __init__(self, count: int, *, batch_size: int, shuffle: bool, seed: int) -> None:
+        self._count, self._batch_size, self._shuffle, self._seed = count, batch_size, shuffle, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch that comes next; counted up by itself where nobody says."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self._count / (self._batch_size * _world()[1]))
+
+    def __iter__(self) -> Iterator[list[int]]:
+        rank, processes = _world()
+        order = np.arange(self._count)
+        if self._shuffle:
+            order = np.random.default_rng((self._seed, self._epoch)).permutation(order)
+        self._epoch += 1
+        step = self._batch_size * processes
+        for first in range(0, self._count, step):
+            batch = order[first : first + step]
+            mine = batch[rank::processes]
+            yield (mine if len(mine) else batch[rank % len(batch)][None]).tolist()
+
+
+def _world() -> tuple[int, int]:
+    """Number of this process, and of all that train together."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
 def make_loader(
     dataset: GroupDataset,
     *,
@@ -56,14 +101,13 @@ def make_loader(
     prefetch_factor: int | None = None,
 ) -> DataLoader[dict[str, Tensor]]:
     """Loader of whole batches; order depends on ``seed`` alone, not on the number of workers."""
-    generator = torch.Generator().manual_seed(seed)
-    order = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
     return DataLoader(
         dataset,
-        sampler=BatchSampler(order, batch_size, drop_last=False),
+        sampler=BatchOrder(len(dataset), batch_size=batch_size, shuffle=shuffle, seed=seed),
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=prefetch_factor,
         persistent_workers=num_workers > 0,
-        generator=generator,
+        # For the workers' own seeds, so that torch's generator stays untouched.
+        generator=torch.Generator().manual_seed(seed),
     )

@@ -27,8 +27,15 @@ from ptycho_torch.physics import (
     to_detector,
 )
 
-STEP_DAMPING = 0.3
-"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step."""
+FIRST_DAMPING, LAST_DAMPING = 0.1, 10.0
+"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step: small at
+first, for long strides; large in the end, so that the noise of a subset averages out. Geometric in between."""
+
+SEEN_LIGHT = 0.3
+"""Illumination, as a share of the largest |P|^2 of one pattern, at which a pixel counts as half seen."""
+
+MOMENTUM = 0.75
+"""Nesterov momentum of the physics steps."""
 
 _SMALLEST_INTENSITY = 1e-12
 
@@ -73,17 +80,19 @@ class CanvasNet(nn.Module):
 class Unrolled(nn.Module):
     """Iterated physics on a canvas, with a small network's correction in every iteration.
 
-    An iteration is a sweep over subsets of the patterns. For each subset it reads the patches, simulates them,
-    replaces the moduli by the measured ones, brings the differences back through the probe onto the canvas, and
-    divides by the subset's illumination. Then the net sees the estimate, what the sweep changed, and the
-    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
+    An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
+    simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
+    canvas, divides by the subset's illumination, and steps with momentum. Then the net sees the estimate, what the
+    sweeps changed, and the illumination, and adds its correction. The same weights serve a group's canvas and that
+    of a whole scan.
     """
 
     images_whole_canvas = True
     _inputs = 5
 
-    def __init__(self, *, iterations: int, width: int) -> None:
+    def __init__(self, *, iterations: int, sweeps: int, width: int) -> None:
         super().__init__()
+        self.sweeps = sweeps
         self.nets = nn.ModuleList(CanvasNet(self._inputs, width) for _ in range(iterations))
 
     def forward(
@@ -107,17 +116,23 @@ class Unrolled(nn.Module):
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
-        damping = STEP_DAMPING * squared_modulus(probe).sum(0).max()
+        brightest = squared_modulus(probe).sum(0).max()
         lights = [illumination(probe, placement[subset]) for subset in subsets]
         light = torch.stack(lights).sum(0)
-        seen = light / (light + damping)
+        seen = light / (light + SEEN_LIGHT * brightest)
         object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device)
+        velocity = torch.zeros_like(object_)
+        dampings = iter(damping_course(self.sweeps * len(self.nets)))
         estimates = []
         for net in self.nets:
             before = object_
-            for subset, subset_light in zip(subsets, lights, strict=True):
-                step = back_project(object_, amplitude[subset], probe, placement[subset], mask=mask)
-                object_ = object_ + step / (subset_light + damping)
+            for _ in range(self.sweeps):
+                damping = next(dampings) * brightest
+                for subset, subset_light in zip(subsets, lights, strict=True):
+                    step = back_project(object_, amplitude[subset], probe, placement[subset], mask=mask)
+                    step = step / (subset_light + damping)
+                    velocity = MOMENTUM * velocity + step
+                    object_ = object_ + step + MOMENTUM * velocity
             moved = object_ - before
             features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
             features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)
@@ -125,6 +140,12 @@ class Unrolled(nn.Module):
             object_ = object_ + torch.complex(change[0], change[1]) * seen
             estimates.append(object_)
         return estimates
+
+
+def damping_course(sweeps: int) -> list[float]:
+    """Damping of each sweep, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
+    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(sweeps - 1, 1))
+    return [FIRST_DAMPING * ratio**sweep for sweep in range(sweeps)]
 
 
 def back_project(
@@ -233,4 +254,4 @@ def build_network(config: ModelConfig) -> nn.Module:
     """The network that a configuration asks for, with fresh weights from torch's generator."""
     if config.architecture == "cnn":
         return PatchNet(channels=config.C_model, width=config.width)
-    return Unrolled(iterations=config.iterations, width=config.width)
+    return Unrolled(iterations=config.iterations, sweeps=config.sweeps, width=config.width)

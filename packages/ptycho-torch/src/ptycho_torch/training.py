@@ -21,6 +21,7 @@ from ptycho_data.geometry import group_canvas_shape
 from torch import Tensor
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
+from ptycho_torch.devices import pick_device
 from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel, good_pixels
 
@@ -67,6 +68,7 @@ class _Module(pl.LightningModule):
         canvas_shape: tuple[int, int],
         mask: Tensor | None,
         clock: _Clock,
+        validation_mask: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -74,23 +76,30 @@ class _Module(pl.LightningModule):
         self._canvas_shape = canvas_shape
         self._clock = clock
         self.register_buffer("mask", mask, persistent=False)
+        self.register_buffer("validation_mask", validation_mask, persistent=False)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        total, last = self._losses(batch)
+        total, last = self._losses(batch, self.mask)
         self.log("train_loss", last, on_step=False, on_epoch=True, batch_size=len(batch["counts"]), sync_dist=True)
         if not torch.isfinite(total):
-            raise WorkFailedError(
-                Problem("training", "training.diverged", "a finite loss", str(float(total)),
-                        "lower --learning-rate or check the data with inspect")
-            )  # fmt: skip
-        return total
+            raise _diverged(f"a loss of {float(total.detach())}")
+        return total * self._share(batch)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        _, last = self._losses(batch)
+        _, last = self._losses(batch, self.validation_mask)
         self.log("val_loss", last, on_epoch=True, batch_size=len(batch["counts"]), sync_dist=True)
 
-    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        return self.model.loss(batch, canvas_shape=self._canvas_shape, kind=self._training.loss, mask=self.mask)
+    def _losses(self, batch: dict[str, Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.model.loss(batch, canvas_shape=self._canvas_shape, kind=self._training.loss, mask=mask)
+
+    def _share(self, batch: dict[str, Tensor]) -> Tensor | float:
+        """Weight of this process' loss, so that the mean over processes is the loss of their batches as one."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        light = batch["counts"] / batch["mean_counts"][:, None, None, None]
+        mine = (light if self.mask is None else light * torch.fft.fftshift(self.mask)).sum()
+        everyone = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
+        return mine * self.trainer.world_size / everyone
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
@@ -113,25 +122,35 @@ class _Module(pl.LightningModule):
 
 
 class _Clock(Callback):
-    """Reports progress and ends the training when its wall time is over."""
+    """Reports progress and ends the training when its wall time is over, in all processes at the same step."""
 
     def __init__(self, max_seconds: float | None, progress: Progress | None) -> None:
         self._max_seconds, self._progress = max_seconds, progress
         self._began = time.monotonic()
+        self._elapsed = 0.0
         self.expired = False
 
     def share(self, step: int, steps: int) -> float:
         """Share of the training that is done: of the steps or of the time, whichever is more."""
-        elapsed = 0.0 if self._max_seconds is None else (time.monotonic() - self._began) / self._max_seconds
-        return min(1.0, max(step / max(steps, 1), elapsed))
+        return min(1.0, max(step / max(steps, 1), self._elapsed))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._look(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         steps = int(trainer.estimated_stepping_batches)
-        if self._max_seconds is not None and time.monotonic() - self._began >= self._max_seconds:
+        self._look(trainer)
+        if self._elapsed >= 1:
             self.expired = trainer.should_stop = True
         if self._progress is not None and trainer.is_global_zero:
             share = self.share(trainer.global_step, steps)
             self._progress("training", round(share * steps), steps)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        """The first process' clock counts for all: learning rates must agree."""
+        if self._max_seconds is not None:
+            elapsed = (time.monotonic() - self._began) / self._max_seconds
+            self._elapsed = trainer.strategy.broadcast(elapsed)
 
 
 def fit(
@@ -155,9 +174,10 @@ def fit(
         progress: Called as ``progress("training", steps done, steps in all)``.
 
     Raises:
-        ContractError: a logger that is not installed, or a device that does not exist.
-        WorkFailedError: the loss stopped being finite.
+        ContractError: a logger that is not installed, a device that does not exist, or a precision that it lacks.
+        WorkFailedError: the loss or the weights stopped being finite.
     """
+    _require_precision(execution)
     clock = _Clock(training.max_seconds, progress)
     shapes = [group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
               for part in (training_groups, validation_groups)]  # fmt: skip
@@ -165,6 +185,7 @@ def fit(
         model, training, execution,
         canvas_shape=(max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)),
         mask=good_pixels(training_groups.source.bad_pixels), clock=clock,
+        validation_mask=good_pixels(validation_groups.source.bad_pixels),
     )  # fmt: skip
     keeper = _keeper(execution, output_dir)
     stopper = EarlyStopping(
@@ -186,9 +207,11 @@ def fit(
     # .float() leaves complex buffers alone; .to(torch.float32) would drop their imaginary part.
     module.float().cpu()
     model.eval()
+    if not all(torch.isfinite(weight).all() for weight in model.parameters()):
+        raise _diverged("NaN or infinite weights")
     early = stopper.stopped_epoch > 0
     return TrainingOutcome(
-        epochs=trainer.current_epoch + (1 if clock.expired else 0),
+        epochs=math.ceil(trainer.global_step / math.ceil(trainer.num_training_batches / execution.accum_steps)),
         steps=trainer.global_step,
         seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu,
@@ -197,6 +220,24 @@ def fit(
         stopped_by="max_seconds" if clock.expired else "early stopping" if early else "epochs",
         is_first_rank=trainer.is_global_zero,
     )
+
+
+def _diverged(found: str) -> WorkFailedError:
+    return WorkFailedError(
+        Problem("training", "training.diverged", "a finite loss and finite weights", found,
+                "lower --learning-rate or check the data with inspect")
+    )  # fmt: skip
+
+
+def _require_precision(execution: ExecutionConfig) -> None:
+    """Lightning would take another precision in silence, or fail inside a step."""
+    lacks = {"cpu": "16-mixed", "mps": "64-true"}
+    device = pick_device(execution).type
+    if lacks.get(device) == execution.precision:
+        raise ContractError(
+            Problem("execution.precision", "precision.absent", f"a precision that {device} computes in",
+                    repr(execution.precision), "use --precision bf16-mixed or 32-true")
+        )  # fmt: skip
 
 
 def _trainer(
@@ -215,6 +256,7 @@ def _trainer(
         callbacks=callbacks,
         logger=_logger(execution, output_dir),
         plugins=[SafetensorsCheckpoints()],
+        use_distributed_sampler=False,
         enable_checkpointing=execution.enable_checkpointing,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,8 +1,10 @@
 """Files to records and back: one module a format, one registry, detection by content."""
 
 from ptycho_data.files.combine import combine_scans
+from ptycho_data.files.memory import scan_from_arrays
+from ptycho_data.files.ptychodus_writer import write_product
 from ptycho_data.files.reconstruction import read_reconstruction, write_reconstruction
-from ptycho_data.files.registry import FORMATS, read_scan, write_scan
+from ptycho_data.files.registry import FORMATS, format_of, read_scan, write_scan
 from ptycho_data.files.sources import atomic_write, file_sha256
 
 __all__ = [
@@ -10,8 +12,11 @@ __all__ = [
     "atomic_write",
     "combine_scans",
     "file_sha256",
+    "format_of",
     "read_reconstruction",
     "read_scan",
+    "scan_from_arrays",
+    "write_product",
     "write_reconstruction",
     "write_scan",
 ]

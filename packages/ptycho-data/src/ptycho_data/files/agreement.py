@@ -70,7 +70,8 @@ def agreement(
     dealt = residual(np.roll(as_given, max(1, len(rows) // 2), axis=0)) if len(rows) > 2 else None
     others = {name: residual(place(as_given, object_.shape)) for name, place in _PLACINGS.items()}
     others = {name: value for name, value in others.items() if value is not None}
-    record = {"given": given, "flat": flat, "dealt": dealt, "others": others, "explains": given < flat * (1 - _CONTRAST)}
+    explains = given < flat * (1 - _CONTRAST)
+    record = {"given": given, "flat": flat, "dealt": dealt, "others": others, "explains": explains}
     _judge(record, where, reconstructed)
     return record
 

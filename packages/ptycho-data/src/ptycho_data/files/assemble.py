@@ -60,6 +60,8 @@ class Raw:
     sha256: str | None = None
 
 
+LARGEST_VALUE = 1e16
+"""Largest magnitude of a count, amplitude, position or probe pixel."""
 _SPECS = (
     ArraySpec("patterns", ("pattern", "y", "x"), kinds="uif", unit="counts or amplitude", minimum=0.0),
     ArraySpec("positions", ("pattern", 2), kinds="fiu", unit="px"),
@@ -102,8 +104,8 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
         "nphotons": mean_photons(patterns, unit, bad),
         "zero_frequency": zero,
         "object": verdict,
-        "geometry": {key: float(value) for key, value in raw.scalars.items() if key != "nphotons"},
-        **({"nphotons_declared": float(raw.scalars["nphotons"])} if "nphotons" in raw.scalars else {}),
+        "geometry": {key: float(np.asarray(value).item()) for key, value in raw.scalars.items() if key != "nphotons"},
+        **({"nphotons_declared": float(np.asarray(raw.scalars["nphotons"]).item())} if "nphotons" in raw.scalars else {}),
         **({"file_metadata": _json(raw.texts["metadata"])} if "metadata" in raw.texts else {}),
         **({"bad_pixel_values_cleared": cleared} if cleared else {}),
         **raw.decisions,
@@ -173,8 +175,28 @@ def _check(raw: Raw, probe: NDArray[Any] | None) -> None:
     # What is wrong with the axes explains every other problem of the sizes.
     specs = [spec for spec in _SPECS if spec.name not in named] if not layout else []
     problems = layout + problems_of(arrays, specs, where=str(raw.path)) + list(_scalar_problems(raw))
+    if not problems:
+        problems = _range_problems(raw, probe)
     if problems:
         raise ContractError(problems)
+
+
+def _range_problems(raw: Raw, probe: NDArray[Any] | None) -> list[Problem]:
+    """Values that no detector counts and single precision cannot square."""
+    largest = {"patterns": raw.patterns, "positions": raw.positions, "probe": probe}
+    if raw.object is not None and raw.object.ndim == 2 and raw.object.dtype.kind == "c" and np.isfinite(raw.object).all():
+        largest["object"] = raw.object
+    problems = []
+    for name, array in largest.items():
+        if array is None or not array.size:
+            continue
+        value = max(float(np.abs(block).max()) for block in np.array_split(array, max(1, array.nbytes >> 24)))
+        if value > LARGEST_VALUE:
+            problems.append(
+                Problem(f"{raw.path}: {name}", "scan.range", f"values of at most {LARGEST_VALUE:g}", f"{value:.4g}",
+                        "correct the unit or mask the bad pixels")
+            )  # fmt: skip
+    return problems
 
 
 def _pattern_layout(raw: Raw) -> list[Problem]:
@@ -240,6 +262,7 @@ def _in_unit(
     if decision.unit != "normalised-amplitude":
         return raw.patterns, decision.unit, {}
     wanted = raw.scalars.get("nphotons") if nphotons is None else nphotons
+    wanted = None if wanted is None else float(np.asarray(wanted).item())
     measured = mean_photons(raw.patterns, "amplitude", bad)
     if wanted is None or not measured > 0:
         found = "nothing" if wanted is None else "patterns without any signal"
@@ -247,7 +270,7 @@ def _in_unit(
             Problem(f"{raw.path}: nphotons", "scan.nphotons", "the mean photons a pattern, for normalised amplitude",
                     found, "give --nphotons, or store the key 'nphotons'")
         )  # fmt: skip
-    factor = float(wanted) / measured
+    factor = wanted / measured
     return (raw.patterns.astype(np.float64) * math.sqrt(factor)).astype(np.float32), "amplitude", {"factor": factor}
 
 
@@ -264,7 +287,7 @@ def _truth(
     reason = None
     if candidate.ndim != 2 or candidate.dtype.kind != "c":
         reason = f"not a complex image: {candidate.dtype} of shape {candidate.shape}"
-    elif not np.isfinite(candidate).all():
+    elif candidate.size == 0 or not np.isfinite(candidate).all():
         reason = "not finite"
     elif np.all(candidate == candidate.flat[0]):
         reason = "constant"

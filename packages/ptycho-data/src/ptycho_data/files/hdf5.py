@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_data.files.global_heaps import first_bad_heap
 from ptycho_data.files.npy import native
 from ptycho_data.files.sources import checked_file
 from ptycho_data.files.zipped import LARGEST_RATIO, RATIO_FREE_BYTES, _available_bytes
@@ -63,6 +64,7 @@ class Hdf5File:
         self.path = checked_file(path)
         self._bytes = self.path.stat().st_size
         self._needed = 0
+        self._heaps_are_whole = False
         try:
             self._file = h5py.File(self.path, "r", locking=False)
         except _BROKEN as error:
@@ -139,6 +141,8 @@ class Hdf5File:
         try:
             self._check_inside(path, dataset)
             is_text = h5py.check_string_dtype(dataset.dtype) is not None and dataset.size == 1
+            if is_text and dataset.dtype.hasobject:
+                self._check_heaps(path)
             value: Any = dataset[()] if is_text else None
         except ContractError:
             raise
@@ -160,6 +164,8 @@ class Hdf5File:
             if size > _LARGEST_ATTRIBUTE_BYTES or (not text and handle.dtype.kind not in "biufSU"):
                 raise self._problem(f"{path}@{name}", "hdf5.attribute", "numbers or text of at most 64 KiB",
                                     f"{handle.dtype} of shape {handle.shape}", "store it as a dataset")  # fmt: skip
+            if handle.dtype.hasobject:
+                self._check_heaps(f"{path}@{name}")
             value = item.attrs[name]
         except ContractError:
             raise
@@ -224,7 +230,7 @@ class Hdf5File:
                 else:
                     found = "a loop of links" if info.type == h5py.h5l.TYPE_SOFT else "a link to another file"
                     raise self._problem(path, "hdf5.link", "data in the file itself", found,
-                                        "copy the data into one file; links to other files are never followed")  # fmt: skip
+                                        "copy the data into one file; such links are never followed")  # fmt: skip
         except ContractError:
             raise
         except _BROKEN as error:
@@ -251,6 +257,16 @@ class Hdf5File:
             names = sorted({source.file_name for source in sources})
             # A virtual dataset of the file itself could still lead out over its source's links.
             raise self._problem(path, "hdf5.virtual", "a stored dataset", f"a virtual one over {names[:3]}", remedy)
+
+    def _check_heaps(self, path: str) -> None:
+        """Before the first text of variable length: libhdf5 may never come back from a forged heap."""
+        if self._heaps_are_whole:
+            return
+        place = first_bad_heap(self.path)
+        if place is not None:
+            raise self._problem(path, "hdf5.damaged", "an intact HDF5 file", f"a broken heap at byte {place}",
+                                "the file is truncated or altered; copy or write it again")  # fmt: skip
+        self._heaps_are_whole = True
 
     def _check_filters(self, path: str, dataset: h5py.Dataset) -> None:
         plist = dataset.id.get_create_plist()
@@ -282,7 +298,7 @@ class Hdf5File:
         self._needed += largest
         if available is not None and self._needed > available:
             raise self._problem(path, "hdf5.memory", f"at most the {available} bytes of free memory",
-                                f"{self._needed} bytes of arrays", "use a machine with more memory, or split the scan")  # fmt: skip
+                                f"{self._needed} bytes of arrays", "use more memory, or split the scan")  # fmt: skip
         if chunk and declared:
             expected = math.prod(-(-size // step) for size, step in zip(dataset.shape, chunk, strict=True))
             actual = dataset.id.get_num_chunks()
@@ -305,7 +321,7 @@ class Hdf5File:
 def _register_plugins() -> None:
     """Make the filters of the extra ``hdf5plugin`` known, if it is installed."""
     try:
-        import hdf5plugin  # type: ignore[import-not-found]  # noqa: F401
+        import hdf5plugin  # noqa: F401
     except ImportError:
         return
 

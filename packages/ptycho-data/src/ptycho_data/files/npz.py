@@ -14,7 +14,7 @@ from ptycho_contracts.records import Scan
 
 from ptycho_data.files.assemble import Raw, scan_of
 from ptycho_data.files.optics import GEOMETRY_KEYS
-from ptycho_data.files.sources import atomic_write
+from ptycho_data.files.sources import atomic_write, refuse_companion
 from ptycho_data.files.zipped import NpzArchive, is_npz
 
 NAME = "npz"
@@ -33,17 +33,21 @@ def matches(path: Path) -> bool:
     return is_npz(path)
 
 
-def read(path: Path, *, measurement: str = "auto", nphotons: float | None = None) -> Scan:
+def read(
+    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+) -> Scan:
     """Read one scan.
 
     Args:
         path: The archive.
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
         nphotons: Mean photons a pattern, for normalised amplitude.
+        companion: Refused: the archive holds the whole scan.
 
     Raises:
         ContractError: with all problems of the archive.
     """
+    refuse_companion(path, companion)
     with NpzArchive(path) as archive:
         _check_names(path, archive.names)
         arrays = archive.read(KEYS)
@@ -65,7 +69,7 @@ def read(path: Path, *, measurement: str = "auto", nphotons: float | None = None
     return scan_of(raw, measurement=measurement, nphotons=nphotons)
 
 
-def write(path: Path, scan: Scan) -> None:
+def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:
     """Write one scan, atomically; reading it back gives the same arrays, unit and kinds."""
     arrays: dict[str, Any] = {
         "diff3d": scan.measurements,
@@ -84,6 +88,7 @@ def write(path: Path, scan: Scan) -> None:
         "object_origin_yx_px": scan.object_origin_yx_px,
         "nphotons": scan.metadata.get("nphotons"),
         **scan.metadata.get("geometry", {}),
+        **(geometry or {}),
     }
     arrays |= {key: value for key, value in optional.items() if value is not None}
     write_arrays(path, arrays)

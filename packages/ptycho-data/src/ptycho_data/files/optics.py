@@ -1,4 +1,4 @@
-"""Far-field geometry: photon energy, distance and pixel sizes (specs/files.md, GEO)."""
+"""Far-field geometry: photon energy, distance and pixel sizes (specs/files.md, FAR)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def spacing_problems(where: str, positions_px: NDArray[np.float64], N: int) -> l
     extent = float(np.ptp(positions_px, axis=0).max())
     steps = np.hypot(*np.diff(positions_px, axis=0).T)
     step = float(np.median(steps))
-    if 1e-2 <= extent and step <= 8 * N:
+    if extent >= 1e-2 and step <= 8 * N:
         return []
     return [
         Problem(where, "geometry.positions", f"steps smaller than a pattern's {N} px, and a field larger than 0.01 px",

@@ -1,4 +1,4 @@
-"""Ptychodus: diffraction + product (HDF5 or NPZ), training data (HDF5), PtychoPINN export (NPZ) (specs/files.md, PTY)."""
+"""Ptychodus: diffraction and product (HDF5, NPZ), training data, PtychoPINN export (specs/files.md, PTY)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ptycho_data.files.ptychodus_product import (
     read_product_npz,
 )
 from ptycho_data.files.ptychodus_writer import write
-from ptycho_data.files.sources import checked_file, file_sha256
+from ptycho_data.files.sources import checked_file, file_sha256, refuse_companion
 from ptycho_data.files.zipped import NpzArchive, is_npz
 
 NAME = "ptychodus"
@@ -32,6 +32,9 @@ DIFFRACTION_NAMES = frozenset({"patterns", "indexes"})
 EXPORT_NAMES = frozenset(
     {"xcoords", "ycoords", "xcoords_start", "ycoords_start", "diff3d", "bad_pixels", "probeGuess", "objectGuess",
      "scan_index"}
+)  # fmt: skip
+_TRAINING_SCALARS = (
+    "photon_energy_eV", "detector_object_distance_m", "object_pixel_width_m", "object_pixel_height_m",
 )  # fmt: skip
 STANDARD_NAMES = {"product.h5": ("diffraction.h5",), "diffraction.h5": ("product.h5",)}
 """Files of one Ptychodus working folder that belong together."""
@@ -62,7 +65,7 @@ def kind_of(path: Path) -> str | None:
         return "product-npz" if "probe_position_indexes" in names and "diff3d" not in names else None
     names = root_names(path)
     has_product = "probe_position_indexes" in names and bool(names & {"object", "probe"})
-    if DIFFRACTION_NAMES <= names:
+    if names >= DIFFRACTION_NAMES:
         return "both" if has_product else "diffraction"
     if has_product:
         return "product"
@@ -85,11 +88,8 @@ def read(
         ContractError: with all problems of both files, or saying which file is missing.
     """
     kind = kind_of(path)
-    if kind in ("export", "training", "both") and companion is not None:
-        raise ContractError(
-            Problem(f"{companion}", "scan.companion", f"no second file beside {path.name}, which holds a whole scan",
-                    "a second file", "give one of them")
-        )  # fmt: skip
+    if kind in ("export", "training", "both"):
+        refuse_companion(path, companion)
     if kind == "export":
         raw = _export(path)
     elif kind == "training":
@@ -166,11 +166,11 @@ def _pair(diffraction: Path, product_path: Path, said: str) -> Raw:
     order = np.argsort(product.indexes)
     rows = order[np.searchsorted(product.indexes[order], indexes)]
     layered = product.object.ndim == 3
-    origin = np.zeros(2) if notes["origin"] is None else np.asarray(notes["origin"], np.float64).reshape(-1)
-    if origin.shape != (2,) or not np.isfinite(origin).all():
+    origin = np.zeros(2) if notes["origin"] is None else np.asarray(notes["origin"]).reshape(-1)
+    if origin.shape != (2,) or origin.dtype.kind != "f" or not np.isfinite(origin).all():
         raise ContractError(
-            Problem(f"{diffraction}: ptycho_object_origin_yx_px", "array.shape", "two finite numbers", str(origin.shape),
-                    "remove the dataset")
+            Problem(f"{diffraction}: ptycho_object_origin_yx_px", "array.shape", "two finite numbers",
+                    str(origin.shape), "remove the dataset")
         )  # fmt: skip
     scalars = product.scalars
     square = math.isclose(*pixel, rel_tol=1e-6)
@@ -232,10 +232,7 @@ def _training(path: Path) -> Raw:
             name: file.array(name)
             for name in ("patterns", "bad_pixels", "probe", "object", "probe_position_x_px", "probe_position_y_px")
         }
-        numbers = {
-            name: file.scalar(name)
-            for name in ("photon_energy_eV", "detector_object_distance_m", "object_pixel_width_m", "object_pixel_height_m")
-        }
+        numbers = {name: file.scalar(name) for name in _TRAINING_SCALARS}
     scalars = _training_scalars(path, numbers, arrays["patterns"])
     return _in_pixels(path, arrays, ("probe_position_x_px", "probe_position_y_px"), scalars)
 

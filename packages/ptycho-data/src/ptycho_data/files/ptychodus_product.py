@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.hdf5 import Hdf5File
-from ptycho_data.files.optics import energy_problems, pixel_problems
+from ptycho_data.files.optics import energy_problems, object_pixel_m, pixel_problems
 from ptycho_data.files.zipped import NpzArchive
 
 PRODUCT_NAMES = frozenset({"object", "probe", "probe_position_indexes", "probe_position_x_m", "probe_position_y_m"})
@@ -64,7 +64,9 @@ class Product:
         height, width = self.object.shape[-2:]
         centre = np.array([self.scalars["object_center_x_m"], self.scalars["object_center_y_m"]])
         pixel = np.array([self.scalars["object_pixel_width_m"], self.scalars["object_pixel_height_m"]])
-        return (self.positions_m - centre) / pixel + (np.array([width, height]) - 1) / 2
+        with np.errstate(over="ignore", invalid="ignore"):
+            placed = (self.positions_m - centre) / pixel + (np.array([width, height]) - 1) / 2
+        return np.asarray(placed, np.float64)
 
 
 def read_product_h5(path: Path) -> Product:
@@ -245,8 +247,9 @@ def placement_problems(
         return []
     spans = ", ".join(f"{axis} {low[:, i].min():.5g} to {high[:, i].max():.5g}" for i, axis in enumerate("xy"))
     return [
-        Problem(f"{path}: positions", "scan.positions_outside", f"all patches within the object of {width} x {height} px",
-                f"{count} of {len(positions)} outside, patches covering {spans} px ({detail})",
+        Problem(f"{path}: positions", "scan.positions_outside",
+                f"all patches within the object of {width} x {height} px", f"{count} of {len(positions)} outside, "
+                f"patches covering {spans} px ({detail})",
                 "check the unit of the positions (m), their axis order, the object's centre and pixel size")
     ]  # fmt: skip
 
@@ -261,8 +264,6 @@ def diffraction_problems(product: Product, N: int, detector_pixel_m: tuple[float
                     f"shape {product.probe.shape}", "give the product that belongs to these patterns")
         )  # fmt: skip
     else:
-        from ptycho_data.files.optics import object_pixel_m
-
         for axis, pixel in zip(("width", "height"), detector_pixel_m, strict=True):
             expected = object_pixel_m(
                 scalars["photon_energy_eV"], scalars["detector_object_distance_m"], pixel, N

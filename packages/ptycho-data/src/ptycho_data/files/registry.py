@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.problems import ContractError, Problem, nearest
 from ptycho_contracts.records import Scan
 
-from ptycho_data.files import npz
+from ptycho_data.files import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
+from ptycho_data.files.optics import GEOMETRY_KEYS
 from ptycho_data.files.sources import checked_file
 from ptycho_data.files.units import UNITS
 
@@ -22,17 +24,30 @@ class Format(Protocol):
     def matches(self, path: Path) -> bool:
         """Whether a file is of this format, by its content."""
 
-    def read(self, path: Path, *, measurement: str = "auto", nphotons: float | None = None) -> Scan:
+    def read(
+        self, path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    ) -> Scan:
         """Read one scan."""
 
-    def write(self, path: Path, scan: Scan) -> None:
+
+class WritableFormat(Format, Protocol):
+    """What a format module offers that also writes."""
+
+    def write(self, path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:
         """Write one scan, atomically."""
 
 
-FORMATS: tuple[Format, ...] = (npz,)  # type: ignore[assignment]
+FORMATS: tuple[Format, ...] = (ptychodus, npz, cxi, ptyd, mapping, unknown_hdf5)  # type: ignore[assignment]
+"""In the order in which they are asked whether a file is theirs."""
 
 
-def read_scan(path: Path | str, *, measurement: str = "auto", nphotons: float | None = None) -> Scan:
+def read_scan(
+    path: Path | str,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | str | None = None,
+) -> Scan:
     """Read a scan from a file of any known format, found by content and not by suffix.
 
     Args:
@@ -40,6 +55,8 @@ def read_scan(path: Path | str, *, measurement: str = "auto", nphotons: float | 
         measurement: What the patterns hold: ``"counts"``, ``"amplitude"``,
             ``"normalised-amplitude"``, or ``"auto"``: the file's own word, else measured, else refused.
         nphotons: Mean photons a pattern for normalised amplitude; the file's key where not given.
+        companion: Second file of formats that have two: Ptychodus' product beside its diffraction
+            (or the reverse), or the data file of a mapping.
 
     Returns:
         Scan: counts or amplitude as stored; ``metadata`` holds ``source``, ``sha256``, ``format``,
@@ -57,7 +74,8 @@ def read_scan(path: Path | str, *, measurement: str = "auto", nphotons: float | 
         )
     for candidate in FORMATS:
         if candidate.matches(path):
-            return candidate.read(path, measurement=measurement, nphotons=nphotons)
+            second = None if companion is None else checked_file(companion)
+            return candidate.read(path, measurement=measurement, nphotons=nphotons, companion=second)
     with path.open("rb") as stream:
         first = stream.read(8)
     raise ContractError(
@@ -66,24 +84,47 @@ def read_scan(path: Path | str, *, measurement: str = "auto", nphotons: float | 
     )  # fmt: skip
 
 
-def write_scan(path: Path | str, scan: Scan, *, format: str | None = None) -> None:
+def format_of(path: Path | str) -> str | None:
+    """Name of a file's format, found by content; None where no format knows it.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: no regular file, or an empty one.
+    """
+    path = checked_file(path)
+    return next((candidate.NAME for candidate in FORMATS if candidate.matches(path)), None)
+
+
+def write_scan(
+    path: Path | str, scan: Scan, *, format: str | None = None, geometry: Mapping[str, float] | None = None
+) -> None:
     """Write a scan, atomically; an existing file is replaced only by a complete one.
 
     Args:
         path: The file to write.
         scan: What to write.
         format: Name of the format; by the path's suffix where not given.
+        geometry: Scalars of the set-up that the scan does not know, for formats in metres:
+            ``photon_energy_ev``, ``detector_distance_m``, ``detector_pixel_size_m``,
+            ``object_pixel_size_m``; three of them make the fourth.
 
     Raises:
-        ContractError: unknown format.
+        ContractError: unknown format, or one that needs a probe or a set-up that is not known.
         MissingFileError: the folder does not exist.
     """
     path = Path(path)
-    for candidate in FORMATS:
+    writers = [candidate for candidate in FORMATS if callable(getattr(candidate, "write", None))]
+    unknown = sorted(set(geometry or {}) - set(GEOMETRY_KEYS))
+    if unknown:
+        raise ContractError(
+            [Problem(f"geometry: {key}", "option.unknown", "a scalar of the set-up", repr(key),
+                     nearest(key, GEOMETRY_KEYS)) for key in unknown]
+        )  # fmt: skip
+    for candidate in writers:
         if format == candidate.NAME or (format is None and path.suffix.lower() in candidate.SUFFIXES):
-            candidate.write(path, scan)
+            candidate.write(path, scan, geometry=geometry)  # type: ignore[attr-defined]
             return
-    suffixes = ", ".join(suffix for candidate in FORMATS for suffix in candidate.SUFFIXES)
+    suffixes = ", ".join(f"{suffix} for {candidate.NAME}" for candidate in writers for suffix in candidate.SUFFIXES)
     raise ContractError(
         Problem(str(path), "file.format", f"a suffix of a known format ({suffixes}), or the format's name",
                 repr(format if format is not None else path.suffix), "name the file with such a suffix")

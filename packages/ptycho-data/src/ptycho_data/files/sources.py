@@ -38,6 +38,19 @@ def checked_file(path: Path | str) -> Path:
     return path
 
 
+def refuse_companion(path: Path, companion: Path | None) -> None:
+    """Refuse a second file where the first one holds the whole scan.
+
+    Raises:
+        ContractError: a companion was given.
+    """
+    if companion is not None:
+        raise ContractError(
+            Problem(str(companion), "scan.companion", f"no second file beside {path}, which holds a whole scan",
+                    "a second file", "give one of them")
+        )  # fmt: skip
+
+
 def file_sha256(path: Path | str) -> str:
     """SHA-256 of a file's bytes, in hexadecimal.
 

@@ -139,7 +139,7 @@ def _all_integers(values: NDArray[np.float64], rounding: float) -> bool:
 
 def _by_energy(energy: float | None, sums: float, squares: float) -> Unit | None:
     """The unit whose photons a pattern agree with the probe's energy within a factor of 2, if only one does."""
-    if not energy or not sums:
+    if not energy or not sums or not squares:
         return None
     as_counts, as_amplitude = (0.5 <= energy / photons <= 2 for photons in (sums, squares))
     if as_counts == as_amplitude:

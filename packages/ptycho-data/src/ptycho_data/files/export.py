@@ -1,0 +1,114 @@
+"""What writers to other suites need: counts, an object with its frame, geometry in metres (specs/files.md, OUT)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.records import Reconstruction, Scan
+
+from ptycho_data.files.optics import complete_geometry
+from ptycho_data.geometry import canvas_geometry
+
+_CHUNK_BYTES = 1 << 20
+_INTEGER_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Export:
+    """A scan or reconstruction in the terms of other suites.
+
+    Attributes:
+        positions_px: (M, 2) ``[x, y]``, our convention.
+        probe: (modes, N, N) complex64.
+        object: (H, W) complex64; of ones where there is none.
+        object_kind: ``"truth"``, ``"reconstruction"`` or ``"flat"``.
+        origin_yx_px: Object coordinate of ``object[0, 0]``.
+        geometry: The four scalars of the set-up.
+    """
+
+    positions_px: NDArray[np.float64]
+    probe: NDArray[np.complex64]
+    object: NDArray[np.complex64]
+    object_kind: str
+    origin_yx_px: NDArray[np.float64]
+    geometry: Mapping[str, float]
+
+    @property
+    def N(self) -> int:
+        """Side of a patch in pixels."""
+        return int(self.probe.shape[-1])
+
+    def ptychodus_frame(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Positions (M, 2) and object centre (2,), ``[x, y]`` in metres, by Ptychodus' centred-pixel rule."""
+        pixel = self.geometry["object_pixel_size_m"]
+        half = self.N // 2 - (self.N - 1) / 2
+        shape = np.array(self.object.shape[::-1])
+        centre = (shape - 1) / 2 + self.origin_yx_px[::-1] + half
+        return self.positions_px * pixel, centre * pixel
+
+
+def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -> Export:
+    """Terms of a scan.
+
+    Raises:
+        ContractError: no probe, or a set-up that is not known.
+    """
+    if scan.probe is None:
+        raise ContractError(
+            Problem(where, "scan.no_probe", "a scan with a probe", "none", "store the probe as 'probeGuess'")
+        )
+    known = {**scan.metadata.get("geometry", {}), **(geometry or {})}
+    truth, origin, kind = scan.object_truth, scan.object_origin_yx_px, "truth"
+    if truth is None or origin is None:
+        canvas = canvas_geometry(scan.positions_px, scan.N)
+        truth, origin, kind = np.ones(canvas.shape, np.complex64), canvas.origin_yx_px, "flat"
+    return Export(
+        positions_px=scan.positions_px, probe=scan.probe, object=truth, object_kind=kind, origin_yx_px=origin,
+        geometry=complete_geometry(known, scan.N, where=where),
+    )  # fmt: skip
+
+
+def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mapping[str, float], where: str) -> Export:
+    """Terms of a reconstruction; unseen pixels (weight 0) become 1, for other suites know no weight.
+
+    Raises:
+        ContractError: a set-up that is not known.
+    """
+    seen = np.where(reconstruction.weight > 0, reconstruction.object, np.complex64(1))
+    return Export(
+        positions_px=reconstruction.positions_px, probe=reconstruction.probe, object=seen.astype(np.complex64),
+        object_kind="reconstruction", origin_yx_px=reconstruction.origin_yx_px,
+        geometry=complete_geometry(geometry, reconstruction.probe.shape[-1], where=where),
+    )  # fmt: skip
+
+
+def counts_of(scan: Scan) -> NDArray[Any]:
+    """Photon counts: as stored; of amplitude the squares, as integers where all of them are."""
+    if scan.unit == "counts":
+        return scan.measurements
+    squares = np.square(scan.measurements.astype(np.float64))
+    whole = np.rint(squares)
+    if np.all(np.abs(squares - whole) <= np.maximum(_INTEGER_TOLERANCE, 1e-6 * squares)):
+        return whole.astype(np.uint16 if whole.max() < 1 << 16 else np.uint32 if whole.max() < 1 << 32 else np.float64)
+    return squares.astype(np.float32)
+
+
+def store_patterns(group: h5py.Group, name: str, patterns: NDArray[Any]) -> h5py.Dataset:
+    """Patterns in chunks of about 1 MiB, compressed by what every HDF5 has, with a checksum a chunk."""
+    rows = max(1, min(len(patterns), _CHUNK_BYTES // max(1, patterns[0].nbytes)))
+    return group.create_dataset(
+        name, data=patterns, chunks=(rows, *patterns.shape[1:]), compression="gzip", compression_opts=1, shuffle=True,
+        fletcher32=True,
+    )  # fmt: skip
+
+
+def json_text(scan: Scan) -> str:
+    """The scan's metadata as text."""
+    return json.dumps(dict(scan.metadata), sort_keys=True)

@@ -1,0 +1,214 @@
+"""HDF: files that lead outside, lie about their size, or need what is not there, are each one clear error."""
+
+import struct
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ptycho_contracts.problems import ContractError
+from ptycho_data.files import read_scan
+from ptycho_data.files.global_heaps import first_bad_heap
+from ptycho_data.files.hdf5 import Hdf5File
+
+
+def good(path):
+    """A Ptychodus training file, the simplest HDF5 that holds a whole scan."""
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["patterns"] = rng.poisson(9, (4, 8, 8)).astype(np.uint16)
+        file["bad_pixels"] = np.zeros((8, 8), bool)
+        file["probe"] = np.ones((1, 8, 8), np.complex64)
+        file["object"] = np.ones((20, 20), np.complex64)
+        file["probe_position_x_px"] = np.array([5.0, 7, 9, 11])
+        file["probe_position_y_px"] = np.array([5.0, 9, 6, 11])
+    return path
+
+
+def codes_of(path):
+    with pytest.raises(ContractError) as caught:
+        read_scan(path)
+    return caught.value.codes
+
+
+def replaced(path, make):
+    with h5py.File(good(path), "r+") as file:
+        del file["patterns"]
+        make(file)
+    return path
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """Data outside the file that must never be read."""
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["x"] = np.full((4, 8, 8), 7, np.uint16)
+    (tmp_path / "secret.bin").write_bytes(np.full(256, 7, np.uint16).tobytes())
+    return tmp_path
+
+
+def test_the_good_file_is_read(tmp_path):
+    assert len(read_scan(good(tmp_path / "a.h5"))) == 4
+
+
+def external_link(file):
+    file["patterns"] = h5py.ExternalLink("secret.h5", "/x")
+
+
+def external_behind_soft_links(file):
+    file["door"] = h5py.ExternalLink("secret.h5", "/")
+    file["patterns"] = h5py.SoftLink("/door/x")
+
+
+def loop(file):
+    file["patterns"] = h5py.SoftLink("/other")
+    file["other"] = h5py.SoftLink("/patterns")
+
+
+def external_storage(file):
+    file.create_dataset("patterns", (4, 8, 8), np.uint16, external=[("secret.bin", 0, 512)])
+
+
+def virtual(file):
+    layout = h5py.VirtualLayout((4, 8, 8), np.uint16)
+    layout[...] = h5py.VirtualSource("secret.h5", "x", (4, 8, 8))
+    file.create_virtual_dataset("patterns", layout)
+
+
+def objects(file):
+    file.create_dataset("patterns", (4, 8, 8), h5py.vlen_dtype(np.uint16))
+
+
+def records(file):
+    file["patterns"] = np.zeros((4, 8, 8), [("a", "u2"), ("b", "u2")])
+
+
+def huge_unwritten(file):
+    file.create_dataset("patterns", (1 << 20, 4096, 4096), np.uint16)
+
+
+def huge_chunked(file):
+    file.create_dataset("patterns", (1 << 20, 4096, 4096), np.uint16, chunks=(1, 64, 64))
+
+
+def huge_chunk(file):
+    file.create_dataset("patterns", (4, 8, 8), np.uint16, chunks=(1024, 512, 512), maxshape=(None, None, None))
+    file["patterns"].id.write_direct_chunk((0, 0, 0), b"\0" * 64)
+
+
+def half_written(file):
+    file.create_dataset("patterns", (4, 8, 8), np.uint16, chunks=(1, 8, 8))[0] = 1
+
+
+def bomb(file):
+    data = file.create_dataset("patterns", (400, 512, 512), np.uint16, chunks=(400, 512, 512), compression="gzip")
+    data[...] = 0
+
+
+@pytest.mark.parametrize(
+    ("make", "codes"),
+    [
+        (external_link, {"hdf5.link"}),
+        (external_behind_soft_links, {"hdf5.link"}),
+        (loop, {"hdf5.link"}),
+        (external_storage, {"hdf5.external"}),
+        (virtual, {"hdf5.virtual"}),
+        (objects, {"hdf5.dtype"}),
+        (records, {"hdf5.dtype"}),
+        (huge_unwritten, {"hdf5.unwritten"}),
+        (huge_chunked, {"hdf5.bomb"}),
+        (huge_chunk, {"hdf5.bomb"}),
+        (half_written, {"hdf5.unwritten"}),
+        (bomb, {"hdf5.bomb"}),
+    ],
+)
+def test_malicious_datasets_are_refused(secret, monkeypatch, make, codes):
+    """Invariant 45: nothing outside the file is read, nothing huge allocated."""
+    monkeypatch.chdir(secret)
+    assert set(codes_of(replaced(secret / "bad.h5", make))) == codes
+
+
+def test_a_soft_link_within_the_file_is_followed(tmp_path):
+    def make(file):
+        file["data/here"] = np.ones((4, 8, 8), np.uint16)
+        file["data/there"] = h5py.SoftLink("here")
+        file["patterns"] = h5py.SoftLink("/data/there")
+
+    assert len(read_scan(replaced(tmp_path / "a.h5", make))) == 4
+
+
+def test_an_unknown_filter_names_the_extra(tmp_path):
+    """Compressed detector files: the error says what to install."""
+
+    def make(file):
+        file.create_dataset("patterns", data=np.ones((4, 8, 8), np.uint16), chunks=(4, 8, 8), compression="lzf")
+
+    path = replaced(tmp_path / "a.h5", make)
+    content = bytearray(path.read_bytes())
+    name = content.index(b"lzf\0")
+    code = content.rindex(struct.pack("<H", 32000), 0, name)
+    content[code : code + 2] = struct.pack("<H", 31999)
+    path.write_bytes(content)
+    with pytest.raises(ContractError, match=r"filter 31999.*pip install 'ptycho-data\[hdf5plugin\]'"):
+        read_scan(path)
+
+
+def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
+    path = good(tmp_path / "a.h5")
+    monkeypatch.setattr("ptycho_data.files.hdf5._available_bytes", lambda: 300)
+    assert codes_of(path) == ("hdf5.memory",)
+
+
+def test_a_forged_heap_of_text_is_refused_before_libhdf5_walks_it(tmp_path):
+    """Invariant 45: an object of size 0 in a heap lets libhdf5 run for ever."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["text"] = "counts"
+    assert first_bad_heap(path) is None
+    with Hdf5File(path) as file:
+        assert file.text("text") == "counts"
+    content = bytearray(path.read_bytes())
+    heap = content.index(b"GCOL")
+    struct.pack_into("<HHIQ", content, heap + 16, 0, 0, 0, 0)
+    path.write_bytes(content)
+    assert first_bad_heap(path) == heap
+    with Hdf5File(path) as file, pytest.raises(ContractError, match="broken heap"):
+        file.text("text")
+
+
+def test_large_attributes_are_refused(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.attrs["big"] = np.zeros(100_000)
+        file.attrs["small"] = 3.0
+    with Hdf5File(path) as file:
+        assert file.attribute_number("/", "small") == 3.0
+        with pytest.raises(ContractError, match="64 KiB"):
+            file.attribute("/", "big")
+
+
+@given(data=st.data())
+@settings(max_examples=40)
+def test_truncated_anywhere(tmp_path_factory, data):
+    """Invariant 44: an HDF5 file cut at any byte is refused."""
+    path = good(tmp_path_factory.mktemp("cut") / "a.h5")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert len(codes_of(path)) == 1
+
+
+def test_damage_in_our_own_patterns_is_found_by_the_checksum(tmp_path):
+    """Invariant 44: written chunks carry Fletcher-32; a flipped byte is an error, not another scan."""
+    from ptycho_data.files import write_scan
+    from ptycho_data.simulate import simulate
+
+    path = tmp_path / "a.cxi"
+    geometry = {"photon_energy_ev": 8e3, "detector_distance_m": 1.0, "detector_pixel_size_m": 75e-6}
+    write_scan(path, simulate(N=16, n_patterns=6, seed=0), geometry=geometry)
+    with h5py.File(path) as file:
+        place = file["entry_1/instrument_1/detector_1/data"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[place.byte_offset + place.size // 2] ^= 4
+    path.write_bytes(content)
+    assert codes_of(path) == ("hdf5.damaged",)

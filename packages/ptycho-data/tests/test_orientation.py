@@ -1,0 +1,99 @@
+"""ORI: the eight orientations, on a simulated scan and on measured data."""
+
+import numpy as np
+import pytest
+from ptycho_contracts.problems import ContractError
+from ptycho_contracts.records import Scan
+from ptycho_data.files import read_scan
+from ptycho_data.orientation import ORIENTATIONS, Orientation, rank_orientations
+from ptycho_data.simulate import simulate
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return simulate(object_kind="dead_leaves", N=32, n_patterns=100, photons_per_pattern=1e5, seed=1)
+
+
+def turned(scan, orientation, **changes):
+    """The scan with its positions given in another orientation."""
+    keywords = {"measurements": scan.measurements, "unit": scan.unit, "probe": scan.probe}
+    return Scan(**{**keywords, **changes}, positions_px=np.ascontiguousarray(orientation.apply(scan.positions_px)))
+
+
+def test_orientations_are_the_eight_of_a_square():
+    """Invariant 11: by the images of one point, none twice; the twin negates both axes."""
+    point = np.array([[2.0, 5.0]])
+    images = {tuple(orientation.apply(point)[0]) for orientation in ORIENTATIONS}
+    assert images == {(sx * a, sy * b) for a, b in ((2, 5), (5, 2)) for sx in (1, -1) for sy in (1, -1)}
+    for orientation in ORIENTATIONS:
+        np.testing.assert_array_equal(orientation.twin.apply(point), -orientation.apply(point))
+    assert str(Orientation(swap_xy=True, flip_y=True)) == "x' = y, y' = -x"
+
+
+@pytest.mark.parametrize("given", ORIENTATIONS, ids=str)
+def test_the_right_orientation_is_found(scan, given):
+    """Invariant 11, ORI-4: positions swapped and turned in any way are put right again, or to the twin named."""
+    ranking = rank_orientations(turned(scan, given), iterations=4)
+    assert ranking.decided
+    found = ranking.best.apply(given.apply(scan.positions_px))
+    right = np.array_equal(found, scan.positions_px)
+    assert right or (ranking.twin_is_equal and np.array_equal(found, -scan.positions_px))
+    assert len(ranking.residuals) == 8
+    residuals = [value for _, value in ranking.residuals]
+    assert residuals == sorted(residuals)
+
+
+def test_a_symmetric_start_cannot_tell_the_twin(scan):
+    """ORI-3: with a probe that is its own twin both orientations start alike; the twin is named."""
+    symmetric = np.real(scan.probe) + np.roll(np.flip(np.real(scan.probe), (1, 2)), 1, (1, 2))
+    start = symmetric.astype(np.complex64)
+    ranking = rank_orientations(turned(scan, ORIENTATIONS[0], probe=start), iterations=8)
+    by_orientation = dict(ranking.residuals)
+    assert ranking.twin_is_equal
+    assert by_orientation[ranking.twin] == pytest.approx(by_orientation[ranking.best], rel=0.2)
+
+
+def test_nothing_is_decided_where_there_is_nothing_to_see(scan):
+    """ORI-3: an empty object explains every orientation."""
+    waves = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(scan.probe, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+    empty = np.broadcast_to((np.abs(waves) ** 2).sum(axis=0).astype(np.float32), scan.measurements.shape)
+    ranking = rank_orientations(turned(scan, ORIENTATIONS[0], measurements=empty, unit="counts"), iterations=2)
+    assert not ranking.decided
+    assert ranking.twin_is_equal
+
+
+def test_same_seed_same_ranking_and_bad_pixels_are_left_out(scan):
+    """Invariant 42: same seed, same bits; a hot pixel that is marked changes nothing."""
+    first, second = (rank_orientations(scan, iterations=1, patterns=30) for _ in range(2))
+    assert first == second
+    assert first.patterns == 30
+    bad = np.zeros((32, 32), bool)
+    bad[3, 20] = True
+    hot = scan.counts()
+    hot[:, 3, 20] = 1e7
+    marked = (turned(scan, ORIENTATIONS[0], measurements=counts, unit="counts", bad_pixels=bad)
+              for counts in (hot, scan.counts()))  # fmt: skip
+    one, two = (rank_orientations(each, iterations=1, patterns=30) for each in marked)
+    assert one == two
+
+
+def test_progress_and_refusals(scan):
+    seen = []
+    rank_orientations(scan, iterations=1, patterns=4, progress=lambda *step: seen.append(step))
+    assert seen == [("orientation", number, 8) for number in range(1, 9)]
+    few = Scan(measurements=scan.measurements[:3], unit=scan.unit, positions_px=scan.positions_px[:3])
+    dark = Scan(measurements=np.zeros((9, 8, 8)), unit="counts", positions_px=np.arange(18.0).reshape(9, 2))
+    for wrong, code in ((few, "orientation.patterns"), (dark, "orientation.dark")):
+        with pytest.raises(ContractError) as caught:
+            rank_orientations(wrong)
+        assert caught.value.codes == (code,)
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("given", [ORIENTATIONS[0], ORIENTATIONS[5]], ids=str)
+def test_measured_siemens_star(shared_data, given):
+    """Invariant 11: measured data, positions as given and swapped and turned."""
+    star = read_scan(shared_data / "siemens_star.npz")
+    ranking = rank_orientations(turned(star, given))
+    assert ranking.decided
+    np.testing.assert_allclose(ranking.best.apply(given.apply(star.positions_px)), star.positions_px)

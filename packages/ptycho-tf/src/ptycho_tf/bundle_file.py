@@ -1,0 +1,170 @@
+"""The ``.safetensors`` file of a trained model, in NumPy (specs/bundle.md). Knows no framework and no network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ModelConfig, from_tables, to_dict
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+FORMAT = "ptycho-bundle"
+SCHEMA = 1
+NETWORK = "network."
+
+
+@dataclass(frozen=True, eq=False)
+class BundleFile:
+    """What a bundle holds.
+
+    Attributes:
+        config: Of the model, with its ``data``.
+        weights: float32 arrays by name, such as ``network.nets.0.enter.weight`` (out, in, kh, kw).
+        probe: (modes, N, N) complex64 of unit energy.
+        mean_counts: Mean photons a pattern of the training patterns.
+        provenance: JSON values.
+    """
+
+    config: ModelConfig
+    weights: Mapping[str, NDArray[np.float32]]
+    probe: NDArray[np.complex64]
+    mean_counts: float
+    provenance: Mapping[str, Any]
+
+
+def write_bundle(path: Path, content: BundleFile) -> None:
+    """Write a bundle; what was at ``path`` is replaced in one step, only when all is written.
+
+    Raises:
+        WorkFailedError: weights that are NaN or infinite.
+    """
+    tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in content.weights.items()}
+    probe = np.ascontiguousarray(content.probe, np.complex64)
+    tensors["probe"] = probe.view(np.float32).reshape(*probe.shape, 2)
+    tensors["mean_counts"] = np.array([content.mean_counts], np.float64)
+    broken = _not_finite(tensors)
+    if broken:
+        raise WorkFailedError(
+            Problem(str(path), "bundle.not_finite", "finite weights", f"NaN or infinite values in {broken}",
+                    "train with a lower learning rate")
+        )  # fmt: skip
+    header = {
+        "format": FORMAT,
+        "schema": str(SCHEMA),
+        "config": json.dumps({"data": to_dict(content.config.data), "model": to_dict(content.config)}),
+        "provenance": json.dumps(content.provenance),
+    }
+    header["sha256"] = _digest(header, tensors)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata=header)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def read_bundle(path: Path) -> BundleFile:
+    """Read a bundle. Nothing in the file is executed, and no more memory taken than its tensors need.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: not a bundle, truncated or altered, of an unknown schema, or with broken tensors.
+    """
+    if not path.exists():
+        raise MissingFileError(
+            Problem(str(path), "bundle.missing", "a model written by training", "no such file",
+                    "Model archive not found: check the path")
+        )  # fmt: skip
+    header, tensors = _read(path)
+    config = _config(path, header)
+    provenance = _json(path, header, "provenance")
+    _check_tensors(path, config, tensors)
+    if header.get("sha256") != _digest(header, tensors):
+        raise broken(path, "the content that its checksum is of", "tensors or settings that were altered")
+    probe = np.ascontiguousarray(tensors.pop("probe")).view(np.complex64)[..., 0]
+    mean_counts = float(tensors.pop("mean_counts")[0])
+    return BundleFile(config, tensors, probe, mean_counts, provenance)
+
+
+def broken(path: Path, expected: str, found: str) -> ContractError:
+    """The error of a bundle that is not what it should be."""
+    return ContractError(Problem(str(path), "bundle.broken", expected, found, "train again or copy the file again"))
+
+
+def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Names, dtypes and values of all tensors, and the shapes of those that are not weights."""
+    wanted = {"probe": (config.modes, config.data.N, config.data.N, 2), "mean_counts": (1,)}
+    for name, shape in wanted.items():
+        found = tensors[name].shape if name in tensors else "none"
+        if found != shape:
+            raise broken(path, f"'{name}' of shape {shape}", str(found))
+    for name, value in tensors.items():
+        dtype = "float64" if name == "mean_counts" else "float32"
+        if not (name in wanted or name.startswith(NETWORK)) or value.dtype != dtype:
+            raise broken(path, f"'probe', 'mean_counts' and '{NETWORK}...', as {dtype}", f"'{name}' as {value.dtype}")
+    unfit = _not_finite(tensors)
+    if unfit:
+        raise broken(path, "finite values", f"NaN or infinite values in {unfit}")
+    if not tensors["probe"].any() or not float(tensors["mean_counts"][0]) > 0:
+        raise broken(path, "a probe with light and positive 'mean_counts'", "zeros")
+
+
+def _not_finite(tensors: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(name for name, value in tensors.items() if not np.isfinite(value).all())
+
+
+def _digest(header: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 of settings and tensors, as specs/bundle.md BUN-6 has it."""
+    found = hashlib.sha256()
+    for key in ("config", "provenance"):
+        found.update(f"{key}\n{header[key]}\n".encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        found.update(f"{name}\n{'x'.join(map(str, value.shape))}\n".encode())
+        found.update(np.ascontiguousarray(value).data)
+    return found.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    try:
+        with safe_open(path, framework="np") as file:
+            # Copies: the file may be replaced while the model is in use.
+            return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
+        raise broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
+
+
+def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
+    if header.get("format") != FORMAT:
+        raise broken(path, f"format '{FORMAT}'", repr(header.get("format")))
+    if header.get("schema") != str(SCHEMA):
+        raise broken(path, f"schema {SCHEMA}", repr(header.get("schema")))
+    tables = _json(path, header, "config")
+    try:
+        model = from_tables(tables)[ModelConfig]
+    except (ContractError, KeyError, TypeError, AttributeError) as error:
+        raise broken(path, "a configuration with tables 'data' and 'model'", str(error)) from error
+    return model
+
+
+def _json(path: Path, header: Mapping[str, str], key: str) -> Any:
+    try:
+        value = json.loads(header[key])
+    except (KeyError, ValueError, RecursionError) as error:
+        raise broken(path, f"JSON under '{key}'", repr(error)) from error
+    if not isinstance(value, dict):
+        raise broken(path, f"a JSON object under '{key}'", type(value).__name__)
+    return value

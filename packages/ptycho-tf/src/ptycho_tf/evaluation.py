@@ -1,0 +1,48 @@
+"""Residuals of a reconstruction on chosen patterns, in chunks of bounded memory."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_data.batches import PatternSource
+from ptycho_data.metrics import ResidualSum, poisson_floor
+
+from ptycho_tf.framework import tf
+from ptycho_tf.physics import Placement, extract_patches, simulate, to_centre
+
+_CHUNK_PIXELS = 1 << 19
+_FLOOR_PATTERNS = 64
+
+
+def far_field_residual(
+    source: PatternSource,
+    object_: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    placement: Placement,
+    indices: NDArray[np.int64],
+) -> tuple[float | None, float | None]:
+    """R (PHY-22) of the patterns at ``indices`` and its Poisson floor (PHY-23, from at most 64 of them).
+
+    Args:
+        source: Scan or store.
+        object_: (H, W) complex.
+        probe: (K, N, N) complex in the scan's gauge.
+        placement: Sites of all of the source's patterns on the canvas.
+        indices: Patterns to compare; None, None for no patterns.
+    """
+    if len(indices) == 0:
+        return None, None
+    canvas, modes = tf.constant(object_), tf.constant(probe)
+    expected = tf.function(
+        lambda rows: to_centre(simulate(extract_patches(canvas, placement[rows]), modes)),
+        input_signature=[tf.TensorSpec((None,), tf.int64)],
+    )
+    chunk = max(1, _CHUNK_PIXELS // source.N**2 // len(probe))
+    total, floors = ResidualSum(), []
+    for first in range(0, len(indices), chunk):
+        chosen = indices[first : first + chunk]
+        counts = expected(tf.constant(chosen)).numpy()
+        total.add(source.counts(chosen), counts, bad_pixels=source.bad_pixels)
+        if first < _FLOOR_PATTERNS:
+            floors.append(counts[:_FLOOR_PATTERNS])
+    return total.value, poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)

@@ -1,0 +1,54 @@
+"""Callbacks that log the metrics of each epoch."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_tf.framework import keras
+
+
+def loggers(kind: str, output_dir: Path) -> list[Any]:
+    """The callbacks of a logger: csv, tensorboard, mlflow or none; they write into ``output_dir/logs``.
+
+    Raises:
+        ContractError: the logger's package is not installed.
+    """
+    if kind == "none":
+        return []
+    folder = output_dir / "logs"
+    if kind != "csv" and find_spec(kind) is None:
+        raise ContractError(
+            Problem("execution.logger_backend", "logger.absent", f"the package of the logger '{kind}'",
+                    f"no module named {kind!r}", f"pip install 'ptycho-tf[{kind}]' or use --logger csv")
+        )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    if kind == "tensorboard":
+        return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
+    if kind == "mlflow":
+        return [_Mlflow(folder / "mlflow.db")]
+    return [keras.callbacks.CSVLogger(str(folder / "metrics.csv"))]
+
+
+class _Mlflow(keras.callbacks.Callback):
+    """Logs to an MLflow database in a file."""
+
+    def __init__(self, database: Path) -> None:
+        super().__init__()
+        from mlflow.tracking import MlflowClient
+
+        self._client = MlflowClient(f"sqlite:///{database}")
+        name = "ptycho"
+        known = self._client.get_experiment_by_name(name)
+        experiment = self._client.create_experiment(name) if known is None else known.experiment_id
+        self._run = self._client.create_run(experiment).info.run_id
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        for name, value in logs.items():
+            self._client.log_metric(self._run, name, float(value), step=epoch)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._client.set_terminated(self._run)

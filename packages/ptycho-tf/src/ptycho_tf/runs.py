@@ -1,0 +1,240 @@
+"""What a run needs beside the framework: timing, the scan as imaging sees it, groups, summaries. NumPy only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import DataConfig, ReconstructionConfig, Section, TrainingConfig, to_dict
+from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.records import Groups, Scan
+from ptycho_data.batches import PatternSource, mean_counts
+from ptycho_data.files import read_scan
+from ptycho_data.geometry import CanvasGeometry, canvas_geometry
+from ptycho_data.grouping import group
+from ptycho_data.selection import held_out_indices, used_indices
+
+Progress = Callable[[str, int, int], None]
+Summary = dict[str, Any]
+Residual = Callable[[NDArray[np.int64]], tuple[float | None, float | None]]
+
+CALIBRATION_PATTERNS = 2048
+"""A larger scan's probe is calibrated on this many neighbouring patterns."""
+
+
+@dataclass
+class Stages:
+    """Wall and CPU seconds of each stage of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    cpu_seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the time of a with-block to a stage."""
+        wall, cpu = time.perf_counter(), time.process_time()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - wall
+        self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
+
+    def rate(self, patterns: int, stage: str) -> float | None:
+        """Patterns a CPU second of a stage."""
+        cpu = self.cpu_seconds.get(stage, 0.0)
+        return patterns / cpu if cpu > 0 else None
+
+
+@dataclass(frozen=True, eq=False)
+class ScanView:
+    """One scan as imaging sees it.
+
+    Attributes:
+        source: Scan or store of one scan.
+        positions_px: (M, 2) float64 [x, y] of all patterns.
+        geometry: Canvas of all positions.
+        used: Indices of the patterns that may be used.
+        held_out: Indices of the others.
+        mean_counts: Mean photons of the used patterns.
+    """
+
+    source: PatternSource
+    positions_px: NDArray[np.float64]
+    geometry: CanvasGeometry
+    used: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+    mean_counts: float
+
+
+def scan_view(scan: Scan, hold_out: str | None, seed: int) -> ScanView:
+    """The view of a scan.
+
+    Raises:
+        ContractError: several scans in one file, or no photons.
+    """
+    require_one_scan(scan.scan_index, where=str(scan.metadata.get("source", "Scan")))
+    held = held_out_indices(hold_out, len(scan), seed)
+    used = used_indices(held, len(scan))
+    gauges = mean_counts(scan, allowed=used)
+    require_photons(gauges)
+    geometry = canvas_geometry(scan.positions_px, scan.N)
+    return ScanView(scan, scan.positions_px, geometry, used, held, next(iter(gauges.values())))
+
+
+def training_groups(
+    source: PatternSource,
+    used: NDArray[np.int64],
+    data: DataConfig,
+    training: TrainingConfig,
+    gauges: Mapping[int, float],
+    validation_files: Sequence[Path],
+) -> tuple[tuple[PatternSource, Groups, Mapping[int, float]], ...]:
+    """Groups to train on and groups for val_loss, each with its source and mean counts.
+
+    Raises:
+        ContractError: a validation file of another pattern size, or no group left for one of the two.
+    """
+    groups = source.groups(  # type: ignore[attr-defined]
+        gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=training.seed, allowed=used
+    )
+    if validation_files:
+        scan = read_scan(Path(validation_files[0]), measurement=data.measurement)
+        if scan.N != data.N:
+            raise ContractError(
+                Problem(str(validation_files[0]), "scan.size", f"patterns of {data.N} x {data.N}",
+                        f"{scan.N} x {scan.N}", "validate on patterns of the training's size")
+            )  # fmt: skip
+        theirs = group(scan.positions_px, gridsize=data.gridsize, neighbor_count=data.K, seed=training.seed,
+                       scan_index=scan.scan_index)  # fmt: skip
+        return (source, groups, gauges), (scan, theirs, mean_counts(scan))
+    count = max(1, round(training.val_fraction * len(groups)))
+    if training.val_fraction == 0 or count >= len(groups):
+        raise ContractError(
+            Problem("training.val_fraction", "training.no_validation", "at least one group to train on and one for "
+                    "val_loss", f"val_fraction {training.val_fraction:g} of {len(groups)} groups",
+                    "raise n_groups or val_fraction, or give a validation file")
+        )  # fmt: skip
+    order = np.random.default_rng(training.seed).permutation(len(groups))
+    parts = np.sort(order[count:]), np.sort(order[:count])
+    return tuple((source, subset(groups, rows), gauges) for rows in parts)
+
+
+def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
+    """Some of the groups."""
+    return Groups(**{row.name: getattr(groups, row.name)[rows] for row in fields(groups)})
+
+
+def calibration_patterns(scan: Scan, used: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Indices of the first scan's used patterns, or of those in its middle where it is large."""
+    scans = scan.scan_index[used]
+    mine = used[scans == scans[0]]
+    positions = scan.positions_px
+    distance = np.abs(positions[mine] - np.median(positions[mine], axis=0)).max(axis=1)
+    return np.sort(mine[np.argsort(distance, kind="stable")[:CALIBRATION_PATTERNS]])
+
+
+class Chosen:
+    """Some patterns of a source, numbered from 0."""
+
+    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.N, self.bad_pixels = source.N, source.bad_pixels
+        self.scan_index = np.asarray(source.scan_index)[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
+        """Photon counts, as the source gives them."""
+        return self._source.counts(self._indices[index])
+
+
+def assembly_of(wanted: str, architecture: str, images_whole_canvas: bool) -> str:
+    """``canvas`` or ``groups``, from what was asked for and what the network can.
+
+    Raises:
+        ContractError: a canvas from a network that cannot image one.
+    """
+    if wanted == "canvas" and not images_whole_canvas:
+        raise ContractError(
+            Problem("inference.assembly", "inference.assembly", "'groups' or 'auto' for this architecture",
+                    f"'canvas' for '{architecture}'", "use --assembly groups")
+        )  # fmt: skip
+    return ("canvas" if images_whole_canvas else "groups") if wanted == "auto" else wanted
+
+
+def imaging_groups(view: ScanView, data: DataConfig, seed: int) -> Groups:
+    """Groups of the patterns that may be used."""
+    return group(view.positions_px, gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=seed,
+                 allowed=view.used)  # fmt: skip
+
+
+def residuals(view: ScanView, residual: Residual) -> Summary:
+    """R and its Poisson floor, on used and held-out patterns, from a function of indices."""
+    used, used_floor = residual(view.used)
+    unseen, unseen_floor = residual(view.held_out)
+    return {
+        "residual": {"used": used, "held_out": unseen},
+        "poisson_floor": {"used": used_floor, "held_out": unseen_floor},
+    }
+
+
+def descent_options(config: ReconstructionConfig) -> dict[str, Any]:
+    """Options of a joint descent that have its parameters' names."""
+    names = ("batch_size", "object_learning_rate", "probe_learning_rate", "loss", "seed")
+    return {name: getattr(config, name) for name in names}
+
+
+def common_summary(sections: Sequence[Section], seed: int, stages: Stages, device: str, packages: Sequence[str]) -> Summary:
+    """What every run says of itself."""
+    return {
+        "settings": {section.section: to_dict(section) for section in sections},
+        "versions": {name: version(name) for name in ("ptycho-contracts", "ptycho-data", *packages, "numpy")},
+        "seed": seed,
+        "device": device,
+        "seconds": stages.seconds,
+        "cpu_seconds": stages.cpu_seconds,
+    }
+
+
+def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
+    """Imaging makes one object; several scans in one file are several objects.
+
+    Raises:
+        ContractError: more than one value of ``scan_index``.
+    """
+    scans = np.unique(scan_index)
+    if len(scans) > 1:
+        raise ContractError(
+            Problem(where, "scan.several", "patterns of one scan", f"{len(scans)} scans: {scans[:8].tolist()}",
+                    "image each scan from a file of its own")
+        )  # fmt: skip
+
+
+def require_probe(scan: Scan, command: str) -> None:
+    """Raise ContractError where a scan has no probe, or one without light."""
+    if scan.probe is None:
+        raise ContractError(
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
+                    "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
+        )  # fmt: skip
+    if not np.any(scan.probe):
+        raise ContractError(
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", f"a probe with light, for {command}",
+                    "zeros", "add a measured or modelled probe to the file")
+        )  # fmt: skip
+
+
+def require_photons(gauges: Mapping[int, float]) -> None:
+    """Raise ContractError where the patterns of a scan hold no photons."""
+    dark = [scan for scan, counts in gauges.items() if not counts > 0]
+    if dark:
+        raise ContractError(
+            Problem("measurements", "scan.no_photons", "photons in the patterns that are used",
+                    f"none in scan {dark}", "check the file with inspect")
+        )  # fmt: skip

@@ -1,0 +1,388 @@
+"""Training through the backend: every execution option at its consumer (specs/training.md TRN)."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.problems import ContractError, WorkFailedError
+from ptycho_data.files import write_scan
+from ptycho_torch import training as training_module
+from ptycho_torch.backend import create_training_payload, train
+from ptycho_torch.bundle import load_bundle
+
+SMALL = {"epochs": 2, "width": 2, "iterations": 1, "gridsize": 1, "n_groups": 40, "batch_size": 8, "val_fraction": 0.1}
+"""36 groups of one pattern to train on, 4 for val_loss: 5 steps an epoch."""
+
+
+@dataclass
+class Run:
+    """A training that was run: what it wrote, said, and did while it ran."""
+
+    out: Path
+    summary: dict[str, Any]
+    trainer: pl.Trainer
+    rates: list[float] = field(default_factory=list)
+    norms: list[float] = field(default_factory=list)
+    deterministic: bool = False
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Tensors of the model that was written."""
+        return load_bundle(self.out / "model.safetensors").model.state_dict()
+
+
+def same(one: Run, other: Run) -> bool:
+    """Weights bit for bit."""
+    first, second = one.weights, other.weights
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def run(tmp_path, scan, monkeypatch) -> Callable[..., Run]:
+    """Train for real, and watch the trainer."""
+    watched: list[Run] = []
+
+    class Watch(pl.Callback):
+        def on_train_start(self, trainer, module):
+            mine = watched[-1]
+            mine.deterministic = torch.are_deterministic_algorithms_enabled()
+
+            def note(optimiser, *_: Any) -> None:
+                mine.rates.append(optimiser.param_groups[0]["lr"])
+                gradients = [weight.grad.norm() for weight in module.parameters() if weight.grad is not None]
+                mine.norms.append(float(torch.stack(gradients).norm()))
+
+            trainer.optimizers[0].register_step_post_hook(note)
+
+    class Watched(pl.Trainer):
+        def __init__(self, *args: Any, callbacks: list[pl.Callback], **options: Any) -> None:
+            super().__init__(*args, callbacks=[*callbacks, Watch()], **options)
+            watched.append(Run(tmp_path, {}, self))
+
+    monkeypatch.setattr(training_module.pl, "Trainer", Watched)
+    count = 0
+
+    def make(data=scan, *, execution: dict[str, Any] | None = None, validation=(), progress=None, **overrides) -> Run:
+        nonlocal count
+        count += 1
+        out = tmp_path / f"out{count}"
+        path = tmp_path / f"scan{count}.npz"
+        write_scan(path, data)
+        options = ExecutionConfig(**{"accelerator": "cpu", "logger_backend": "none", **(execution or {})})
+        payload = create_training_payload(path, out, {**SMALL, **overrides}, options)
+        summary = train(payload, validation_files=validation, progress=progress)
+        done = watched[-1]
+        done.out, done.summary = out, summary
+        return done
+
+    return make
+
+
+@pytest.mark.parametrize("gridsize", [1, 2, 3])
+@pytest.mark.parametrize("architecture", ["unrolled", "cnn"])
+def test_trains_and_writes_a_bundle(run, gridsize, architecture):
+    """Invariant 43: what is written is trained: other weights than at the start; with val_loss, counted right."""
+    done = run(gridsize=gridsize, architecture=architecture)
+    assert done.summary["training"]["epochs"] == 2
+    assert done.summary["training"]["steps"] == 10
+    assert done.summary["training"]["stopped_by"] == "epochs"
+    assert done.summary["training"]["losses"].keys() >= {"train_loss", "val_loss"}
+    assert all(math.isfinite(loss) for loss in done.summary["training"]["losses"].values())
+    assert done.summary["groups"] == {"training": 36, "validation": 4}
+    bundle = load_bundle(done.out / "model.safetensors")
+    assert bundle.model.config.gridsize == gridsize
+    assert bundle.provenance["training"] == done.summary["training"]
+    if architecture == "unrolled":
+        assert bundle.model.network.nets[0].leave.weight.abs().sum() > 0  # zero at the start
+    json.dumps(done.summary, allow_nan=False)
+
+
+def test_training_lowers_the_loss(run):
+    """More epochs, lower val_loss than physics alone."""
+    options = {"gridsize": 2, "sweeps": 1, "width": 4}
+    short = run(epochs=1, execution={"learning_rate": 1e-9}, **options)
+    long = run(epochs=12, execution={"learning_rate": 3e-3}, **options)
+    losses = [done.summary["training"]["losses"]["val_loss"] for done in (short, long)]
+    assert losses[1] < 0.9 * losses[0]
+
+
+def test_same_seed_same_bits(run):
+    """Invariant 42, and the caller's dice and switches are as before."""
+    random.seed(1)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state()  # noqa: NPY002
+    first = run(seed=3)
+    assert random.getstate() == states[0]
+    assert np.random.get_state()[1].tolist() == states[1]  # noqa: NPY002
+    assert torch.equal(torch.random.get_rng_state(), states[2])
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.get_default_dtype() == torch.float32
+    torch.manual_seed(77)
+    assert same(first, run(seed=3))
+    assert not same(first, run(seed=4))
+
+
+def test_workers_change_nothing(run):
+    """Invariant 42: over three epochs, 0 and 2 workers; they are really there."""
+    alone = run(epochs=3)
+    helped = run(epochs=3, execution={"num_workers": 2, "prefetch_factor": 3})
+    assert helped.trainer.train_dataloader.num_workers == 2
+    assert helped.trainer.train_dataloader.prefetch_factor == 3
+    assert same(alone, helped)
+
+
+def test_held_out_patterns_change_no_bit(run, scan):
+    """Invariant 10: whatever they hold, the weights, the probe and the frozen gauge are the same; not so the others."""
+    held = np.random.default_rng(0).permutation(64)[:16]
+    altered, told = (np.array(scan.measurements) for _ in range(2))
+    altered[held] = altered[held][:, ::-1] * 3 + 1
+    used = np.setdiff1d(np.arange(64), held)
+    told[used[3]] = told[used[3]][::-1]
+    options = {"hold_out": "0.25", "calibrate_probe": True, "calibration_epochs": 2, "n_groups": 30, "gridsize": 2}
+    first, second, third = (run(replace(scan, measurements=data), **options)
+                            for data in (scan.measurements, altered, told))  # fmt: skip
+    assert same(first, second)
+    assert not same(first, third)
+    assert first.summary["mean_counts"] == second.summary["mean_counts"]
+    assert first.summary["patterns"] == {"used": 48, "held_out": 16}
+    groups = first.trainer.train_dataloader.dataset.groups.nn_indices
+    assert not np.isin(groups, held).any()
+
+
+def test_calibration(run, scan):
+    """A guess is calibrated, an exact probe kept, unless told; the bundle holds the probe that was trained with."""
+    y, x = np.mgrid[:32, :32] - 16
+    wrong = (scan.probe * np.exp(0.01j * (x**2 + y**2))).astype(np.complex64)
+    guess = replace(scan, probe=wrong, probe_kind="guess", object_truth=None, object_origin_yx_px=None)
+    options = {"epochs": 1, "calibration_epochs": 15}
+    calibrated, kept = run(guess, **options), run(guess, calibrate_probe=False, **options)
+    assert calibrated.summary["probe"]["calibration"]["patterns"] == 64
+    assert len(calibrated.summary["probe"]["calibration"]["losses"]) == 15
+    assert kept.summary["probe"]["calibration"] == {"done": False}
+    assert not run(scan, **options).summary["probe"]["calibration"]["done"]
+    unit = wrong[0] / np.linalg.norm(wrong)
+    np.testing.assert_allclose(kept.weights["probe"][0].numpy(), unit, atol=1e-6)
+    truth = scan.probe[0] / np.linalg.norm(scan.probe)
+    before, after = (abs(np.vdot(probe, truth)) for probe in (unit, calibrated.weights["probe"][0].numpy()))
+    assert after > before + 0.3 * (1 - before)
+    assert float(calibrated.weights["probe"].abs().square().sum()) == pytest.approx(1, rel=1e-4)
+    losses = [done.summary["training"]["losses"]["val_loss"] for done in (calibrated, kept)]
+    assert losses[0] < losses[1]
+
+
+def test_modes(run):
+    """Asked-for modes are started, calibrated and kept in the bundle."""
+    done = run(modes=3, calibrate_probe=True, calibration_epochs=1, epochs=1)
+    assert done.weights["probe"].shape == (3, 32, 32)
+    assert sum(done.summary["probe"]["mode_powers"]) == pytest.approx(1)
+
+
+def test_several_scans(run, scan, tiny_scan, tmp_path):
+    """Each scan has its own gauge; groups never mix them."""
+    from ptycho_data.files import combine_scans
+
+    brighter = replace(scan, measurements=np.asarray(scan.measurements) * 4)
+    done = run(combine_scans([scan, brighter]), gridsize=2, n_groups=60)
+    gauges = done.summary["mean_counts"]
+    assert gauges["1"] == pytest.approx(4 * gauges["0"], rel=1e-6)
+    groups = done.trainer.train_dataloader.dataset.groups.nn_indices
+    assert ((groups < 64).all(1) | (groups >= 64).all(1)).all()
+
+
+def test_validation_file(run, scan, tmp_path):
+    """val_loss is that of the other file, under its own bad pixels; all groups train."""
+    bad = np.zeros((32, 32), bool)
+    bad[10:14, 10:14] = True
+    path = tmp_path / "validation.npz"
+    losses = []
+    for garbage in (0, 60000):
+        measured = np.array(scan.measurements)
+        measured[:, bad] = garbage
+        write_scan(path, replace(scan, measurements=measured, bad_pixels=bad))
+        done = run(epochs=1, validation=[path])
+        losses.append(done.summary["training"]["losses"]["val_loss"])
+    assert done.summary["groups"] == {"training": 40, "validation": 64}
+    assert losses[0] == losses[1]
+
+
+def test_validation_of_another_size_is_refused(run, tiny_scan, tmp_path):
+    """By name, both sizes told."""
+    write_scan(tmp_path / "small.npz", tiny_scan)
+    with pytest.raises(ContractError, match=r"small\.npz.*32 x 32.*16 x 16"):
+        run(validation=[tmp_path / "small.npz"])
+
+
+@pytest.mark.parametrize("change", [{"val_fraction": 0.0}, {"n_groups": 1}])
+def test_no_group_left_for_validation_is_refused(run, change):
+    """TRN-5."""
+    with pytest.raises(ContractError, match=r"training\.no_validation"):
+        run(**change)
+
+
+def test_bad_data_is_refused(run, scan):
+    """No probe, a dark probe, no photons: each a clear error before any training."""
+    bare = {"object_truth": None, "object_origin_yx_px": None}
+    with pytest.raises(ContractError, match=r"scan\.no_probe"):
+        run(replace(scan, probe=None, **bare))
+    with pytest.raises(ContractError, match=r"scan\.dark_probe"):
+        run(replace(scan, probe=np.zeros_like(scan.probe)))
+    with pytest.raises(ContractError, match=r"scan\.no_photons"):
+        run(replace(scan, measurements=np.zeros_like(scan.measurements)), measurement="counts")
+
+
+def test_max_seconds(run):
+    """Ends after the step in which the time is over, with a bundle; the rate has run its course by then."""
+    began = time.monotonic()
+    done = run(epochs=1_000_000, max_seconds=0.5)
+    assert time.monotonic() - began < 30
+    assert done.summary["training"]["stopped_by"] == "max_seconds"
+    assert done.summary["training"]["epochs"] == math.ceil(done.summary["training"]["steps"] / 5)
+    assert done.rates[-1] < 0.2 * done.rates[0]
+    assert "val_loss" in done.summary["training"]["losses"]
+
+
+def test_divergence_is_an_error_without_a_bundle(run, tmp_path):
+    """TRN-11."""
+    with pytest.raises(WorkFailedError, match=r"training\.diverged"):
+        run(execution={"learning_rate": 1e30}, epochs=3)
+    assert list(tmp_path.glob("out1/*"))
+    assert not list(tmp_path.glob("out*/model.safetensors"))
+
+
+def test_progress(run):
+    """Steps done, of steps in all."""
+    seen: list[tuple[str, int, int]] = []
+    run(progress=lambda *report: seen.append(report))
+    assert [report for report in seen if report[0] == "training"] == [("training", step, 10) for step in range(1, 11)]
+
+
+class TestExecution:
+    """Invariant 36: each option changes what its consumer does."""
+
+    def test_accelerator(self, run):
+        done = run(execution={"accelerator": "cpu"})
+        assert done.summary["device"] == done.trainer.strategy.root_device.type == "cpu"
+        assert {weight.device.type for weight in done.weights.values()} == {"cpu"}
+
+    def test_accelerator_that_is_absent(self, run):
+        absent = "mps" if not torch.backends.mps.is_available() else "cuda"
+        with pytest.raises(ContractError, match=r"device\.absent"):
+            run(execution={"accelerator": absent})
+
+    @pytest.mark.parametrize("deterministic", [True, False])
+    def test_deterministic(self, run, deterministic):
+        assert run(execution={"deterministic": deterministic}).deterministic is deterministic
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+    @pytest.mark.parametrize("architecture", ["unrolled", "cnn"])
+    def test_precision(self, run, precision, architecture):
+        """Each computes something else, near to single precision, and the bundle is in single precision."""
+        usual, other = (
+            run(execution={"precision": name}, architecture=architecture) for name in ("32-true", precision)
+        )
+        assert not same(usual, other)
+        losses = [done.summary["training"]["losses"]["val_loss"] for done in (usual, other)]
+        assert losses[1] == pytest.approx(losses[0], rel=0.05)
+        assert {str(value.dtype) for value in other.weights.values()} == {"torch.float32", "torch.complex64"}
+        assert torch.equal(other.weights["probe"], usual.weights["probe"])
+
+    def test_precision_that_is_absent(self, run):
+        """Lightning would take bf16 in its place."""
+        with pytest.raises(ContractError, match=r"precision\.absent"):
+            run(execution={"precision": "16-mixed"})
+
+    def test_gradient_clip_val(self, run):
+        free, clipped = run(), run(execution={"gradient_clip_val": 1e-3})
+        assert max(free.norms) > 2e-3
+        assert max(clipped.norms) <= 1.001e-3
+
+    def test_accum_steps(self, run):
+        done = run(execution={"accum_steps": 5})
+        assert done.summary["training"]["steps"] == 2
+
+    def test_learning_rate(self, run):
+        assert run(execution={"learning_rate": 0.0123, "scheduler": "constant"}).rates == [0.0123] * 10
+
+    def test_schedules(self, run):
+        """Over the 10 steps, as TRN-6 has them."""
+        share = np.arange(10) / 10
+        expected = {
+            "constant": np.ones(10),
+            "cosine": 0.02 + 0.98 * (1 + np.cos(np.pi * share)) / 2,
+            "exponential": 10 ** (-1.7 * share),
+        }
+        for name, factors in expected.items():
+            rates = run(execution={"scheduler": name, "learning_rate": 1e-3}).rates
+            np.testing.assert_allclose(rates, 1e-3 * factors, rtol=1e-6, err_msg=name)
+
+    def test_plateau(self, run):
+        """Without any progress the rate is halved after more than 3 epochs."""
+        rates = run(execution={"scheduler": "plateau", "learning_rate": 1e-12}, epochs=7).rates[::5]
+        assert rates == pytest.approx([1e-12] * 5 + [5e-13] * 2)
+
+    def test_enable_checkpointing(self, run):
+        assert not (run(execution={"enable_checkpointing": False}).out / "checkpoints").exists()
+        assert len(list((run().out / "checkpoints").iterdir())) == 1
+
+    @pytest.mark.parametrize(("kept", "files"), [(0, 0), (1, 1), (2, 2), (-1, 4)])
+    def test_checkpoint_save_top_k(self, run, kept, files):
+        done = run(execution={"checkpoint_save_top_k": kept}, epochs=4)
+        assert len(list(done.out.glob("checkpoints/*.ckpt"))) == files
+
+    @pytest.mark.parametrize("mode", ["min", "max"])
+    @pytest.mark.parametrize("metric", ["val_loss", "train_loss"])
+    def test_checkpoint_monitor_and_mode(self, run, metric, mode):
+        """The bundle has the weights of the best checkpoint by that metric."""
+        execution = {"checkpoint_monitor_metric": metric, "checkpoint_mode": mode, "checkpoint_save_top_k": -1}
+        done = run(execution=execution, epochs=4)
+        scores = {path: float(path.stem.split(f"{metric}=")[1]) for path in done.out.glob("checkpoints/*.ckpt")}
+        best = (min if mode == "min" else max)(scores, key=scores.__getitem__)
+        state = training_module.SafetensorsCheckpoints().load_checkpoint(best)["state_dict"]
+        for name, value in done.weights.items():
+            assert torch.equal(state[f"model.{name}"], value), name
+
+    def test_early_stop_patience(self, run):
+        """No progress at all: 1 + patience epochs."""
+        done = run(execution={"early_stop_patience": 2, "learning_rate": 1e-12}, epochs=50)
+        assert done.summary["training"]["stopped_by"] == "early stopping"
+        assert done.summary["training"]["epochs"] == 3
+
+    def test_logger(self, run):
+        done = run(execution={"logger_backend": "csv"})
+        (metrics,) = done.out.glob("logs/**/metrics.csv")
+        rows = list(csv.DictReader(metrics.read_text().splitlines()))
+        assert len([row for row in rows if row["val_loss"]]) == 2
+        assert not (run(execution={"logger_backend": "none"}).out / "logs").exists()
+
+    def test_logger_that_is_not_installed(self, run):
+        if importlib.util.find_spec("mlflow") is not None:
+            pytest.skip("mlflow is installed here")
+        with pytest.raises(ContractError, match=r"logger\.absent.*") as caught:
+            run(execution={"logger_backend": "mlflow"})
+        assert "ptycho-torch[mlflow]" in str(caught.value)
+
+    def test_devices_and_strategy(self, run, monkeypatch):
+        """Two processes are asked for; what they compute is tested in test_processes.py."""
+        monkeypatch.setattr(pl.Trainer, "fit", lambda self, *_: (_ for _ in ()).throw(InterruptedError))
+        seen = []
+        init = pl.Trainer.__init__
+        monkeypatch.setattr(pl.Trainer, "__init__", lambda self, *a, **k: (init(self, *a, **k), seen.append(self))[0])
+        with pytest.raises(InterruptedError):
+            run(execution={"devices": 2, "num_nodes": 2, "strategy": "ddp"})
+        assert seen[-1].num_devices == 2
+        assert seen[-1].num_nodes == 2
+        assert seen[-1].world_size == 4
