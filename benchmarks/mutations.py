@@ -55,7 +55,8 @@ MUTATIONS = (
             ("norm of the transform", 'torch.fft.fft2(waves, norm="ortho")', "torch.fft.fft2(waves)"),
             ("norm of the inverse", 'torch.fft.ifft2(waves, norm="ortho")', "torch.fft.ifft2(waves)"),
             ("conjugated probe", "patches.unsqueeze(1) * probe", "patches.unsqueeze(1) * probe.conj()"),
-            ("modes added as waves", "squared_modulus(detector_waves).sum(1)", "squared_modulus(detector_waves.sum(1))"),
+            ("modes added as waves", "squared_modulus(detector_waves).sum(1)",
+             "squared_modulus(detector_waves.sum(1))"),
             ("imaginary part dropped", "field.real.square() + field.imag.square()", "field.real.square()"),
             ("energy of the first mode only", "squared_modulus(probe).sum().sqrt()",
              "squared_modulus(probe[0]).sum().sqrt()"),
@@ -75,8 +76,9 @@ MUTATIONS = (
             ("sign of eps", "(simulated + eps).sqrt() - (measured + eps).sqrt()",
              "(simulated + eps).sqrt() - measured.sqrt()"),
             ("counts compared with amplitude", "(measured + eps).sqrt()", "(measured + eps)"),
-            ("sign of the Poisson term", "excess - (measured + eps) * ratio", "excess + (measured + eps) * ratio"),
-            ("weight of the Poisson term", "excess - (measured + eps) * ratio", "excess - measured * ratio"),
+            ("sign of the Poisson term", "excess - scale * logarithm", "excess + scale * logarithm"),
+            ("weight of the Poisson term", "excess - scale * logarithm", "excess - measured * logarithm"),
+            ("digits lost in the dark", "near = excess.abs() < 0.5 * scale", "near = excess.abs() < 2 * scale"),
             ("normalised by its own prediction", "values.sum() / measured.sum()", "values.mean() / measured.sum()"),
             ("mask forgotten in the sum", "values * mask, measured * mask", "values * mask, measured"),
             ("no guard against darkness", ".clamp_min(torch.finfo(measured.dtype).tiny)", ""),
@@ -101,6 +103,10 @@ MUTATIONS = (
 def main(words: list[str]) -> int:
     """Try the mutations whose description has one of the words; all where there are none."""
     chosen = [row for row in MUTATIONS if not words or any(word in f"{row.module} {row.what}" for word in words)]
+    for module, tests in {(row.module, row.tests) for row in chosen}:
+        failing = noticing(Mutation(module, "none", "", "", tests))
+        if failing:
+            raise SystemExit(f"{failing} fails without any mutation")
     results = []
     for row in chosen:
         began = time.perf_counter()
@@ -125,7 +131,7 @@ def noticing(row: Mutation) -> str | None:
         text = target.read_text(encoding="utf-8")
         if row.old not in text:
             raise SystemExit(f"{row.module} no longer has {row.old!r}: bring this script up to date")
-        target.write_text(text.replace(row.old, row.new), encoding="utf-8")
+        target.write_text(text.replace(row.old, row.new) if row.old else text, encoding="utf-8")
         env = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *row.tests]
         done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)

@@ -52,7 +52,8 @@ def stitched(count: int, order: str) -> dict[str, float]:
     pixels = int(np.prod(stitcher.geometry.shape))
     return {
         "patches": count, "patches_per_s": round(count / wall), "patches_per_cpu_s": round(count / cpu),
-        "peak_mb": round(measuring.peak_mb(), 1), "before_mb": round(before, 1), "canvas_mb": round(pixels * 24 / 1e6, 1),
+        "peak_mb": round(measuring.peak_mb(), 1), "before_mb": round(before, 1),
+        "canvas_mb": round(pixels * 24 / 1e6, 1),
         "result_mb": round(pixels * 12 / 1e6, 1), "batch_mb": round(patches.nbytes / 1e6, 1),
     }  # fmt: skip
 

@@ -90,9 +90,6 @@ class TestInferenceCLI:
         assert "execution.accelerator" in run.err
         assert not run.out.exists()
 
-    @pytest.mark.xfail(
-        strict=True, reason="imaging reads its patterns in its own process: no loader takes the workers yet"
-    )
     def test_num_workers(self, infer, monkeypatch):
         import ptycho_torch.loader
 

@@ -156,7 +156,7 @@ def test_an_unknown_filter_names_the_extra(tmp_path):
 
 def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     path = good(tmp_path / "a.h5")
-    monkeypatch.setattr("ptycho_data.files.hdf5._available_bytes", lambda: 300)
+    monkeypatch.setattr("ptycho_data.files.hdf5.available_bytes", lambda: 300)
     assert codes_of(path) == ("hdf5.memory",)
 
 

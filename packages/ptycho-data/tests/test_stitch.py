@@ -19,7 +19,8 @@ def stitched(patches, positions, weight=None, *, geometry=None, batch=None):
     stitcher = Stitcher(geometry or canvas_geometry(positions, patches.shape[-1]))
     for start in range(0, len(patches), batch or len(patches)):
         rows = slice(start, start + (batch or len(patches)))
-        stitcher.add(patches[rows], positions[rows], weight)
+        own = weight[rows] if weight is not None and weight.ndim == 3 else weight
+        stitcher.add(patches[rows], positions[rows], own)
     assert stitcher.patches == len(patches)
     return stitcher.result()
 

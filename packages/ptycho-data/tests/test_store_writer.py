@@ -56,7 +56,9 @@ def test_any_blocks_make_the_store_of_the_scan(tmp_path_factory, sizes, resumabl
         resume_key="a" if resumable else None,
     )  # fmt: skip
     assert made.key == whole.key
-    assert {p.name: p.read_bytes() for p in made.path.iterdir()} == {p.name: p.read_bytes() for p in whole.path.iterdir()}
+    assert {p.name: p.read_bytes() for p in made.path.iterdir()} == {
+        p.name: p.read_bytes() for p in whole.path.iterdir()
+    }
     assert sorted(p.name for p in folder.iterdir()) == ["chunked", "whole"]
     verify_store(made.path)
 

@@ -104,6 +104,50 @@ def test_modes_are_fitted(view, view_of):
     assert mode_powers(two.probe)[1] > 0.03  # it began at 0.01
 
 
+def test_positions_are_refined(view_of, scan):
+    """Positions known to 0.7 px are found to 0.1 px, up to what no data can tell: a common affine map (PHY-12)."""
+    error = np.random.default_rng(0).normal(0, 0.7, (64, 2))
+    view = view_of(replace(scan, positions_px=scan.positions_px + error))
+    options = {**THOROUGH, "probe_learning_rate": 0.0}
+    kept, found = (descend(view, scan.probe, **options, position_learning_rate=rate) for rate in (0.0, 0.05))
+    assert not kept.shifts_yx_px.any()
+    left = error + found.shifts_yx_px[:, ::-1]
+    assert undetermined_apart(left, scan.positions_px) < 0.1 < 0.6 < undetermined_apart(error, scan.positions_px)
+    assert found.losses[-1] < 0.3 * kept.losses[-1]
+    patches = reference.extract_patches(
+        np.pad(found.object, 4, constant_values=1), view.positions_px + found.shifts_yx_px[:, ::-1], 32,
+        view.geometry.origin_yx_px - 4,
+    )  # fmt: skip
+    simulated = reference.simulate_counts(patches, found.probe * np.sqrt(view.mean_counts))
+    assert reference.residual(simulated, scan.counts()) == pytest.approx(found.losses[-1], rel=0.1)
+
+
+def undetermined_apart(error, positions) -> float:
+    """RMS of position errors, without their affine part."""
+    basis = np.c_[np.ones(len(positions)), positions - positions.mean(0)]
+    return float(np.sqrt(np.mean((error - basis @ np.linalg.lstsq(basis, error, rcond=None)[0]) ** 2)))
+
+
+def test_positions_of_held_out_patterns_stay(view):
+    """PHY-28."""
+    fit = descend(view, view.source.probe, epochs=4, position_learning_rate=0.05)
+    assert not fit.shifts_yx_px[::8].any()
+    assert (np.abs(fit.shifts_yx_px[view.used]).max(1) > 0).all()
+
+
+def test_background_is_fitted(view_of, scan):
+    """PHY-28: 20 counts a pixel that no object makes are found, and spoil the object no longer."""
+    extra = np.random.default_rng(0).poisson(20, scan.measurements.shape)
+    view = view_of(replace(scan, measurements=np.asarray(scan.measurements) + extra))
+    options = {**THOROUGH, "probe_learning_rate": 0.0}
+    kept, found = (descend(view, scan.probe, **options, background_learning_rate=rate) for rate in (0.0, 0.02))
+    assert not kept.background.any()
+    assert found.background.min() >= 0
+    assert np.median(found.background) * view.mean_counts == pytest.approx(20, rel=0.1)
+    assert found.losses[-1] < 0.2 * kept.losses[-1]
+    assert correlation(view, found) > correlation(view, kept) + 0.2
+
+
 def test_held_out_patterns_change_no_bit(view, view_of):
     """Invariant 10."""
     altered = np.array(view.source.measurements)

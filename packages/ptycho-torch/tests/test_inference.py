@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -192,7 +193,7 @@ def test_permuted_patterns_give_the_same_object_nearly(model, view, view_of):
 def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, view_of):
     """Invariant 13: one subset of one iteration is a plain sum over patterns."""
     order = np.random.default_rng(3).permutation(64)
-    model = make_model(view.source.probe, iterations=1)
+    model = make_model(view.source.probe, iterations=1, sweeps=1)
     few = replace(view, used=np.arange(2))
     other = view_of(replace(
         view.source, measurements=view.source.measurements[order], positions_px=view.positions_px[order],
@@ -201,8 +202,8 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
     found = []
     for one, used in ((few, few.used), (other, np.array([np.argmax(order == 1), np.argmax(order == 0)]))):
         every = [torch.arange(2)]
-        moduli = MeasuredModuli(replace(one, used=used, mean_counts=1e5), torch.device("cpu"), steps=1, progress=None)
-        with torch.no_grad():
+        part = replace(one, used=used, mean_counts=1e5)
+        with MeasuredModuli(part, every, sweeps=1, device=torch.device("cpu")) as moduli, torch.no_grad():
             (estimate,) = model.network(moduli, model.probe, one.placement[torch.from_numpy(used)], subsets=every)
         found.append(estimate)
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
@@ -239,6 +240,16 @@ def test_memory_is_that_of_a_subset(model, view):
     reads.clear()
     image_by_groups(model, counted, groups_of(view), batch_size=8)
     assert max(reads) == 8
+
+
+@ways
+@pytest.mark.parametrize("workers", [1, 2])
+def test_readers_ahead_change_no_bit(how, model, view, workers):
+    """Invariant 42, and they end with the work."""
+    before = threading.active_count()
+    found = image(how, model, view, num_workers=workers, batch_size=8)
+    np.testing.assert_array_equal(found, image(how, model, view, batch_size=8))
+    assert threading.active_count() == before
 
 
 @ways

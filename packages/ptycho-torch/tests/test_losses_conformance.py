@@ -68,6 +68,19 @@ def test_finite_with_finite_gradients_at_zero(name, dtype):
 
 
 @both
+@pytest.mark.parametrize("dose", [1e3, 1e5, 1e7])
+def test_darkness_where_there_is_light_in_single_precision(name, dose):
+    """Invariant 53: I = 0 beside many photons is a large loss, exact to single precision, and never infinite."""
+    measured = np.array([[[dose, 2.0], [0.0, 5.0]]])
+    simulated = np.array([[[0.0, 2.0], [1.0, 5.0]]])
+    leaf = torch.from_numpy(simulated).float().requires_grad_()
+    value = LOSSES[name](leaf, torch.from_numpy(measured).float())
+    value.backward()
+    assert float(value.detach()) == pytest.approx(REFERENCE[name](simulated, measured), rel=1e-5)
+    assert torch.isfinite(leaf.grad).all()
+
+
+@both
 def test_gradients(name):
     """Against finite differences, at zeros too."""
     rng = np.random.default_rng(1)

@@ -61,7 +61,7 @@ def test_back_projection_is_the_adjoint_of_the_forward_model(where, N, rng, data
     found = back_project(canvas, torch.from_numpy(amplitude), torch.from_numpy(probe), place_scan(where, geometry, N))
     patches = reference.extract_patches(canvas.numpy(), where, N, geometry.origin_yx_px)
     waves = np.fft.fft2(probe * patches[:, None], norm="ortho")
-    simulated = np.sqrt((np.abs(waves) ** 2).sum(1, keepdims=True) + 1e-12)
+    simulated = np.sqrt((np.abs(waves) ** 2).sum(1, keepdims=True) + 1e-8)
     corrected = waves * (amplitude[:, None] / simulated - 1)
     back = (probe.conj() * np.fft.ifft2(corrected, norm="ortho")).sum(1)
     expected = reference.place_patches(back, where, geometry.shape, geometry.origin_yx_px)

@@ -187,7 +187,7 @@ class ReconstructionConfig(Section):
     max_seconds: float | None = option(None, "stop after this many seconds of wall time", above=0.0)
     batch_size: int = option(16, "patterns a step", minimum=1)
     object_learning_rate: float = option(0.02, "Adam step of the object, in units of its amplitude", above=0.0)
-    probe_learning_rate: float = option(0.005, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
+    probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
     hold_out: str | None = option(None, _HOLD_OUT)

@@ -39,6 +39,9 @@ class Checksum:
         self.blocks: list[bytes] = []
         self._pending = bytearray()
         self._bytes = 0
+        self._lanes: NDArray[np.uint64]
+        self._spare: NDArray[np.uint64]
+        self._rows: int
         self._begin()
 
     @classmethod
@@ -125,7 +128,7 @@ def pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 def raw(array: NDArray[Any]) -> memoryview:
     """Bytes of an array in C order, without a copy where they lie so already."""
-    return memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+    return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
 
 
 def release_pages(array: NDArray[Any]) -> None:

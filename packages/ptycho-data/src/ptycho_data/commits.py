@@ -171,13 +171,17 @@ def staging_of(path: Path) -> Path:
 
 def holds(path: Path, kind: str, key: str) -> bool:
     """Whether the folder has this key; False if there is none, or one of ours that may be replaced."""
-    if not path.exists():
-        return False
-    try:
-        names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-    except FileNotFoundError:
-        return False  # another writer has just set it aside
-    if names and not _is_ours(path, names) and path.exists():
+    while True:
+        try:
+            before = path.stat()
+            names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
+            foreign = bool(names) and not _is_ours(path, names)
+            replaced = not os.path.samestat(before, path.stat())
+        except FileNotFoundError:
+            return False  # nothing, or another writer has just set it aside
+        if not foreign or not replaced:
+            break
+    if foreign:
         raise ContractError(
             Problem(str(path), "store.occupied", f"a free path, or a {kind} to be replaced",
                     f"other content: {', '.join(sorted(names)[:5])}", "choose another path or remove it yourself")
@@ -209,9 +213,7 @@ def silent(stage: str, done: int, total: int) -> None:
     """No progress report."""
 
 
-def _unchanged(
-    path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Any, report: Progress
-) -> bool:
+def _unchanged(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Any, report: Progress) -> bool:
     """Whether a finished folder declares these facts and arrays; data are read only where their layout agrees."""
     try:
         open_folder(path, kind)

@@ -36,7 +36,8 @@ def draw_subsets(row: Indices, rounds: Indices, K: int, count: int, rng: np.rand
     first = rng.integers(draws, size=int(row.max()) + 1)
     number = (first[row] + rounds * _stride(draws)) % draws
     if draws <= _MOST_LISTED:
-        return np.array(list(itertools.combinations(range(K), count)), np.int64).reshape(draws, count)[number]
+        listed = np.array(list(itertools.combinations(range(K), count)), np.int64)
+        return np.asarray(listed.reshape(draws, count)[number])
     return _numbered(number, K, count)
 
 

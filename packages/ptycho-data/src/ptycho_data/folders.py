@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,9 @@ MANIFEST = "manifest.json"
 FORMAT = "ptycho-folder"
 SCHEMA = (2, 0)
 
+_TRIES = 100
+_PAUSE_S = 0.02
+
 
 @dataclass(frozen=True, eq=False)
 class ArrayFolder:
@@ -37,10 +42,44 @@ class ArrayFolder:
 def open_folder(path: Path, kind: str) -> ArrayFolder:
     """Open a folder without reading its arrays: manifest, headers and sizes only.
 
+    Manifest and arrays are of one commit, also where a writer replaces the folder meanwhile.
+
     Raises:
         MissingFileError: no such folder.
         ContractError: not such a folder, of an unknown schema, altered, or with arrays missing or cut.
     """
+    for _ in range(_TRIES):
+        before = _identity(path)
+        try:
+            return _opened(path, kind)
+        except ContractError:
+            if before == _identity(path):
+                raise
+        except _Replaced:
+            continue
+    return _opened(path, kind)
+
+
+def open_committed(path: Path, kind: str) -> ArrayFolder:
+    """Open a folder that has just been committed; another writer may be replacing it at this moment.
+
+    Raises:
+        MissingFileError, ContractError: as :func:`open_folder`, when it is still so after some seconds.
+    """
+    for _ in range(_TRIES):
+        try:
+            return open_folder(path, kind)
+        except (MissingFileError, ContractError):
+            time.sleep(_PAUSE_S)
+    return open_folder(path, kind)
+
+
+class _Replaced(Exception):
+    """The folder was replaced by another writer while it was opened."""
+
+
+def _opened(path: Path, kind: str) -> ArrayFolder:
+    before = _identity(path)
     manifest = read_manifest(path, kind)
     arrays: dict[str, NDArray[Any]] = {}
     problems: list[Problem] = []
@@ -51,7 +90,18 @@ def open_folder(path: Path, kind: str) -> ArrayFolder:
             problems += error.problems
     if problems:
         raise ContractError(problems)
+    if before != _identity(path):
+        raise _Replaced
     return ArrayFolder(path, kind, manifest["key"], manifest["facts"], arrays)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which manifest stands there: a folder that is replaced brings another file."""
+    try:
+        found = (path / MANIFEST).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) -> None:
@@ -121,14 +171,18 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
 
 
 def _map_array(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
-    if not path.is_file():
-        raise ContractError(Problem(str(path), "store.missing_array", "the array", "nothing", "build the store again"))
-    with path.open("rb") as stream:
-        header = read_header(stream, where=str(path))
-    check_size(header, path.stat().st_size, where=str(path))
-    if list(header.shape) != entry["shape"] or header.dtype.str != entry["dtype"]:
+    try:
+        with path.open("rb") as stream:
+            header = read_header(stream, where=str(path))
+            check_size(header, os.fstat(stream.fileno()).st_size, where=str(path))
+        if list(header.shape) == entry["shape"] and header.dtype.str == entry["dtype"]:
+            return np.asarray(np.load(path, mmap_mode="r"))
+    except OSError as error:
         raise ContractError(
-            Problem(str(path), "store.layout", f"{entry['shape']} {entry['dtype']}",
-                    f"{list(header.shape)} {header.dtype.str}", "build the store again")
-        )  # fmt: skip
-    return np.asarray(np.load(path, mmap_mode="r"))
+            Problem(str(path), "store.missing_array", "the array", error.strerror or str(error),
+                    "build the store again")
+        ) from error  # fmt: skip
+    raise ContractError(
+        Problem(str(path), "store.layout", f"{entry['shape']} {entry['dtype']}",
+                f"{list(header.shape)} {header.dtype.str}", "build the store again")
+    )  # fmt: skip

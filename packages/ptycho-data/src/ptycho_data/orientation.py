@@ -161,7 +161,9 @@ def _amplitude(
     amplitude[:, ~good] = 0
     if not amplitude.any():
         raise ContractError(
-            Problem("rank_orientations", "orientation.dark", "patterns with photons", "zeros only", "check the patterns")
+            Problem(
+                "rank_orientations", "orientation.dark", "patterns with photons", "zeros only", "check the patterns"
+            )
         )
     return fft.ifftshift(amplitude, axes=(1, 2)), fft.ifftshift(good)
 

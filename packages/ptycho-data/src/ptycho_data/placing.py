@@ -69,9 +69,7 @@ class Placer:
             pairs[top : top + height, 2 * left : 2 * (left + width)] += values
             denominator[top : top + height, left : left + width] += weights
         if apart:
-            self._accumulate(
-                pairs, denominator, patches, weight, shared, corners, fractions, np.concatenate(apart)
-            )
+            self._accumulate(pairs, denominator, patches, weight, shared, corners, fractions, np.concatenate(apart))
 
     def _accumulate(
         self, values: NDArray[Any], weights: NDArray[Any], patches: NDArray[Any], weight: NDArray[Any],
@@ -85,7 +83,9 @@ class Placer:
             down, right = shares[:, :1], shares[:, 1:]
             doubled = np.repeat(weight[part], 2, axis=-1) if shared is None else shared[1]
             _add(values, self._values(patches[part], doubled, down, right), corners[part], 2)
-            spread = self._weights(weight[part], down, right) if shared is None else self._shared(shared[0], down, right)
+            spread = (
+                self._weights(weight[part], down, right) if shared is None else self._shared(shared[0], down, right)
+            )
             _add(weights, spread, corners[part], 1)
 
     def _values(

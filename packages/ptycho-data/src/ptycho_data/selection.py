@@ -86,7 +86,8 @@ def subsample_indices(
     Raises:
         ContractError: not exactly one of count and fraction, one out of range, or bad indices.
     """
-    if (count is None) == (fraction is None) or not (1 <= count if fraction is None else 0 < fraction <= 1):  # type: ignore[operator]
+    good = count is None if fraction is not None and 0 < fraction <= 1 else fraction is None and (count or 0) >= 1
+    if not good:
         raise ContractError(
             Problem("subsample_indices", "selection.subsample", "count >= 1, or fraction in (0, 1]",
                     f"count {count}, fraction {fraction}", "give one of them")

@@ -81,9 +81,7 @@ class Stitcher:
         return canvas, weight
 
 
-def extract_patches(
-    canvas: NDArray[Any], positions_px: NDArray[Any], geometry: CanvasGeometry, N: int
-) -> NDArray[Any]:
+def extract_patches(canvas: NDArray[Any], positions_px: NDArray[Any], geometry: CanvasGeometry, N: int) -> NDArray[Any]:
     """Read patches from a canvas, by bilinear interpolation at fractional positions.
 
     Args:

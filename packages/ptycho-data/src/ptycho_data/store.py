@@ -15,7 +15,7 @@ from ptycho_contracts.records import SCAN_ARRAYS, Batch, Groups, MeasurementUnit
 
 from ptycho_data.batches import gather, mean_counts
 from ptycho_data.commits import commit_folder
-from ptycho_data.folders import ArrayFolder, Progress, digest, open_folder, verify_folder
+from ptycho_data.folders import ArrayFolder, Progress, digest, open_committed, open_folder, verify_folder
 from ptycho_data.grouping import GROUPING_VERSION, group
 
 __all__ = ["Store", "create_store", "gather", "mean_counts", "open_store", "verify_store"]
@@ -168,7 +168,7 @@ def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = No
         path, kind=KIND, arrays={name: array for name, array in arrays.items() if array is not None}, facts=facts,
         progress=progress,
     )  # fmt: skip
-    return open_store(path)
+    return open_finished(path)
 
 
 def open_store(path: Path | str) -> Store:
@@ -178,9 +178,17 @@ def open_store(path: Path | str) -> Store:
         MissingFileError: nothing there.
         ContractError: not a finished store of a known schema, or an altered or cut one.
     """
-    folder: ArrayFolder = open_folder(Path(path), KIND)
+    return _store(open_folder(Path(path), KIND))
+
+
+def open_finished(path: Path) -> Store:
+    """Open a store that has just been committed, while other writers may be replacing it."""
+    return _store(open_committed(path, KIND))
+
+
+def _store(folder: ArrayFolder) -> Store:
     validate({spec.name: folder.arrays.get(spec.name) for spec in SCAN_ARRAYS}, SCAN_ARRAYS,
-             where=str(path), content=False)  # fmt: skip
+             where=str(folder.path), content=False)  # fmt: skip
     return Store(folder.path, folder.key, folder.arrays, folder.facts)
 
 

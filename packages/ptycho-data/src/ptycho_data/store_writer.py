@@ -29,7 +29,7 @@ from ptycho_data.commits import (
 )
 from ptycho_data.files.npy import read_header
 from ptycho_data.folders import Progress, digest
-from ptycho_data.store import KIND, Store, open_store
+from ptycho_data.store import KIND, Store, open_finished
 
 _JOURNAL = "journal"
 _PATTERNS = "measurements"
@@ -133,7 +133,7 @@ class StoreWriter:
         except OSError as error:
             raise disk_error(self.path, error) from error
         self._leave()
-        return open_store(self.path)
+        return open_finished(self.path)
 
     def close(self) -> None:
         """Stop. Patterns written under a ``resume_key`` stay for the next writer, others are removed."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_data.batches import PatternSource
 from ptycho_data.metrics import ResidualSum, poisson_floor
 
 from ptycho_tf.framework import tf
-from ptycho_tf.physics import Placement, extract_patches, simulate, to_centre
+from ptycho_tf.physics import Placement, Tensor, extract_patches, simulate, to_centre
 
 _CHUNK_PIXELS = 1 << 19
 _FLOOR_PATTERNS = 64
@@ -33,16 +35,20 @@ def far_field_residual(
     if len(indices) == 0:
         return None, None
     canvas, modes = tf.constant(object_), tf.constant(probe)
-    expected = tf.function(
-        lambda rows: to_centre(simulate(extract_patches(canvas, placement[rows]), modes)),
-        input_signature=[tf.TensorSpec((None,), tf.int64)],
-    )
     chunk = max(1, _CHUNK_PIXELS // source.N**2 // len(probe))
     total, floors = ResidualSum(), []
     for first in range(0, len(indices), chunk):
         chosen = indices[first : first + chunk]
-        counts = expected(tf.constant(chosen)).numpy()
+        sites = placement[chosen]
+        counts = _expected_counts(canvas, modes, sites.corners_yx, sites.fractions_yx).numpy()
         total.add(source.counts(chosen), counts, bad_pixels=source.bad_pixels)
         if first < _FLOOR_PATTERNS:
             floors.append(counts[:_FLOOR_PATTERNS])
     return total.value, poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)
+
+
+@partial(tf.function, reduce_retracing=True)
+def _expected_counts(canvas: Tensor, probe: Tensor, corners_yx: Tensor, fractions_yx: Tensor) -> Tensor:
+    """(n, N, N) expected counts, zero frequency at [N // 2, N // 2]."""
+    sites = Placement(corners_yx, fractions_yx, tuple(canvas.shape), int(probe.shape[-1]))
+    return to_centre(simulate(extract_patches(canvas, sites), probe))

@@ -26,9 +26,12 @@ def poisson_loss(
     simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
 ) -> Tensor:
     """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
-    excess = simulated - measured
-    ratio = tf.math.log1p(excess / (measured + eps))
-    return _mean(excess - (measured + eps) * ratio, measured, mask)
+    excess, scale = simulated - measured, measured + eps
+    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and is -inf in the end.
+    near = tf.abs(excess) < 0.5 * scale
+    close_by = tf.math.log1p(tf.where(near, excess / scale, tf.zeros_like(excess)))
+    far = tf.math.log(tf.where(near, tf.ones_like(excess), (simulated + eps) / scale))
+    return _mean(excess - scale * tf.where(near, close_by, far), measured, mask)
 
 
 def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:

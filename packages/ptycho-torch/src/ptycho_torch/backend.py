@@ -146,15 +146,19 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
         _require_probe(payload.scan, "infer --probe-source file")
         fitting = with_modes(own, payload.pt_model_config.modes)
         model.probe = torch.from_numpy(in_gauge(fitting, 1.0))
-    batch_size = payload.execution_config.inference_batch_size
+    reading = {
+        "batch_size": payload.execution_config.inference_batch_size,
+        "num_workers": payload.execution_config.num_workers,
+        "progress": progress,
+    }
     model.to(device)
     assembly = _assembly(payload)
     with stages.measure("imaging", cpu_threads=1):
         if assembly == "canvas":
-            object_ = image_on_canvas(model, view, batch_size=batch_size, progress=progress)
+            object_ = image_on_canvas(model, view, **reading)
         else:
             groups = _imaging_groups(payload, view)
-            object_ = image_by_groups(model, view, groups, batch_size=batch_size, progress=progress)
+            object_ = image_by_groups(model, view, groups, **reading)
     rate = _rate(len(view.used), stages, "imaging")
     probe = model.probe.cpu().numpy()
     network_residual = _residuals(view, held, object_, probe)

@@ -37,7 +37,8 @@ class JointFit:
         object: (H, W) complex64, for a probe of unit energy.
         probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
         losses: Mean training loss of each epoch that was finished.
-        shifts_yx_px: (M, 2) float64, correction of each position; their mean over the fitted patterns is 0.
+        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
+            patterns that were not fitted, and where positions were kept.
         background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
     """
 
@@ -196,7 +197,7 @@ class _Fit:
         return Placement(corners.long(), moved - corners, sites.shape, sites.N)
 
     def finished(self, losses: list[float], indices: NDArray[np.int64]) -> JointFit:
-        """Orthogonal modes of unit energy, the object that goes with them, and shifts without their mean."""
+        """Orthogonal modes of unit energy, and the object that goes with them."""
         found = orthogonal_modes((self.modes.detach() * self._peak).cpu().numpy())
         scale = float(np.sqrt((np.abs(found) ** 2).sum(dtype=np.float64)))
         shifts = np.zeros((len(self.shifts), 2))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +18,14 @@ from ptycho_data.geometry import CanvasGeometry, group_canvas_shape
 from ptycho_data.stitch import Stitcher
 from torch import Tensor
 
-from ptycho_torch.loader import GroupDataset
+from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel, good_pixels
 from ptycho_torch.physics import Placement, extract_patches, illumination, squared_modulus, to_corner
 
 Progress = Callable[[str, int, int], None]
 
 _GROUP_BATCH = 32
+_READ_AHEAD = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,23 +50,64 @@ class ScanView:
 
 
 class MeasuredModuli:
-    """Moduli of a scan's used patterns, read when they are asked for: memory is that of one subset."""
+    """Moduli of a scan's used patterns, read when they are asked for: memory is that of a few subsets.
 
-    def __init__(self, view: ScanView, device: torch.device, *, steps: int, progress: Progress | None) -> None:
-        self._view, self._device = view, device
-        self._steps, self._done, self._progress = steps, 0, progress
+    Args:
+        view: The scan.
+        subsets: The subsets in the order in which they will be asked for.
+        sweeps: How often that order comes round.
+        device: Where the moduli go.
+        workers: Threads that read subsets ahead.
+        progress: Called as ``progress("imaging", subsets done, subsets in all)``.
+    """
+
+    def __init__(
+        self,
+        view: ScanView,
+        subsets: Sequence[Tensor],
+        *,
+        sweeps: int,
+        device: torch.device,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self._view, self._device, self._progress = view, device, progress
+        self._to_come = iter([part.cpu().numpy() for part in subsets] * sweeps)
+        self._steps, self._done = len(subsets) * sweeps, 0
+        self._pool = ThreadPoolExecutor(workers) if workers else None
+        self._ahead: deque[Future[NDArray[np.float32]]] = deque()
+
+    def __enter__(self) -> MeasuredModuli:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
     def __getitem__(self, subset: Tensor) -> Tensor:
         """(n, N, N) moduli for a probe of unit energy, zero frequency at [0, 0]."""
-        counts = self._view.source.counts(self._view.used[subset.cpu().numpy()])
+        counts = self._read(subset.cpu().numpy()) if self._pool is None else self._read_ahead(self._pool)
         self._done += 1
         if self._progress is not None:
             self._progress("imaging", self._done, self._steps)
         return (to_corner(torch.from_numpy(counts).to(self._device)) / self._view.mean_counts).sqrt()
 
+    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return self._view.source.counts(self._view.used[rows])
+
+    def _read_ahead(self, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
+        while len(self._ahead) < _READ_AHEAD and (rows := next(self._to_come, None)) is not None:
+            self._ahead.append(pool.submit(self._read, rows))
+        return self._ahead.popleft().result()
+
 
 def image_on_canvas(
-    model: PtychoModel, view: ScanView, *, batch_size: int | None = None, progress: Progress | None = None
+    model: PtychoModel,
+    view: ScanView,
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
     """All used patterns on one canvas: the network's iterations as sweeps over subsets of the scan.
 
@@ -71,6 +115,7 @@ def image_on_canvas(
         model: On the device to work on; its probe has unit energy.
         view: The scan.
         batch_size: Most patterns in a subset; chosen from the overlap where not given.
+        num_workers: Threads that read patterns ahead.
 
     Returns:
         (H, W) complex64, for a probe of unit energy.
@@ -79,10 +124,11 @@ def image_on_canvas(
     mask = good_pixels(view.source.bad_pixels)
     placement = view.placement[torch.from_numpy(view.used)].to(device)
     subsets = sweep_subsets(model.probe, placement, batch_size=batch_size)
-    steps = len(subsets) * model.config.iterations * model.config.sweeps
-    with torch.inference_mode():
+    sweeps = model.config.iterations * model.config.sweeps
+    reading = MeasuredModuli(view, subsets, sweeps=sweeps, device=device, workers=num_workers, progress=progress)
+    with reading as moduli, torch.inference_mode():
         estimates = model.network(
-            MeasuredModuli(view, device, steps=steps, progress=progress),
+            moduli,
             model.probe,
             placement,
             subsets=[part.to(device) for part in subsets],
@@ -113,12 +159,14 @@ def image_by_groups(
     groups: Groups,
     *,
     batch_size: int | None = None,
+    num_workers: int = 0,
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
     """Each group on a canvas of its own; the patches under each position are stitched, weighted by |P|^2.
 
     Args:
         batch_size: Most patterns at once.
+        num_workers: Processes that read patterns ahead.
 
     Returns:
         (H, W) complex64, for a probe of unit energy; 1 where nothing was stitched.
@@ -133,15 +181,16 @@ def image_by_groups(
     mask = None if mask is None else mask.to(device)
     weight = squared_modulus(model.probe).sum(0).cpu().numpy()
     stitcher = Stitcher(view.geometry)
-    for first in range(0, len(groups), step):
-        rows = np.arange(first, min(first + step, len(groups)))
-        batch = {name: value.to(device) for name, value in dataset[rows].items()}
+    done = 0
+    for loaded in make_loader(dataset, batch_size=step, shuffle=False, num_workers=num_workers):
+        batch = {name: value.to(device) for name, value in loaded.items()}
         with torch.inference_mode():
             estimates, placement, _ = model(batch, canvas_shape=shape, mask=mask)
             patches = extract_patches(estimates[-1], placement).cpu().numpy()
-        stitcher.add(patches, view.positions_px[groups.nn_indices[rows].ravel()], weight)
+        stitcher.add(patches, view.positions_px[loaded["nn_indices"].numpy().ravel()], weight)
+        done += len(patches) // channels
         if progress is not None:
-            progress("groups", int(rows[-1]) + 1, len(groups))
+            progress("groups", done, len(groups))
     canvas, seen = stitcher.result()
     return np.where(seen > 0, canvas, np.complex64(1))
 

@@ -25,9 +25,12 @@ def poisson_loss(
     simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
 ) -> Tensor:
     """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
-    excess = simulated - measured
-    ratio = torch.log1p(excess / (measured + eps))
-    return _mean(excess - (measured + eps) * ratio, measured, mask)
+    excess, scale = simulated - measured, measured + eps
+    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and is -inf in the end.
+    near = excess.abs() < 0.5 * scale
+    close_by = torch.log1p(torch.where(near, excess / scale, 0))
+    logarithm = torch.where(near, close_by, torch.log(torch.where(near, 1, (simulated + eps) / scale)))
+    return _mean(excess - scale * logarithm, measured, mask)
 
 
 def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:

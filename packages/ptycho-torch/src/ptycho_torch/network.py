@@ -37,7 +37,9 @@ SEEN_LIGHT = 0.3
 MOMENTUM = 0.75
 """Nesterov momentum of the physics steps."""
 
-_SMALLEST_INTENSITY = 1e-12
+_SMALLEST_INTENSITY = 1e-8
+"""Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
+rounding of a float32 transform, whose random phase would else carry the measured modulus into the object."""
 
 
 class Moduli(Protocol):

@@ -24,7 +24,7 @@ def agreement(
     where: str = "",
     reconstructed: bool = False,
 ) -> dict[str, Any]:
-    """Far-field residual of a few patterns as placed, and as a swap, a flip or chance would place them.
+    """Far-field residual of a few patterns as placed, and as a swap, a flip, a shift of the rows or chance would.
 
     The residual is ``sum (sqrt(n) - sqrt(s I))^2 / sum n`` with the best scale s of each placing,
     patches at whole pixels, without the brightest pixels (which detectors clip or wrap).
@@ -43,7 +43,7 @@ def agreement(
         ``other`` placing, and ``explains``: whether the object is better than none.
 
     Raises:
-        ContractError: another axis order explains the patterns clearly better; or the source says
+        ContractError: another axis order or pairing explains the patterns clearly better; or the source says
             that the object was fitted, and as placed it is worse than none and no better than chance.
     """
     M, N = counts.shape[0], counts.shape[-1]
@@ -69,6 +69,8 @@ def agreement(
     flat = _residual(measured[:, good], np.broadcast_to(np.sqrt(flat_wave), (len(rows), N, N))[:, good])
     dealt = residual(np.roll(as_given, max(1, len(rows) // 2), axis=0)) if len(rows) > 2 else None
     others = {name: residual(place(as_given, object_.shape)) for name, place in _PLACINGS.items()}
+    for name, step in (("those of the previous pattern", -1), ("those of the next pattern", 1)):
+        others[name] = residual(positions[(rows + step) % M]) if M > 2 else None
     others = {name: value for name, value in others.items() if value is not None}
     explains = given < flat * (1 - _CONTRAST)
     record = {"given": given, "flat": flat, "dealt": dealt, "others": others, "explains": explains}

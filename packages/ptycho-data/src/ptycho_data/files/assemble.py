@@ -94,6 +94,7 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
     truth, origin, verdict = _truth(raw, positions, patterns.shape[-1])
     if truth is not None and origin is not None and probe is not None and raw.compare_object:
         truth, origin, verdict = _compared(raw, patterns, unit, positions, probe, truth, origin, bad, verdict)
+    scalars = {key: float(np.asarray(value).item()) for key, value in raw.scalars.items()}
     metadata = {
         "source": str(raw.path),
         "sha256": raw.sha256 or file_sha256(raw.path),
@@ -104,8 +105,8 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
         "nphotons": mean_photons(patterns, unit, bad),
         "zero_frequency": zero,
         "object": verdict,
-        "geometry": {key: float(np.asarray(value).item()) for key, value in raw.scalars.items() if key != "nphotons"},
-        **({"nphotons_declared": float(np.asarray(raw.scalars["nphotons"]).item())} if "nphotons" in raw.scalars else {}),
+        "geometry": {key: value for key, value in scalars.items() if key != "nphotons"},
+        **({"nphotons_declared": scalars["nphotons"]} if "nphotons" in scalars else {}),
         **({"file_metadata": _json(raw.texts["metadata"])} if "metadata" in raw.texts else {}),
         **({"bad_pixel_values_cleared": cleared} if cleared else {}),
         **raw.decisions,
@@ -184,8 +185,9 @@ def _check(raw: Raw, probe: NDArray[Any] | None) -> None:
 def _range_problems(raw: Raw, probe: NDArray[Any] | None) -> list[Problem]:
     """Values that no detector counts and single precision cannot square."""
     largest = {"patterns": raw.patterns, "positions": raw.positions, "probe": probe}
-    if raw.object is not None and raw.object.ndim == 2 and raw.object.dtype.kind == "c" and np.isfinite(raw.object).all():
-        largest["object"] = raw.object
+    candidate = raw.object
+    if candidate is not None and candidate.ndim == 2 and candidate.dtype.kind == "c" and np.isfinite(candidate).all():
+        largest["object"] = candidate
     problems = []
     for name, array in largest.items():
         if array is None or not array.size:

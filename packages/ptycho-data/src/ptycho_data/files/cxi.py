@@ -183,8 +183,9 @@ def _in_pixels(
     if object_ is not None and centre is not None:
         half = N // 2 - (N - 1) / 2
         stored = file.array(f"{EXTENSION}/object_origin_yx_px")
-        known = stored is not None and stored.shape == (2,) and stored.dtype.kind == "f"
-        origin = np.asarray(stored, np.float64) if known and np.isfinite(stored).all() else np.zeros(2)
+        origin = np.zeros(2)
+        if stored is not None and stored.shape == (2,) and stored.dtype.kind == "f" and np.isfinite(stored).all():
+            origin = stored.astype(np.float64)
         shape = np.array(object_.shape[::-1])
         positions = (metres - centre) / pixels + (shape - 1) / 2 + half + origin[::-1]
     problems += spacing_problems(f"{where}: positions", positions, N)
@@ -230,7 +231,7 @@ def _images(
     if probe is None and file.is_dataset(f"{entry}/instrument_1/source_1/illumination"):
         probe = file.array(f"{entry}/instrument_1/source_1/illumination")
     problems: list[Problem] = []
-    if probe is not None and (probe.dtype.kind != "c" or probe.shape[-2:] != (N, N) or probe.ndim > 4):
+    if probe is not None and (probe.dtype.kind != "c" or probe.shape[-2:] != (N, N) or probe.ndim > 4 or not probe.size):
         problems.append(
             Problem(f"{file.path}: probe", "array.shape", f"(mode, {N}, {N}) complex", f"{probe.dtype} of shape "
                     f"{probe.shape}", "give the probe of these patterns")

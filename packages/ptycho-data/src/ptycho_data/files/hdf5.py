@@ -14,7 +14,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.files.global_heaps import first_bad_heap
 from ptycho_data.files.npy import native
 from ptycho_data.files.sources import checked_file
-from ptycho_data.files.zipped import LARGEST_RATIO, RATIO_FREE_BYTES, _available_bytes
+from ptycho_data.files.zipped import LARGEST_RATIO, RATIO_FREE_BYTES, available_bytes
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SIGNATURE_PLACES = (0, 512, 1024, 2048, 4096)
@@ -94,7 +94,8 @@ class Hdf5File:
         if not isinstance(group, h5py.Group):
             return []
         try:
-            return list(group)
+            # h5py hands out names that are no UTF-8 as bytes; no format has such names.
+            return [name for name in group if isinstance(name, str)]
         except _BROKEN as error:
             raise self._damaged(path, error) from error
 
@@ -294,7 +295,7 @@ class Hdf5File:
             raise self._problem(path, "hdf5.bomb", f"at most {LARGEST_RATIO} times its stored size",
                                 f"{stored} bytes that claim to unpack to {largest}",
                                 "refused as a decompression bomb; if it is genuine, store it uncompressed")  # fmt: skip
-        available = _available_bytes()
+        available = available_bytes()
         self._needed += largest
         if available is not None and self._needed > available:
             raise self._problem(path, "hdf5.memory", f"at most the {available} bytes of free memory",

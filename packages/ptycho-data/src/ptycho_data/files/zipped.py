@@ -75,7 +75,7 @@ class NpzArchive:
                 needed += self._check_member(name)
             except ContractError as error:
                 problems += error.problems
-        available = _available_bytes()
+        available = available_bytes()
         if available is not None and needed > available:
             problems.append(
                 Problem(str(self.path), "npz.memory", f"at most the {available} bytes of free memory",
@@ -143,7 +143,7 @@ def is_npz(path: Path) -> bool:
         return stream.read(4) in ZIP_MAGIC
 
 
-def _available_bytes() -> int | None:
+def available_bytes() -> int | None:
     """Free memory of the machine with reclaimable caches, where the system tells."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
