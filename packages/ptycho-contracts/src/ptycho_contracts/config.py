@@ -162,6 +162,8 @@ class InferenceConfig(Section):
     hold_out: str | None = option(None, _HOLD_OUT)
     seed: int = option(0, "seed of the hold-out fraction and of the refinement's minibatches", minimum=0)
     refine: int = option(0, "epochs of joint descent after the network's image", minimum=0)
+    correct_positions: bool = option(False, "with refine: correct the positions by descent, too")
+    fit_background: bool = option(False, "with refine: fit a background, the same for all patterns, too")
     assembly: str = option(
         "auto",
         "canvas: all patterns at once on one canvas; groups: stitch the groups' patches; auto: canvas where the "
@@ -173,7 +175,18 @@ class InferenceConfig(Section):
     )
 
     def _cross_checks(self) -> list[Problem]:
-        return _hold_out_problems(self.section, self.hold_out)
+        idle = [name for name in ("correct_positions", "fit_background") if getattr(self, name) and self.refine == 0]
+        problems = [
+            Problem(
+                where=f"inference.{name}",
+                code="config.without_refine",
+                expected="refine of at least 1 epoch",
+                found="refine 0, so that nothing is fitted",
+                remedy=f"give refine, such as 5, or leave {name} out",
+            )
+            for name in idle
+        ]
+        return problems + _hold_out_problems(self.section, self.hold_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +201,8 @@ class ReconstructionConfig(Section):
     batch_size: int = option(16, "patterns a step", minimum=1)
     object_learning_rate: float = option(0.02, "Adam step of the object, in units of its amplitude", above=0.0)
     probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
+    correct_positions: bool = option(False, "correct the positions by descent, too")
+    fit_background: bool = option(False, "fit a background, the same for all patterns, too")
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
     hold_out: str | None = option(None, _HOLD_OUT)

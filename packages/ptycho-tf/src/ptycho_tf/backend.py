@@ -39,6 +39,7 @@ from ptycho_tf.runs import (
     ScanView,
     Stages,
     Summary,
+    after_descent,
     assembly_of,
     calibration_patterns,
     common_summary,
@@ -129,13 +130,14 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     config, model = payload.pt_inference_config, payload.bundle.model
     device = pick_device(payload.execution_config)
     stages = Stages()
-    view = scan_view(payload.scan, config.hold_out, config.seed)
+    view = scan_view(payload.scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
     own = payload.scan.probe
     if config.probe_source == "file":
         require_probe(payload.scan, "infer --probe-source file")
         model.probe = tf.constant(in_gauge(with_modes(own, payload.pt_model_config.modes), 1.0))
     options: dict[str, Any] = {
         "batch_size": payload.execution_config.inference_batch_size, "device": device, "progress": progress,
+        "num_workers": payload.execution_config.num_workers,
     }  # fmt: skip
     assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, model.network.images_whole_canvas)
     with stages.measure("imaging"):
@@ -147,17 +149,21 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     rate = stages.rate(len(view.used), "imaging")
     probe = model.probe.numpy()
     summary: Summary = {"assembly": assembly, "network": residuals(view, _residual(view, object_, probe, device))}
+    background = None
     if config.refine:
         with stages.measure("refinement"):
             fit = joint_descent(
                 view.source, _placement(view), probe, indices=view.used, mean_counts=view.mean_counts,
                 epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
-                **descent_options(ReconstructionConfig(seed=config.seed)),
+                **descent_options(ReconstructionConfig(
+                    seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
+                )),
             )  # fmt: skip
-        object_, probe = fit.object, fit.probe
-        summary["losses"] = list(fit.losses)
+        object_, probe, background = fit.object, fit.probe, fit.background
+        view, fitted = after_descent(view, fit.losses, fit.shifts_yx_px, fit.background)
+        summary |= fitted
     with stages.measure("residuals"):
-        found = residuals(view, _residual(view, object_, probe, device))
+        found = residuals(view, _residual(view, object_, probe, device, background))
     summary = _common(payload, stages, device, config) | summary | {
         "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
         "mean_counts": view.mean_counts,
@@ -190,22 +196,23 @@ def reconstruct(
     require_probe(scan, "reconstruct")
     device = pick_device(execution_config)
     stages = Stages()
-    view = scan_view(scan, config.hold_out, config.seed)
+    view = scan_view(scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
     with stages.measure("descent"):
         fit = joint_descent(
             view.source, _placement(view), with_modes(scan.probe, config.modes), indices=view.used,
             mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
             progress=progress, **descent_options(config),
         )  # fmt: skip
+    view, fitted = after_descent(view, fit.losses, fit.shifts_yx_px, fit.background)
     with stages.measure("residuals"):
-        found = residuals(view, _residual(view, fit.object, fit.probe, device))
+        found = residuals(view, _residual(view, fit.object, fit.probe, device, fit.background))
     summary = common_summary((config, execution_config), config.seed, stages, device, _packages()) | {
         "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
         "mean_counts": view.mean_counts,
         "measurement": scan.metadata.get("measurement"),
         "probe": {"mode_powers": mode_powers(fit.probe), "overlap_with_file": overlap(fit.probe, scan.probe)},
         "epochs": len(fit.losses),
-        "losses": list(fit.losses),
+        **fitted,
         "patterns_per_cpu_second": stages.rate(len(view.used) * len(fit.losses), "descent"),
         **found,
     }
@@ -241,11 +248,20 @@ def _placement(view: ScanView) -> Any:
     return place_scan(view.positions_px, view.geometry, view.source.N)
 
 
-def _residual(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64], device: str) -> Any:
+def _residual(
+    view: ScanView,
+    object_: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    device: str,
+    background: NDArray[np.float32] | None = None,
+) -> Any:
+    """Function of indices to their residual and its floor."""
+    counts = None if background is None else background * np.float32(view.mean_counts)
+
     def residual(indices: NDArray[np.int64]) -> tuple[float | None, float | None]:
         with on_device(device):
-            gauge = in_gauge(probe, view.mean_counts)
-            return far_field_residual(view.source, object_, gauge, _placement(view), indices)
+            gauge, sites = in_gauge(probe, view.mean_counts), _placement(view)
+            return far_field_residual(view.source, object_, gauge, sites, indices, background=counts)
 
     return residual
 

@@ -39,7 +39,8 @@ class JointFit:
         object: (H, W) complex64, for a probe of unit energy.
         probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
         losses: Mean training loss of each epoch that was finished.
-        shifts_yx_px: (M, 2) float64, correction of each position; 0 for patterns that were not fitted.
+        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
+            patterns that were not fitted, and where positions were kept.
         background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
     """
 
@@ -234,7 +235,7 @@ class _Fit:
         return Placement(tf.cast(corners, tf.int64), moved - corners, sites.shape, sites.N)
 
     def finished(self, losses: list[float], indices: NDArray[np.int64]) -> JointFit:
-        """Orthogonal modes of unit energy, the object that goes with them, and the shifts of the fitted patterns."""
+        """Orthogonal modes of unit energy, and the object that goes with them."""
         found = orthogonal_modes(_complex(self.modes * self._peak).numpy())
         scale = float(np.sqrt((np.abs(found) ** 2).sum(dtype=np.float64)))
         shifts = np.zeros(self.shifts.shape)

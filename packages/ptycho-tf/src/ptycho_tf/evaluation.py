@@ -22,6 +22,8 @@ def far_field_residual(
     probe: NDArray[np.complex64],
     placement: Placement,
     indices: NDArray[np.int64],
+    *,
+    background: NDArray[np.float32] | None = None,
 ) -> tuple[float | None, float | None]:
     """R (PHY-22) of the patterns at ``indices`` and its Poisson floor (PHY-23, from at most 64 of them).
 
@@ -31,16 +33,18 @@ def far_field_residual(
         probe: (K, N, N) complex in the scan's gauge.
         placement: Sites of all of the source's patterns on the canvas.
         indices: Patterns to compare; None, None for no patterns.
+        background: (N, N) counts added to every pattern, zero frequency at [0, 0].
     """
     if len(indices) == 0:
         return None, None
     canvas, modes = tf.constant(object_), tf.constant(probe)
+    added = tf.zeros(probe.shape[1:]) if background is None else tf.constant(background)
     chunk = max(1, _CHUNK_PIXELS // source.N**2 // len(probe))
     total, floors = ResidualSum(), []
     for first in range(0, len(indices), chunk):
         chosen = indices[first : first + chunk]
         sites = placement[chosen]
-        counts = _expected_counts(canvas, modes, sites.corners_yx, sites.fractions_yx).numpy()
+        counts = _expected_counts(canvas, modes, added, sites.corners_yx, sites.fractions_yx).numpy()
         total.add(source.counts(chosen), counts, bad_pixels=source.bad_pixels)
         if first < _FLOOR_PATTERNS:
             floors.append(counts[:_FLOOR_PATTERNS])
@@ -48,7 +52,9 @@ def far_field_residual(
 
 
 @partial(tf.function, reduce_retracing=True)
-def _expected_counts(canvas: Tensor, probe: Tensor, corners_yx: Tensor, fractions_yx: Tensor) -> Tensor:
+def _expected_counts(
+    canvas: Tensor, probe: Tensor, background: Tensor, corners_yx: Tensor, fractions_yx: Tensor
+) -> Tensor:
     """(n, N, N) expected counts, zero frequency at [N // 2, N // 2]."""
     sites = Placement(corners_yx, fractions_yx, tuple(canvas.shape), int(probe.shape[-1]))
-    return to_centre(simulate(extract_patches(canvas, sites), probe))
+    return to_centre(simulate(extract_patches(canvas, sites), probe) + background)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +14,7 @@ from ptycho_data.stitch import Stitcher
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
-from ptycho_tf.loader import GroupDataset
+from ptycho_tf.loader import GroupDataset, make_loader
 from ptycho_tf.model import PtychoModel, good_pixels
 from ptycho_tf.physics import (
     Placement,
@@ -23,25 +25,48 @@ from ptycho_tf.physics import (
     squared_modulus,
     to_corner,
 )
+from ptycho_tf.reading import read_ahead
 from ptycho_tf.runs import Progress, ScanView
 
 _GROUP_BATCH = 32
 
 
 class MeasuredModuli:
-    """Moduli of a scan's used patterns, read when they are asked for: memory is that of one subset."""
+    """Moduli of a scan's used patterns, read when they are asked for: memory is that of a few subsets.
 
-    def __init__(self, view: ScanView, *, steps: int, progress: Progress | None) -> None:
-        self._view = view
-        self._steps, self._done, self._progress = steps, 0, progress
+    Args:
+        view: The scan.
+        subsets: The subsets in the order in which they will be asked for.
+        sweeps: How often that order comes round.
+        workers: Threads that read subsets ahead.
+        progress: Called as ``progress("imaging", subsets done, subsets in all)``.
+    """
+
+    def __init__(
+        self,
+        view: ScanView,
+        subsets: Sequence[Tensor],
+        *,
+        sweeps: int,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        rows = [view.used[part.numpy()] for part in subsets] * sweeps
+        self._counts = read_ahead(view.source.counts, rows, workers=workers)
+        self._mean_counts, self._progress = view.mean_counts, progress
+        self._done, self._steps = 0, len(rows)
 
     def __getitem__(self, subset: Tensor) -> Tensor:
         """(n, N, N) moduli for a probe of unit energy, zero frequency at [0, 0]."""
-        counts = self._view.source.counts(self._view.used[np.asarray(subset)])
+        counts = next(self._counts)
         self._done += 1
         if self._progress is not None:
             self._progress("imaging", self._done, self._steps)
-        return tf.sqrt(to_corner(tf.constant(counts)) / self._view.mean_counts)
+        return tf.sqrt(to_corner(tf.constant(counts)) / self._mean_counts)
+
+    def close(self) -> None:
+        """End the readers."""
+        self._counts.close()
 
 
 def image_on_canvas(
@@ -49,6 +74,7 @@ def image_on_canvas(
     view: ScanView,
     *,
     batch_size: int | None = None,
+    num_workers: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
@@ -58,6 +84,7 @@ def image_on_canvas(
         model: Its probe has unit energy.
         view: The scan.
         batch_size: Most patterns in a subset; chosen from the overlap where not given.
+        num_workers: Threads that read patterns ahead.
         device: From :func:`ptycho_tf.devices.pick_device`.
 
     Returns:
@@ -66,14 +93,11 @@ def image_on_canvas(
     with on_device(device):
         placement = place_scan(view.positions_px, view.geometry, view.source.N)[view.used]
         subsets = sweep_subsets(model.probe, placement, batch_size=batch_size)
-        steps = len(subsets) * model.config.iterations * model.config.sweeps
-        estimates = model.network(
-            MeasuredModuli(view, steps=steps, progress=progress),
-            model.probe,
-            placement,
-            subsets=subsets,
-            mask=good_pixels(view.source.bad_pixels),
-        )
+        sweeps = model.config.iterations * model.config.sweeps
+        moduli = MeasuredModuli(view, subsets, sweeps=sweeps, workers=num_workers, progress=progress)
+        mask = good_pixels(view.source.bad_pixels)
+        with closing(moduli):
+            estimates = model.network(moduli, model.probe, placement, subsets=subsets, mask=mask)
         found: NDArray[np.complex64] = estimates[-1].numpy()
         return found
 
@@ -99,6 +123,7 @@ def image_by_groups(
     groups: Groups,
     *,
     batch_size: int | None = None,
+    num_workers: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
@@ -106,6 +131,7 @@ def image_by_groups(
 
     Args:
         batch_size: Most patterns at once.
+        num_workers: Threads that read patterns ahead.
 
     Returns:
         (H, W) complex64, for a probe of unit energy; 1 where nothing was stitched.
@@ -125,11 +151,12 @@ def image_by_groups(
             estimates, placement, _ = model(batch, canvas_shape=shape, mask=mask)
             return extract_patches(estimates[-1], placement)
 
-        for first in range(0, len(groups), step):
-            rows = np.arange(first, min(first + step, len(groups)))
-            batch = {name: tf.constant(value) for name, value in dataset[rows].items()}
-            stitcher.add(patches_of(batch).numpy(), view.positions_px[groups.nn_indices[rows].ravel()], weight)
+        done = 0
+        for batch in make_loader(dataset, batch_size=step, shuffle=False, num_workers=num_workers):
+            members = batch["nn_indices"].numpy()
+            stitcher.add(patches_of(batch).numpy(), view.positions_px[members.ravel()], weight)
+            done += len(members)
             if progress is not None:
-                progress("groups", int(rows[-1]) + 1, len(groups))
+                progress("groups", done, len(groups))
     canvas, seen = stitcher.result()
     return np.where(seen > 0, canvas, np.complex64(1))

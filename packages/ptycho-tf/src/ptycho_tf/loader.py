@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import fields
 from typing import Any
 
@@ -15,6 +13,7 @@ from ptycho_contracts.records import Batch, Groups
 from ptycho_data.batches import PatternSource, gather
 
 from ptycho_tf.framework import tf
+from ptycho_tf.reading import read_ahead
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -68,30 +67,13 @@ def make_loader(
         prefetch_factor: Batches that each thread reads ahead; 2 where not given.
     """
     passes = itertools.count()
-    ahead = num_workers * (prefetch_factor or 2)
 
     def batches() -> Iterator[Arrays]:
         order = np.arange(len(dataset))
         if shuffle:
             order = np.random.default_rng((seed, next(passes))).permutation(order)
         rows = (order[first : first + batch_size] for first in range(0, len(order), batch_size))
-        return _read_ahead(dataset, rows, num_workers, ahead) if num_workers else map(dataset.__getitem__, rows)
+        return read_ahead(dataset.__getitem__, rows, workers=num_workers, each=prefetch_factor or 2)
 
     found = tf.data.Dataset.from_generator(batches, output_signature=dataset.signature)
     return found.apply(tf.data.experimental.assert_cardinality(-(-len(dataset) // batch_size)))
-
-
-def _read_ahead(dataset: GroupDataset, rows: Iterator[Any], workers: int, ahead: int) -> Iterator[Arrays]:
-    """Batches in order, the next ones already being read by threads."""
-    waiting: deque[Future[Arrays]] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="ptycho-loader") as pool:
-        try:
-            for wanted in rows:
-                waiting.append(pool.submit(dataset.__getitem__, wanted))
-                if len(waiting) >= ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for left in waiting:
-                left.cancel()

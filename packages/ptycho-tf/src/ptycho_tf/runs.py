@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,10 @@ Residual = Callable[[NDArray[np.int64]], tuple[float | None, float | None]]
 
 CALIBRATION_PATTERNS = 2048
 """A larger scan's probe is calibrated on this many neighbouring patterns."""
+POSITION_STEP_PX, POSITION_MARGIN_PX = 0.1, 8
+"""Adam step of positions that are corrected, and the room that the canvas has for them on each side."""
+BACKGROUND_STEP = 0.02
+"""Adam step of a background's square root, in units of the root mean intensity of a pixel."""
 
 
 @dataclass
@@ -71,8 +75,8 @@ class ScanView:
     mean_counts: float
 
 
-def scan_view(scan: Scan, hold_out: str | None, seed: int) -> ScanView:
-    """The view of a scan.
+def scan_view(scan: Scan, hold_out: str | None, seed: int, *, correct_positions: bool = False) -> ScanView:
+    """The view of a scan; with room on its canvas for positions that will be corrected.
 
     Raises:
         ContractError: several scans in one file, or no photons.
@@ -82,7 +86,9 @@ def scan_view(scan: Scan, hold_out: str | None, seed: int) -> ScanView:
     used = used_indices(held, len(scan))
     gauges = mean_counts(scan, allowed=used)
     require_photons(gauges)
-    geometry = canvas_geometry(scan.positions_px, scan.N)
+    least, margin = canvas_geometry(scan.positions_px, scan.N), POSITION_MARGIN_PX if correct_positions else 0
+    height, width = least.shape
+    geometry = CanvasGeometry(least.origin_yx_px - margin, (height + 2 * margin, width + 2 * margin))
     return ScanView(scan, scan.positions_px, geometry, used, held, next(iter(gauges.values())))
 
 
@@ -185,9 +191,32 @@ def residuals(view: ScanView, residual: Residual) -> Summary:
 
 
 def descent_options(config: ReconstructionConfig) -> dict[str, Any]:
-    """Options of a joint descent that have its parameters' names."""
+    """Options of a joint descent by the names of its parameters."""
     names = ("batch_size", "object_learning_rate", "probe_learning_rate", "loss", "seed")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in names} | {
+        "position_learning_rate": POSITION_STEP_PX if config.correct_positions else 0.0,
+        "background_learning_rate": BACKGROUND_STEP if config.fit_background else 0.0,
+    }
+
+
+def after_descent(
+    view: ScanView, losses: Sequence[float], shifts_yx_px: NDArray[np.float64], background: NDArray[np.float32]
+) -> tuple[ScanView, Summary]:
+    """The scan with its corrected positions, and what a descent found, for the summary.
+
+    Args:
+        losses: Of each epoch.
+        shifts_yx_px: (M, 2), added to the positions.
+        background: (N, N) in units of the mean counts.
+    """
+    rms = float(np.sqrt((shifts_yx_px[view.used] ** 2).sum(1).mean()))
+    found = {
+        "losses": list(losses),
+        "position_correction_rms_px": rms,
+        "background_counts_per_pattern": float(background.sum(dtype=np.float64)) * view.mean_counts,
+    }
+    moved = view.positions_px + shifts_yx_px[:, ::-1]
+    return (view if rms == 0 else replace(view, positions_px=moved)), found
 
 
 def common_summary(sections: Sequence[Section], seed: int, stages: Stages, device: str, packages: Sequence[str]) -> Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,20 +18,21 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Reconstruction, Scan
 from ptycho_data.batches import PatternSource, mean_counts
 from ptycho_data.files import read_scan
-from ptycho_data.geometry import canvas_geometry
+from ptycho_data.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.grouping import group
 from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
 from ptycho_data.selection import held_out_indices, used_indices
 from ptycho_data.store import create_store
 
 from ptycho_torch.bundle import Bundle, save_bundle
+from ptycho_torch.calibration import calibrate, find_probe
 from ptycho_torch.config_factory import (
     InferencePayload,
     TrainingPayload,
     create_inference_payload,
     create_training_payload,
 )
-from ptycho_torch.descent import joint_descent
+from ptycho_torch.descent import JointFit, joint_descent
 from ptycho_torch.devices import pick_device, threads
 from ptycho_torch.evaluation import far_field_residual
 from ptycho_torch.inference import ScanView, image_by_groups, image_on_canvas, require_one_scan
@@ -45,8 +46,10 @@ Progress = Callable[[str, int, int], None]
 Summary = dict[str, Any]
 
 MODEL_NAME = "model.safetensors"
-CALIBRATION_PATTERNS = 2048
-"""A larger scan's probe is calibrated on this many neighbouring patterns."""
+POSITION_STEP_PX, POSITION_MARGIN_PX = 0.1, 8
+"""Adam step of positions that are corrected, and the room that the canvas has for them on each side."""
+BACKGROUND_STEP = 0.02
+"""Adam step of a background's square root, in units of the root mean intensity of a pixel."""
 
 
 @dataclass
@@ -84,7 +87,7 @@ def train(
 
     training, execution = payload.pt_training_config, payload.execution_config
     device = pick_device(execution)
-    _require_probe(payload.scan, "train")
+    _require_light(payload.scan)
     stages = Stages()
     payload.output_dir.mkdir(parents=True, exist_ok=True)
     with stages.measure("store"):
@@ -95,13 +98,7 @@ def train(
     _require_photons(gauges)
     with stages.measure("grouping"):
         kept, validation = _training_groups(payload, source, used, gauges, validation_files)
-    probe = with_modes(payload.scan.probe, payload.pt_model_config.modes)
-    calibrates = payload.scan.probe_kind == "guess" if training.calibrate_probe is None else training.calibrate_probe
-    calibration: Summary = {"done": calibrates}
-    if calibrates:
-        with stages.measure("calibration", cpu_threads=1):
-            probe, found = _calibrated(payload, source, probe, used, gauges, device, progress)
-        calibration |= found
+    probe, found = _probe(payload, source, used, gauges, device, stages, progress)
     # Weights and every other random choice come from the seed; the caller's generators stay as they are.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(training.seed)  # torch.manual_seed would reseed GPUs too
@@ -116,8 +113,7 @@ def train(
         "groups": {"training": len(kept), "validation": len(validation)},
         "mean_counts": {str(scan): value for scan, value in gauges.items()},
         "measurement": payload.scan.metadata.get("measurement"),
-        "probe": {"mode_powers": mode_powers(probe), "calibration": calibration,
-                  "overlap_with_given": overlap(probe, payload.scan.probe)},
+        "probe": found,
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
                      "losses": dict(outcome.losses)},
@@ -140,7 +136,9 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     config, model = payload.pt_inference_config, payload.bundle.model
     device = pick_device(payload.execution_config)
     stages = Stages()
-    view, held = _view(payload.scan, config.hold_out, config.seed)
+    view, held = _view(
+        payload.scan, config.hold_out, config.seed, margin_px=POSITION_MARGIN_PX if config.correct_positions else 0
+    )
     own = payload.scan.probe
     if config.probe_source == "file":
         _require_probe(payload.scan, "infer --probe-source file")
@@ -163,17 +161,22 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     probe = model.probe.cpu().numpy()
     network_residual = _residuals(view, held, object_, probe)
     summary: Summary = {"assembly": assembly, "network": network_residual}
+    background = None
     if config.refine:
         with stages.measure("refinement", cpu_threads=1):
             fit = joint_descent(
                 view.source, view.placement, probe, indices=view.used, mean_counts=view.mean_counts,
                 epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
-                **_descent_options(ReconstructionConfig(seed=config.seed)),
+                **_descent_options(ReconstructionConfig(
+                    seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
+                )),
             )  # fmt: skip
         object_, probe = fit.object, fit.probe
-        summary["losses"] = list(fit.losses)
+        view, fitted = _after(view, fit)
+        summary |= fitted
+        background = fit.background
     with stages.measure("residuals", cpu_threads=1):
-        residuals = _residuals(view, held, object_, probe)
+        residuals = _residuals(view, held, object_, probe, background)
     summary = _common(payload, stages, str(device), config) | summary | {
         "patterns": {"used": len(view.used), "held_out": len(held)},
         "mean_counts": view.mean_counts,
@@ -203,18 +206,25 @@ def reconstruct(
         WorkFailedError: the descent diverged.
     """
     scan = read_scan(Path(data_file), measurement=measurement, nphotons=nphotons)
-    _require_probe(scan, "reconstruct")
+    _require_light(scan)
     device = pick_device(execution_config)
     stages = Stages()
-    view, held = _view(scan, config.hold_out, config.seed)
+    view, held = _view(
+        scan, config.hold_out, config.seed, margin_px=POSITION_MARGIN_PX if config.correct_positions else 0
+    )
+    start, search = scan.probe, None
+    if start is None:
+        start, search = _found_probe(view.source, view.positions_px, view.used, view.mean_counts, config, device,
+                                     stages, progress)  # fmt: skip
     with stages.measure("descent", cpu_threads=1):
         fit = joint_descent(
-            view.source, view.placement, with_modes(scan.probe, config.modes), indices=view.used,
+            view.source, view.placement, with_modes(start, config.modes), indices=view.used,
             mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
             progress=progress, **_descent_options(config),
         )  # fmt: skip
+    view, fitted = _after(view, fit)
     with stages.measure("residuals", cpu_threads=1):
-        residuals = _residuals(view, held, fit.object, fit.probe)
+        residuals = _residuals(view, held, fit.object, fit.probe, fit.background)
     summary = {
         "settings": {"reconstruction": to_dict(config), "execution": to_dict(execution_config)},
         "versions": _versions(),
@@ -225,9 +235,10 @@ def reconstruct(
         "patterns": {"used": len(view.used), "held_out": len(held)},
         "mean_counts": view.mean_counts,
         "measurement": scan.metadata.get("measurement"),
-        "probe": {"mode_powers": mode_powers(fit.probe), "overlap_with_file": overlap(fit.probe, scan.probe)},
+        "probe": {"mode_powers": mode_powers(fit.probe), "search": search,
+                  "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe)},
         "epochs": len(fit.losses),
-        "losses": list(fit.losses),
+        **fitted,
         "patterns_per_cpu_second": _rate(len(view.used) * len(fit.losses), stages, "descent"),
         **residuals,
     }
@@ -272,57 +283,63 @@ def _training_groups(
     )
 
 
-def _calibrated(
+def _probe(
     payload: TrainingPayload,
     source: PatternSource,
-    probe: NDArray[np.complex64],
     used: NDArray[np.int64],
     gauges: dict[int, float],
     device: torch.device,
+    stages: Stages,
     progress: Progress | None,
 ) -> tuple[NDArray[np.complex64], Summary]:
-    """The probe after a joint descent on the first scan, or on its middle part where it is large."""
-    scans = payload.scan.scan_index[used]
-    mine = used[scans == scans[0]]
-    positions = payload.scan.positions_px
-    distance = np.abs(positions[mine] - np.median(positions[mine], axis=0)).max(axis=1)
-    mine = np.sort(mine[np.argsort(distance, kind="stable")[:CALIBRATION_PATTERNS]])
-    # Sites of the chosen patterns alone: a large scan's canvas is not needed.
-    geometry = canvas_geometry(positions[mine], payload.scan.N)
-    local = place_scan(positions[mine], geometry, payload.scan.N)
-    training = payload.pt_training_config
-    options = ReconstructionConfig(seed=training.seed, loss=training.loss)
-    fit = joint_descent(
-        _Chosen(source, mine), local, probe, indices=np.arange(len(mine)), mean_counts=gauges[int(scans[0])],
-        epochs=training.calibration_epochs, device=device, progress=progress, stage="calibration",
-        **_descent_options(options),
-    )  # fmt: skip
-    return fit.probe, {"patterns": len(mine), "epochs": len(fit.losses), "losses": list(fit.losses)}
+    """The probe to train with: given, calibrated on the first scan, or found where the file has none."""
+    training, scan = payload.pt_training_config, payload.scan
+    scans = scan.scan_index[used]
+    mine, gauge = used[scans == scans[0]], gauges[int(scans[0])]
+    options = ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss)
+    found: Summary = {}
+    start = scan.probe
+    if start is None:
+        start, found["search"] = _found_probe(source, scan.positions_px, mine, gauge, options, device, stages, progress)
+    probe = with_modes(start, payload.pt_model_config.modes)
+    calibrates = training.calibrate_probe
+    if calibrates is None:
+        calibrates = scan.probe is None or scan.probe_kind == "guess"
+    found["calibrated"] = calibrates
+    if calibrates:
+        with stages.measure("calibration", cpu_threads=1):
+            probe, fit = calibrate(source, scan.positions_px, probe, indices=mine, mean_counts=gauge, config=options,
+                                   device=device, progress=progress)  # fmt: skip
+        found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
+    found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
+    found["mode_powers"] = mode_powers(probe)
+    return probe, found
 
 
-class _Chosen:
-    """Some patterns of a source, numbered from 0."""
+def _found_probe(
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    indices: NDArray[np.int64],
+    gauge: float,
+    config: ReconstructionConfig,
+    device: torch.device,
+    stages: Stages,
+    progress: Progress | None,
+) -> tuple[NDArray[np.complex64], Summary]:
+    with stages.measure("probe search", cpu_threads=1):
+        return find_probe(source, positions_px, indices=indices, mean_counts=gauge, config=config, device=device,
+                          progress=progress)  # fmt: skip
 
-    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
-        self._source, self._indices = source, indices
-        self.N, self.bad_pixels = source.N, source.bad_pixels
-        self.scan_index = np.asarray(source.scan_index)[indices]
 
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
-        """Photon counts, as the source gives them."""
-        return self._source.counts(self._indices[index])
-
-
-def _view(scan: Scan, hold_out: str | None, seed: int) -> tuple[ScanView, NDArray[np.int64]]:
+def _view(scan: Scan, hold_out: str | None, seed: int, *, margin_px: int = 0) -> tuple[ScanView, NDArray[np.int64]]:
     require_one_scan(scan.scan_index, where=str(scan.metadata.get("source", "Scan")))
     held = held_out_indices(hold_out, len(scan), seed)
     used = used_indices(held, len(scan))
     gauges = mean_counts(scan, allowed=used)
     _require_photons(gauges)
-    geometry = canvas_geometry(scan.positions_px, scan.N)
+    least = canvas_geometry(scan.positions_px, scan.N)
+    height, width = least.shape
+    geometry = CanvasGeometry(least.origin_yx_px - margin_px, (height + 2 * margin_px, width + 2 * margin_px))
     placement = place_scan(scan.positions_px, geometry, scan.N)
     return ScanView(scan, scan.positions_px, geometry, placement, used, next(iter(gauges.values()))), held
 
@@ -343,13 +360,33 @@ def _imaging_groups(payload: InferencePayload, view: ScanView) -> Groups:
                  seed=payload.pt_inference_config.seed, allowed=view.used)  # fmt: skip
 
 
+def _after(view: ScanView, fit: JointFit) -> tuple[ScanView, Summary]:
+    """The scan with its corrected positions, and what the descent found, for the summary."""
+    moved = view.positions_px + fit.shifts_yx_px[:, ::-1]
+    rms = float(np.sqrt((fit.shifts_yx_px[view.used] ** 2).sum(1).mean()))
+    found = {
+        "losses": list(fit.losses),
+        "position_correction_rms_px": rms,
+        "background_counts_per_pattern": float(fit.background.sum(dtype=np.float64)) * view.mean_counts,
+    }
+    if rms == 0:
+        return view, found
+    placement = place_scan(moved, view.geometry, view.source.N)
+    return replace(view, positions_px=moved, placement=placement), found
+
+
 def _residuals(
-    view: ScanView, held: NDArray[np.int64], object_: NDArray[np.complex64], probe: NDArray[np.complex64]
+    view: ScanView,
+    held: NDArray[np.int64],
+    object_: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    background: NDArray[np.float32] | None = None,
 ) -> Summary:
     """R and its Poisson floor, on used and held-out patterns."""
     gauge = in_gauge(probe, view.mean_counts)
-    used, used_floor = far_field_residual(view.source, object_, gauge, view.placement, view.used)
-    unseen, unseen_floor = far_field_residual(view.source, object_, gauge, view.placement, held)
+    counts = None if background is None else background * np.float32(view.mean_counts)
+    used, used_floor = far_field_residual(view.source, object_, gauge, view.placement, view.used, background=counts)
+    unseen, unseen_floor = far_field_residual(view.source, object_, gauge, view.placement, held, background=counts)
     return {
         "residual": {"used": used, "held_out": unseen},
         "poisson_floor": {"used": used_floor, "held_out": unseen_floor},
@@ -371,7 +408,10 @@ def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArr
 
 def _descent_options(config: ReconstructionConfig) -> dict[str, Any]:
     names = ("batch_size", "object_learning_rate", "probe_learning_rate", "loss", "seed")
-    return {name: getattr(config, name) for name in names}
+    return {name: getattr(config, name) for name in names} | {
+        "position_learning_rate": POSITION_STEP_PX if config.correct_positions else 0.0,
+        "background_learning_rate": BACKGROUND_STEP if config.fit_background else 0.0,
+    }
 
 
 def _common(payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section) -> Summary:
@@ -402,10 +442,14 @@ def _require_probe(scan: Scan, command: str) -> None:
             Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
                     "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
         )  # fmt: skip
-    if not np.any(scan.probe):
+    _require_light(scan)
+
+
+def _require_light(scan: Scan) -> None:
+    if scan.probe is not None and not np.any(scan.probe):
         raise ContractError(
-            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", f"a probe with light, for {command}",
-                    "zeros", "add a measured or modelled probe to the file")
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", "a probe with light", "zeros",
+                    "give a measured or modelled probe, or none: it is then found from the patterns")
         )  # fmt: skip
 
 

@@ -20,6 +20,8 @@ def far_field_residual(
     probe: NDArray[np.complex64],
     placement: Placement,
     indices: NDArray[np.int64],
+    *,
+    background: NDArray[np.float32] | None = None,
 ) -> tuple[float | None, float | None]:
     """R (PHY-22) of the patterns at ``indices`` and its Poisson floor (PHY-23, from at most 64 of them).
 
@@ -29,6 +31,7 @@ def far_field_residual(
         probe: (K, N, N) complex in the scan's gauge.
         placement: Sites of all of the source's patterns on the canvas.
         indices: Patterns to compare; None, None for no patterns.
+        background: (N, N) counts added to every pattern, zero frequency at [0, 0].
     """
     if len(indices) == 0:
         return None, None
@@ -39,6 +42,8 @@ def far_field_residual(
         for first in range(0, len(indices), chunk):
             chosen = indices[first : first + chunk]
             simulated = simulate(extract_patches(canvas, placement[torch.from_numpy(chosen)]), modes)
+            if background is not None:
+                simulated = simulated + torch.from_numpy(background)
             counts = torch.fft.fftshift(simulated, dim=(-2, -1)).numpy()
             total.add(source.counts(chosen), counts, bad_pixels=source.bad_pixels)
             if first < _FLOOR_PATTERNS:

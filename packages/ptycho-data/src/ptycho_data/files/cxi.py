@@ -231,7 +231,8 @@ def _images(
     if probe is None and file.is_dataset(f"{entry}/instrument_1/source_1/illumination"):
         probe = file.array(f"{entry}/instrument_1/source_1/illumination")
     problems: list[Problem] = []
-    if probe is not None and (probe.dtype.kind != "c" or probe.shape[-2:] != (N, N) or probe.ndim > 4 or not probe.size):
+    fits = probe is None or (probe.dtype.kind == "c" and probe.shape[-2:] == (N, N) and probe.ndim <= 4 and probe.size)
+    if probe is not None and not fits:
         problems.append(
             Problem(f"{file.path}: probe", "array.shape", f"(mode, {N}, {N}) complex", f"{probe.dtype} of shape "
                     f"{probe.shape}", "give the probe of these patterns")
@@ -240,7 +241,7 @@ def _images(
         problems.append(
             Problem(f"{file.path}: object", "array.not_finite", "finite values", "NaN or infinite values", "correct it")
         )
-    if probe is not None and probe.ndim == 4:
+    if probe is not None and fits and probe.ndim == 4:
         probe = probe[0]
     if object_ is not None and object_.ndim == 3:
         object_ = object_[0] if len(object_) == 1 else None

@@ -1,0 +1,183 @@
+"""What the commands call: payloads in, reconstructions and summaries out (specs/training.md IMG)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig
+from ptycho_contracts.problems import ContractError
+from ptycho_contracts.testing import reference
+from ptycho_data.files import combine_scans, write_scan
+from ptycho_data.metrics import compare
+from ptycho_torch.backend import infer, reconstruct
+from ptycho_torch.bundle import Bundle, save_bundle
+from ptycho_torch.config_factory import create_inference_payload
+
+CPU = ExecutionConfig(accelerator="cpu")
+HELD = np.sort(np.random.default_rng(0).permutation(64)[:8])
+
+
+@pytest.fixture
+def image(tmp_path, make_model, scan):
+    """Image a scan with an untrained model, whose sweeps of physics already image."""
+
+    def run(data=scan, *, architecture="unrolled", gridsize=2, probe=scan.probe, **overrides):
+        model = make_model(probe, architecture=architecture, gridsize=gridsize)
+        save_bundle(tmp_path / "model.safetensors", Bundle(model, 5e4, {}))
+        write_scan(tmp_path / "scan.npz", data)
+        payload = create_inference_payload(
+            tmp_path / "model.safetensors", tmp_path / "scan.npz", tmp_path, {"hold_out": 0.125, **overrides}, CPU
+        )
+        return infer(payload)
+
+    return run
+
+
+@pytest.fixture
+def descend(tmp_path, scan):
+    """Reconstruct a scan without a network."""
+
+    def run(data=scan, **options):
+        write_scan(tmp_path / "scan.npz", data)
+        config = ReconstructionConfig(**{"hold_out": "0.125", "epochs": 3, "modes": 1, **options})
+        return reconstruct(tmp_path / "scan.npz", config=config, execution_config=CPU)
+
+    return run
+
+
+def consistent(found, summary, scan) -> None:
+    """Object, probe, weight, origin and residuals belong together, by the reference."""
+    used = np.setdiff1d(np.arange(len(scan)), HELD)
+    np.testing.assert_array_equal(found.positions_px, scan.positions_px)
+    origin, shape = reference.canvas_geometry(scan.positions_px, scan.N)
+    np.testing.assert_array_equal(found.origin_yx_px, origin)
+    assert found.object.shape == shape
+    gauge = scan.counts(used).sum((1, 2), dtype=np.float64).mean()
+    assert summary["mean_counts"] == pytest.approx(gauge, rel=1e-6)
+    assert (np.abs(found.probe.astype(np.complex128)) ** 2).sum() == pytest.approx(gauge, rel=1e-4)
+    power = np.broadcast_to((np.abs(found.probe) ** 2).sum(0), (len(used), scan.N, scan.N))
+    light = reference.place_patches(power, scan.positions_px[used], shape, origin).real
+    np.testing.assert_allclose(found.weight, light, rtol=1e-3, atol=1e-5 * light.max())
+    for name, chosen in (("used", used), ("held_out", HELD)):
+        patches = reference.extract_patches(found.object, scan.positions_px[chosen], scan.N, origin)
+        simulated = reference.simulate_counts(patches, found.probe)
+        assert summary["residual"][name] == pytest.approx(reference.residual(simulated, scan.counts(chosen)), rel=1e-3)
+        assert summary["poisson_floor"][name] == pytest.approx(reference.poisson_floor(simulated), rel=0.05)
+    assert summary["patterns"] == {"used": len(used), "held_out": len(HELD)}
+    json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize("assembly", ["canvas", "groups"])
+def test_infer(image, scan, assembly):
+    """All figures are those of the image that is handed out, in the gauge of the used patterns (IMG-4)."""
+    found, summary = image(assembly=assembly)
+    consistent(found, summary, scan)
+    assert summary["assembly"] == assembly
+    assert summary["mean_counts_of_training"] == 5e4
+    assert summary["device"] == "cpu"
+
+
+def test_reconstruct(descend, scan):
+    """The same for joint descent, with several modes."""
+    found, summary = descend(modes=2)
+    consistent(found, summary, scan)
+    assert found.probe.shape == (2, 32, 32)
+    assert len(summary["losses"]) == summary["epochs"] == 3
+
+
+def test_images_look_like_the_truth(image, descend, scan):
+    """Invariant 12, from file to figure: right place, right orientation, right contrast."""
+    for found, _ in (image(refine=30), descend(epochs=60, object_learning_rate=0.05, batch_size=4)):
+        figures = compare(
+            found.object, scan.object_truth, estimate_origin_yx_px=found.origin_yx_px,
+            truth_origin_yx_px=scan.object_origin_yx_px, weight=found.weight,
+        )  # fmt: skip
+        assert figures.complex_correlation > 0.9
+
+
+def test_refinement_goes_on_from_the_network_s_image(image):
+    """It lowers the residual, and both are told."""
+    _, summary = image(refine=10)
+    assert summary["residual"]["used"] < 0.95 * summary["network"]["residual"]["used"]
+    assert len(summary["losses"]) == 10
+
+
+@pytest.mark.parametrize("how", ["canvas", "groups", "refined", "descent"])
+def test_held_out_patterns_change_no_bit(image, descend, scan, how):
+    """Invariant 10: only the residual on them changes."""
+    altered = np.array(scan.measurements)
+    altered[HELD] = altered[HELD][:, ::-1]
+    runs = []
+    for data in (scan, replace(scan, measurements=altered)):
+        if how == "descent":
+            runs.append(descend(data))
+        else:
+            runs.append(image(data, assembly="groups" if how == "groups" else "canvas", refine=2 * (how == "refined")))
+    (one, told), (two, other) = runs
+    np.testing.assert_array_equal(one.object, two.object)
+    np.testing.assert_array_equal(one.probe, two.probe)
+    assert told["residual"]["used"] == other["residual"]["used"]
+    assert told["residual"]["held_out"] != other["residual"]["held_out"]
+
+
+def test_same_seed_same_bits(image, descend):
+    """Invariant 42."""
+    for run in (image, descend):
+        np.testing.assert_array_equal(run()[0].object, run()[0].object)
+    assert not np.array_equal(descend()[0].object, descend(seed=1)[0].object)
+
+
+def test_nothing_held_out(image):
+    """No residual is told where there is none."""
+    _, summary = image(hold_out=None)
+    assert summary["residual"]["held_out"] is None
+    assert summary["poisson_floor"]["held_out"] is None
+
+
+def test_probe_source(image, scan):
+    """The bundle's probe, or the file's."""
+    tilted = (scan.probe * np.exp(0.05j * np.arange(32))).astype(np.complex64)
+    for source, expected in (("bundle", tilted), ("file", scan.probe)):
+        found, summary = image(probe=tilted, probe_source=source)
+        product = abs(np.vdot(found.probe, expected)) / np.linalg.norm(found.probe) / np.linalg.norm(expected)
+        assert product == pytest.approx(1, abs=1e-5)
+        assert summary["probe"]["source"] == source
+
+
+def test_a_file_without_probe(image, descend, scan):
+    """The bundle's will do for imaging; not where the file's was asked for, nor for descent."""
+    bare = replace(scan, probe=None, object_truth=None, object_origin_yx_px=None)
+    found, summary = image(bare)
+    assert np.isfinite(found.object).all()
+    assert summary["probe"]["overlap_with_file"] is None
+    for attempt in (lambda: image(bare, probe_source="file"), lambda: descend(bare)):
+        with pytest.raises(ContractError, match=r"scan\.no_probe"):
+            attempt()
+
+
+def test_several_scans_are_refused(image, descend, scan):
+    """IMG-5."""
+    both = combine_scans([scan, scan])
+    for attempt in (lambda: image(both), lambda: descend(both)):
+        with pytest.raises(ContractError, match=r"scan\.several"):
+            attempt()
+
+
+def test_cnn_images_by_groups_only(image):
+    """IMG-5."""
+    found, summary = image(architecture="cnn")
+    assert summary["assembly"] == "groups"
+    assert np.isfinite(found.object).all()
+    with pytest.raises(ContractError, match=r"inference\.assembly"):
+        image(architecture="cnn", assembly="canvas")
+
+
+def test_dark_data_is_refused(image, descend, scan):
+    """No photon in what is used."""
+    dark = replace(scan, measurements=np.zeros_like(scan.measurements))
+    for attempt in (lambda: image(dark, measurement="counts"), lambda: descend(dark)):
+        with pytest.raises(ContractError, match=r"scan\.no_photons|counts"):
+            attempt()
