@@ -1,11 +1,50 @@
-"""Hypothesis profiles of the TensorFlow backend's tests."""
+"""Hypothesis profiles, and a tiny simulated scan with its groups."""
 
 from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+import pytest
+from hypothesis import settings
+from ptycho_contracts.config import DataConfig, ModelConfig
+from ptycho_contracts.records import Scan
+from ptycho_data.batches import mean_counts
+from ptycho_data.grouping import group
+from ptycho_data.simulate import simulate
+from ptycho_tf.layers import fresh
+from ptycho_tf.loader import GroupDataset
+from ptycho_tf.model import PtychoModel
 
-settings.register_profile("dev", max_examples=15, deadline=None, derandomize=True)
-settings.register_profile("thorough", max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("dev", max_examples=10, deadline=None)
+settings.register_profile("ci", max_examples=30, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(scope="session")
+def scan() -> Scan:
+    """36 patterns of 16 x 16 pixels with their exact probe and the true object."""
+    return simulate(object_kind="dead_leaves", N=16, n_patterns=36, step_px=2.0, photons_per_pattern=1e5, seed=1)
+
+
+@pytest.fixture(scope="session")
+def datasets(scan) -> tuple[GroupDataset, GroupDataset]:
+    """22 groups of one pattern to train on, and 3 to validate with."""
+    gauges = mean_counts(scan)
+    groups = group(scan.positions_px, gridsize=1, n_groups=25, seed=0)
+    parts = (slice(0, 22), slice(22, 25))
+    fields = ("nn_indices", "coords_offsets", "coords_relative")
+    found = [type(groups)(**{name: getattr(groups, name)[part] for name in fields}) for part in parts]
+    return tuple(GroupDataset(scan, part, mean_counts=gauges) for part in found)
+
+
+@pytest.fixture
+def make_model(scan):
+    """A fresh small model; options are those of the model's section."""
+
+    def make(*, seed: int = 0, gridsize: int = 1, **options) -> PtychoModel:
+        small = {"iterations": 1, "sweeps": 1, "width": 2, **options}
+        config = ModelConfig(data=DataConfig(N=scan.N, gridsize=gridsize), **small)
+        return PtychoModel(config, scan.probe, make=fresh(seed, "float32"))
+
+    return make

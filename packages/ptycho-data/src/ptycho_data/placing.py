@@ -79,47 +79,44 @@ class Placer:
         """Add the chosen patches and their weights to two arrays of sums."""
         for start in range(0, len(rows), self._step):
             part = rows[start : start + self._step]
-            shares = fractions[part].astype(self.real)
-            down, right = shares[:, :1], shares[:, 1:]
+            # Complements in float64: 1 - f in float32 loses all digits where f is nearly 1.
+            shares = np.concatenate([1 - fractions[part], fractions[part]], axis=1).astype(self.real)
             doubled = np.repeat(weight[part], 2, axis=-1) if shared is None else shared[1]
-            _add(values, self._values(patches[part], doubled, down, right), corners[part], 2)
-            spread = (
-                self._weights(weight[part], down, right) if shared is None else self._shared(shared[0], down, right)
-            )
+            _add(values, self._values(patches[part], doubled, shares), corners[part], 2)
+            spread = self._weights(weight[part], shares) if shared is None else self._shared(shared[0], shares)
             _add(weights, spread, corners[part], 1)
 
-    def _values(
-        self, patches: NDArray[Any], doubled: NDArray[Any], down: NDArray[Any], right: NDArray[Any]
-    ) -> NDArray[Any]:
+    def _values(self, patches: NDArray[Any], doubled: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
         """Spread ``w p``: (n, N + 1, 2 N + 2), pairs (real, imaginary) in a row."""
         n, side = len(patches), self.N + 1
         pairs = np.ascontiguousarray(patches).view(self.real)
         np.multiply(pairs, doubled, out=self._padded[:n, : self.N, : 2 * self.N])
-        return self._spread_out(self._padded[:n].reshape(n, -1), 2, down, right).reshape(n, side, 2 * side)
+        return self._spread_out(self._padded[:n].reshape(n, -1), 2, shares).reshape(n, side, 2 * side)
 
-    def _weights(self, weight: NDArray[Any], down: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    def _weights(self, weight: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
         """Spread weights of their own patch each: (n, N + 1, N + 1)."""
         n, side = len(weight), self.N + 1
         padded = np.zeros((n, side, side), self.real)
         padded[:, : self.N, : self.N] = weight
-        return self._spread_out(padded.reshape(n, -1), 1, down, right).reshape(n, side, side)
+        return self._spread_out(padded.reshape(n, -1), 1, shares).reshape(n, side, side)
 
-    def _shared(self, reads: NDArray[Any], down: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    def _shared(self, reads: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
         """Spread copies of one weight: (n, N + 1, N + 1), four shifted weights in their shares."""
         side = self.N + 1
-        shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
-        return np.asarray(np.concatenate(shares, axis=1) @ reads).reshape(len(down), side, side)
+        up, left, down, right = (shares[:, column : column + 1] for column in range(4))
+        products = np.concatenate([up * left, up * right, down * left, down * right], axis=1)
+        return np.asarray(products @ reads).reshape(len(shares), side, side)
 
-    def _spread_out(self, flat: NDArray[Any], width: int, down: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    def _spread_out(self, flat: NDArray[Any], width: int, shares: NDArray[Any]) -> NDArray[Any]:
         """Padded patches (n, side * side * width) shared with the next column, then with the next row."""
         n, size = flat.shape
         lines, spread, part = (work[:n, :size] for work in (self._lines, self._spread, self._part))
-        for source, target, share, shift in (
-            (flat, lines, right, width), (lines, spread, down, width * (self.N + 1)),
-        ):  # fmt: skip
-            np.multiply(source, 1 - share, out=target)
-            moved = np.multiply(source[:, :-shift], share, out=part[:, :-shift])
-            target[:, shift:] += moved
+        up, left, down, right = (shares[:, column : column + 1] for column in range(4))
+        row = width * (self.N + 1)
+        for source, target, stays, goes, step in ((flat, lines, left, right, width), (lines, spread, up, down, row)):
+            np.multiply(source, stays, out=target)
+            moved = np.multiply(source[:, :-step], goes, out=part[:, :-step])
+            target[:, step:] += moved
         return spread
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,24 @@ def loggers(kind: str, output_dir: Path) -> list[Any]:
         return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
     if kind == "mlflow":
         return [_Mlflow(folder / "mlflow.db")]
-    return [keras.callbacks.CSVLogger(str(folder / "metrics.csv"))]
+    return [_Csv(folder / "metrics.csv")]
+
+
+class _Csv(keras.callbacks.Callback):
+    """A row an epoch. Keras' own logger leaves its file open where a training fails."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        self._path.write_text("")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        values = {"epoch": epoch, **{name: float(value) for name, value in sorted(logs.items())}}
+        with self._path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, values)
+            if file.tell() == 0:
+                writer.writeheader()
+            writer.writerow(values)
 
 
 class _Mlflow(keras.callbacks.Callback):

@@ -235,8 +235,11 @@ def reconstruct(
         "patterns": {"used": len(view.used), "held_out": len(held)},
         "mean_counts": view.mean_counts,
         "measurement": scan.metadata.get("measurement"),
-        "probe": {"mode_powers": mode_powers(fit.probe), "search": search,
-                  "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe)},
+        "probe": {
+            "mode_powers": mode_powers(fit.probe),
+            "search": search,
+            "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe),
+        },
         "epochs": len(fit.losses),
         **fitted,
         "patterns_per_cpu_second": _rate(len(view.used) * len(fit.losses), stages, "descent"),

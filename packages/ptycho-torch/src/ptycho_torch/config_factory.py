@@ -175,7 +175,7 @@ def _resolve(
     *,
     frozen: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    from_file = {"N": scan.N}
+    from_file: dict[str, Any] = {"N": scan.N}
     if scan.metadata.get("nphotons"):
         from_file["nphotons"] = float(scan.metadata["nphotons"])
     layers = {

@@ -105,7 +105,8 @@ def joint_descent(
     mask = good_pixels(source.bad_pixels)
     mask = None if mask is None else mask.to(device)
     batches = math.ceil(len(indices) / batch_size)
-    steps, done, losses = epochs * batches, 0, []
+    steps, done = epochs * batches, 0
+    losses: list[float] = []
     began = time.monotonic()
     for epoch in range(epochs):
         # The order of an epoch depends on seed and epoch alone, not on the epochs before.

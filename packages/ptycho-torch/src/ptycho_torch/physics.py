@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from ptycho_data.geometry import CanvasGeometry, corners_and_fractions
 from torch import Tensor
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +128,7 @@ def _add(windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
 
 def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
     """Read (M, N, N) patches from a canvas (H, W), bilinear between pixels (PHY: extraction)."""
-    windows = _ReadWindows.apply(canvas, placement.corners_yx, placement.N + 1)
+    windows: Tensor = _ReadWindows.apply(canvas, placement.corners_yx, placement.N + 1)  # type: ignore[no-untyped-call]
     return _interpolate(windows, placement.fractions_yx)
 
 
@@ -135,12 +136,11 @@ def add_patches(patches: Tensor, placement: Placement) -> Tensor:
     """Sum (M, N, N) patches onto a canvas: the exact adjoint of :func:`extract_patches`."""
     real = torch.view_as_real(patches) if patches.is_complex() else patches.unsqueeze(-1)
     fy, fx = _fractions(placement.fractions_yx.to(real.dtype))
-    real = torch.nn.functional.pad(real, (0, 0, 0, 1)), torch.nn.functional.pad(real, (0, 0, 1, 0))
-    real = torch.lerp(real[0], real[1], fx)
-    real = torch.nn.functional.pad(real, (0, 0, 0, 0, 0, 1)), torch.nn.functional.pad(real, (0, 0, 0, 0, 1, 0))
-    real = torch.lerp(real[0], real[1], fy)
+    real = torch.lerp(F.pad(real, (0, 0, 0, 1)), F.pad(real, (0, 0, 1, 0)), fx)
+    real = torch.lerp(F.pad(real, (0, 0, 0, 0, 0, 1)), F.pad(real, (0, 0, 0, 0, 1, 0)), fy)
     windows = torch.view_as_complex(real) if patches.is_complex() else real.squeeze(-1)
-    return _AddWindows.apply(windows, placement.corners_yx, placement.shape)
+    canvas: Tensor = _AddWindows.apply(windows, placement.corners_yx, placement.shape)  # type: ignore[no-untyped-call]
+    return canvas
 
 
 def _interpolate(windows: Tensor, fractions_yx: Tensor) -> Tensor:
@@ -162,12 +162,14 @@ def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
 
 def to_detector(waves: Tensor) -> Tensor:
     """Unitary transform of (..., N, N) waves; zero frequency at [0, 0], unlike the stored patterns."""
-    return torch.fft.fft2(waves, norm="ortho")
+    spectrum: Tensor = torch.fft.fft2(waves, norm="ortho")
+    return spectrum
 
 
 def from_detector(waves: Tensor) -> Tensor:
     """Inverse of :func:`to_detector`."""
-    return torch.fft.ifft2(waves, norm="ortho")
+    found: Tensor = torch.fft.ifft2(waves, norm="ortho")
+    return found
 
 
 def squared_modulus(field: Tensor) -> Tensor:
@@ -200,4 +202,5 @@ def to_corner(patterns: Tensor) -> Tensor:
 
     Done once for the data, so that the model need not shift each simulated pattern.
     """
-    return torch.fft.ifftshift(patterns, dim=(-2, -1))
+    moved: Tensor = torch.fft.ifftshift(patterns, dim=(-2, -1))
+    return moved

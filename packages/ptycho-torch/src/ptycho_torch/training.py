@@ -59,6 +59,9 @@ class TrainingOutcome:
 class _Module(pl.LightningModule):
     """The model with its loss, optimiser and schedule, as Lightning wants them."""
 
+    mask: Tensor | None
+    validation_mask: Tensor | None
+
     def __init__(
         self,
         model: PtychoModel,
@@ -86,7 +89,7 @@ class _Module(pl.LightningModule):
         return total * self._share(batch)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        _, last = self._losses(batch, self.validation_mask)
+        last = self._losses(batch, self.validation_mask)[1]
         self.log("val_loss", last, on_epoch=True, batch_size=len(batch["counts"]), sync_dist=True)
 
     def _losses(self, batch: dict[str, Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -99,7 +102,8 @@ class _Module(pl.LightningModule):
         light = batch["counts"] / batch["mean_counts"][:, None, None, None]
         mine = (light if self.mask is None else light * torch.fft.fftshift(self.mask)).sum()
         everyone = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
-        return mine * self.trainer.world_size / everyone
+        share: Tensor = mine * self.trainer.world_size / everyone
+        return share
 
     def configure_optimizers(self) -> Any:
         optimiser = torch.optim.AdamW(
@@ -194,7 +198,7 @@ def fit(
     began, cpu = time.monotonic(), time.process_time()
     with _framework_state(execution):
         trainer = _trainer(training, execution, output_dir, [clock, stopper, *([keeper] if keeper else [])])
-        workers = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
+        workers: dict[str, Any] = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
         trainer.fit(
             module,
             make_loader(training_groups, batch_size=training.batch_size, shuffle=True, seed=training.seed, **workers),

@@ -1,0 +1,50 @@
+"""Groups to batches: order, contents, readers (specs/store.md, BATCH; TRN-9)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from ptycho_data.batches import gather
+from ptycho_tf.loader import make_loader
+from ptycho_tf.reading import read_ahead
+
+
+def members(loader) -> list[np.ndarray]:
+    """The groups of each batch of one pass."""
+    return [batch["nn_indices"].numpy() for batch in loader]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_order_is_that_of_seed_and_pass(datasets, workers):
+    """Invariant 42: NumPy's permutation of (seed, pass), whatever reads."""
+    dataset = datasets[0]
+    loader = make_loader(dataset, batch_size=5, shuffle=True, seed=7, num_workers=workers)
+    assert loader.cardinality() == 5
+    for number in range(2):
+        order = np.random.default_rng((7, number)).permutation(len(dataset))
+        found = members(loader)
+        assert [len(batch) for batch in found] == [5, 5, 5, 5, 2]
+        np.testing.assert_array_equal(np.concatenate(found), dataset.groups.nn_indices[order])
+
+
+def test_contents(datasets, scan):
+    """The arrays of the contract, under their names, in their dtypes."""
+    dataset = datasets[0]
+    batch = next(iter(make_loader(dataset, batch_size=3, shuffle=False)))
+    expected = gather(scan, dataset.groups, slice(0, 3), mean_counts=dataset.mean_counts)
+    assert set(batch) == {"counts", "nn_indices", "coords_offsets", "coords_relative", "mean_counts"}
+    for name, value in batch.items():
+        array = getattr(expected, name)
+        assert value.numpy().dtype == array.dtype, name
+        np.testing.assert_array_equal(value.numpy(), array)
+
+
+def test_reading_ahead_ends_with_its_reader():
+    """A reader that is given up leaves no thread behind, and passes errors on."""
+    asked = []
+    reader = read_ahead(lambda one: asked.append(one) or one, range(1000), workers=2, each=2)
+    assert [next(reader), next(reader)] == [0, 1]
+    reader.close()
+    assert len(asked) < 20
+    with pytest.raises(ZeroDivisionError):
+        list(read_ahead(lambda one: 1 // one, [1, 0], workers=2))
