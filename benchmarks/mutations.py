@@ -32,7 +32,8 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-PHYSICS, LOSSES, STITCH = "ptycho_torch/physics.py", "ptycho_torch/losses.py", "ptycho_data/stitch.py"
+PHYSICS, LOSSES = "ptycho_torch/physics.py", "ptycho_torch/losses.py"
+STITCH, PLACING = "ptycho_data/stitch.py", "ptycho_data/placing.py"
 PHYSICS_TESTS = ("packages/ptycho-torch/tests/test_physics_conformance.py",)
 LOSS_TESTS = ("packages/ptycho-torch/tests/test_losses_conformance.py",)
 STITCH_TESTS = ("packages/ptycho-data/tests/test_stitch.py",)
@@ -87,16 +88,21 @@ MUTATIONS = (
         )
     ),
     *(
-        Mutation(STITCH, what, old, new, STITCH_TESTS)
-        for what, old, new in (
-            ("numerator without its weight", "_spread(w * patches[part], fractions[part])",
-             "_spread(patches[part], fractions[part])"),
-            ("other sites for the weight", "_spread(w, fractions[part])", "_spread(w, fractions[part] * 0)"),
-            ("other support", "canvas[seen] = self._numerator[seen] / self._denominator[seen]",
-             "canvas[seen] = self._numerator[seen] / np.maximum(self._denominator[seen], 1)"),
-            ("axes of a fraction", "down, right = fractions[:, 0, None, None], fractions[:, 1, None, None]",
-             "right, down = fractions[:, 0, None, None], fractions[:, 1, None, None]"),
-            ("patches counted twice", "for start in range(0, n, step):", "for start in [*range(0, n, step), 0]:"),
+        Mutation(module, what, old, new, STITCH_TESTS)
+        for module, what, old, new in (
+            (STITCH, "other support", "self._numerator[seen] / self._denominator[seen]",
+             "self._numerator[seen] / np.maximum(self._denominator[seen], 1)"),
+            (PLACING, "numerator without its weight", "np.multiply(pairs, doubled,", "np.multiply(pairs, 1,"),
+            (PLACING, "axes of the fractions", "up, left, down, right =", "left, up, right, down ="),
+            (PLACING, "sign of the fractions", "1 - fractions[part], fractions[part]",
+             "fractions[part], 1 - fractions[part]"),
+            (PLACING, "share of the next column", "(flat, lines, left, right, width)",
+             "(flat, lines, right, left, width)"),
+            (PLACING, "weights overwritten", "left : left + width] += weights", "left : left + width] = weights"),
+            (PLACING, "scale of the weights dropped", "weights.astype(np.float64) * scale",
+             "weights.astype(np.float64)"),
+            (PLACING, "corners of the reads", "reads[number, down : down + N, right : right + N]",
+             "reads[number, right : right + N, down : down + N]"),
         )
     ),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 
 from cyclopts import Parameter
 from ptycho_cli import commands
+from ptycho_cli.conversion import convert
 from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, default_words, negative_flag
 from ptycho_cli.simulation import simulate
 from ptycho_contracts.config import SECTIONS, Option, schema
@@ -24,11 +25,18 @@ COMMANDS: tuple[Callable[..., Any], ...] = (
     commands.train,
     commands.infer,
     commands.reconstruct,
+    commands.evaluate,
     simulate,
     commands.inspect,
+    convert,
     commands.demo,
 )
-READERS = {"train": TRAIN_OPTIONS, "infer": INFER_OPTIONS, "reconstruct": RECONSTRUCT_OPTIONS}
+READERS = {
+    "train": TRAIN_OPTIONS,
+    "infer": INFER_OPTIONS,
+    "reconstruct": RECONSTRUCT_OPTIONS,
+    "evaluate": RECONSTRUCT_OPTIONS,
+}
 
 
 def pages() -> dict[str, str]:
@@ -78,7 +86,8 @@ def _usage(command: Callable[..., Any]) -> str:
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             words.append(parameter.name.upper() + "...")
         elif parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
-            words.append(parameter.name.upper())
+            name = parameter.name.upper()
+            words.append(name if parameter.default is inspect.Parameter.empty else f"[{name}]")
         elif parameter.default is inspect.Parameter.empty:
             words.append(f"{_name(described)} {parameter.name.upper()}")
     return " ".join([*words, "[OPTIONS]"])

@@ -64,7 +64,10 @@ def main() -> None:
         "physics-even": (physics(16, 2, 5), "PHY-4, PHY-5, PHY-8"),
         "physics-odd": (physics(15, 3, 7), "PHY-4, PHY-5, PHY-8"),
         "losses": (losses(12, 3), "PHY-9, PHY-16, PHY-17"),
-        "network-even": (network(N=16, modes=1, groups=3, gridsize=2, bad=False, loss="amplitude"), "NET-5 to 7, TRN-1"),
+        "network-even": (
+            network(N=16, modes=1, groups=3, gridsize=2, bad=False, loss="amplitude"),
+            "NET-5 to 7, TRN-1",
+        ),
         "network-odd": (network(N=11, modes=2, groups=2, gridsize=2, bad=True, loss="poisson"), "NET-5 to 7, TRN-1"),
     }
     for name, (held, clauses) in made.items():

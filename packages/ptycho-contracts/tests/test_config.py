@@ -31,6 +31,15 @@ OPTIONS = {(section, row.name): row for section in SECTIONS for row in schema(se
 NAMES = sorted({name for _, name in OPTIONS})
 
 
+WITH_REFINE = ("correct_positions", "fit_background")
+HELPERS = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
+"""What must stand beside an option for it to be legal."""
+
+
+def helpers_of(section, name) -> dict:
+    return {"refine": 1} if section.section == "inference" and name in WITH_REFINE else HELPERS.get(name, {})
+
+
 def legal_values(row) -> st.SearchStrategy:
     """Values that an option accepts by itself."""
     if row.choices:
@@ -53,6 +62,10 @@ def build(section, **values):
         values.setdefault("num_workers", 1)
     if section is DataConfig and values.get("neighbor_count") is not None:
         values["neighbor_count"] = max(values["neighbor_count"], values.get("gridsize", 2) ** 2 - 1)
+    if values.get("oversampling") is not None:
+        values["n_groups"] = None
+    if any(values.get(name) for name in WITH_REFINE):
+        values["refine"] = max(1, values.get("refine", 1))
     return section(**values)
 
 
@@ -244,7 +257,7 @@ class TestPrecedence:
         row = OPTIONS[key]
         given_by = data.draw(st.sets(st.sampled_from(self.LAYERS)))
         values = {layer: data.draw(legal_values(row)) for layer in given_by}
-        helpers = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}.get(name, {})
+        helpers = helpers_of(section, name)
         layers = {layer: {name: values[layer]} if layer in values else {} for layer in self.LAYERS}
         made = resolve([section], {**layers, "helpers": helpers})
         winner = next((layer for layer in self.LAYERS if layer in given_by), None)
@@ -258,7 +271,7 @@ class TestPrecedence:
         row = OPTIONS[key]
         candidates = [*row.choices, True, False, 1, 2, 3, 0.25, "0.25"]
         value = next(v for v in candidates if row.accepts(v) and v != row.default)
-        helpers = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}.get(name, {})
+        helpers = helpers_of(section, name)
         made = resolve([section], {"explicit": {name: value}, "file": helpers})
         assert getattr(made[section], name) == value
         changed = {

@@ -170,7 +170,9 @@ class TestExecution:
     def test_checkpoints_kept(self, run, tmp_path, kept, files):
         """The best ones stay; the model has the weights of the very best."""
         done = run(execution={"checkpoint_save_top_k": kept, "learning_rate": 0.02, "scheduler": "constant"}, epochs=3)
-        found = sorted((tmp_path / "checkpoints").glob("*.safetensors"), key=lambda path: float(path.stem.split("=")[-1]))
+        found = sorted(
+            (tmp_path / "checkpoints").glob("*.safetensors"), key=lambda path: float(path.stem.split("=")[-1])
+        )
         assert len(found) == files
         if found:
             best = load_file(found[0])

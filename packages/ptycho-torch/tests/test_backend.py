@@ -130,6 +130,45 @@ def test_same_seed_same_bits(image, descend):
     assert not np.array_equal(descend()[0].object, descend(seed=1)[0].object)
 
 
+@pytest.fixture(params=["refine", "descent"])
+def fitted(request, image, descend):
+    """25 epochs of descent, after a network or without one."""
+
+    def run(data, **asked):
+        return image(data, refine=25, **asked) if request.param == "refine" else descend(data, epochs=25, **asked)
+
+    return run
+
+
+def test_positions_are_corrected(fitted, scan):
+    """PHY-28: object, moved positions and residual belong together; held-out patterns keep their positions."""
+    error = np.random.default_rng(0).normal(0, 0.5, (64, 2))
+    spoilt = replace(scan, positions_px=scan.positions_px + error)
+    _, kept = fitted(spoilt)
+    found, summary = fitted(spoilt, correct_positions=True)
+    assert summary["residual"]["used"] < 0.7 * kept["residual"]["used"]
+    assert kept["position_correction_rms_px"] == 0
+    used = np.setdiff1d(np.arange(64), HELD)
+    moved = found.positions_px - spoilt.positions_px
+    assert not moved[HELD].any()
+    assert summary["position_correction_rms_px"] == pytest.approx(np.sqrt((moved[used] ** 2).sum(1).mean()), rel=1e-6)
+    patches = reference.extract_patches(found.object, found.positions_px[used], 32, found.origin_yx_px)
+    residual = reference.residual(reference.simulate_counts(patches, found.probe), spoilt.counts(used))
+    assert summary["residual"]["used"] == pytest.approx(residual, rel=1e-3)
+
+
+def test_a_background_is_fitted(fitted, scan):
+    """PHY-28: most of 5 counts a pixel are found, and the residual counts them in."""
+    extra = np.random.default_rng(1).poisson(5, scan.measurements.shape)
+    spoilt = replace(scan, measurements=np.asarray(scan.measurements) + extra)
+    _, kept = fitted(spoilt)
+    _, summary = fitted(spoilt, fit_background=True)
+    assert kept["background_counts_per_pattern"] == 0
+    assert 0.6 < summary["background_counts_per_pattern"] / (5 * 32**2) < 1.1
+    for patterns in ("used", "held_out"):
+        assert summary["residual"][patterns] < 0.8 * kept["residual"][patterns]
+
+
 def test_nothing_held_out(image):
     """No residual is told where there is none."""
     _, summary = image(hold_out=None)
@@ -148,14 +187,16 @@ def test_probe_source(image, scan):
 
 
 def test_a_file_without_probe(image, descend, scan):
-    """The bundle's will do for imaging; not where the file's was asked for, nor for descent."""
+    """The bundle's will do for imaging, not where the file's was asked for; descent finds one."""
     bare = replace(scan, probe=None, object_truth=None, object_origin_yx_px=None)
     found, summary = image(bare)
     assert np.isfinite(found.object).all()
     assert summary["probe"]["overlap_with_file"] is None
-    for attempt in (lambda: image(bare, probe_source="file"), lambda: descend(bare)):
-        with pytest.raises(ContractError, match=r"scan\.no_probe"):
-            attempt()
+    with pytest.raises(ContractError, match=r"scan\.no_probe"):
+        image(bare, probe_source="file")
+    found, summary = descend(bare, modes=2)
+    assert summary["probe"]["search"]["losses"]
+    assert found.probe.shape == (2, 32, 32)
 
 
 def test_several_scans_are_refused(image, descend, scan):

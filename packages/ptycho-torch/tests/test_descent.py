@@ -122,6 +122,14 @@ def test_positions_are_refined(view_of, scan):
     assert reference.residual(simulated, scan.counts()) == pytest.approx(found.losses[-1], rel=0.1)
 
 
+def test_positions_stay_on_the_canvas(view):
+    """Whatever the rate, what is handed out is where the patterns were simulated."""
+    fit = descend(view, view.source.probe, epochs=3, position_learning_rate=50.0)
+    moved = view.positions_px + fit.shifts_yx_px[:, ::-1]
+    place_scan(moved, view.geometry, 32)  # raises for a patch beyond the canvas
+    assert np.abs(fit.shifts_yx_px).max() > 5
+
+
 def undetermined_apart(error, positions) -> float:
     """RMS of position errors, without their affine part."""
     basis = np.c_[np.ones(len(positions)), positions - positions.mean(0)]

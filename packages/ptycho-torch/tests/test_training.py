@@ -169,10 +169,10 @@ def test_calibration(run, scan):
     guess = replace(scan, probe=wrong, probe_kind="guess", object_truth=None, object_origin_yx_px=None)
     options = {"epochs": 1, "calibration_epochs": 15}
     calibrated, kept = run(guess, **options), run(guess, calibrate_probe=False, **options)
-    assert calibrated.summary["probe"]["calibration"]["patterns"] == 64
-    assert len(calibrated.summary["probe"]["calibration"]["losses"]) == 15
-    assert kept.summary["probe"]["calibration"] == {"done": False}
-    assert not run(scan, **options).summary["probe"]["calibration"]["done"]
+    assert calibrated.summary["probe"]["calibrated"]
+    assert len(calibrated.summary["probe"]["losses"]) == calibrated.summary["probe"]["epochs"] == 15
+    assert not kept.summary["probe"]["calibrated"]
+    assert not run(scan, **options).summary["probe"]["calibrated"]
     unit = wrong[0] / np.linalg.norm(wrong)
     np.testing.assert_allclose(kept.weights["probe"][0].numpy(), unit, atol=1e-6)
     truth = scan.probe[0] / np.linalg.norm(scan.probe)
@@ -181,6 +181,15 @@ def test_calibration(run, scan):
     assert float(calibrated.weights["probe"].abs().square().sum()) == pytest.approx(1, rel=1e-4)
     losses = [done.summary["training"]["losses"]["val_loss"] for done in (calibrated, kept)]
     assert losses[0] < losses[1]
+
+
+def test_a_file_without_probe(run, scan):
+    """One is found from the patterns, calibrated and kept in the bundle."""
+    done = run(replace(scan, probe=None), epochs=1, calibration_epochs=2)
+    assert done.summary["probe"]["calibrated"]
+    assert done.summary["probe"]["overlap_with_given"] is None
+    assert done.summary["probe"]["search"]["losses"]
+    assert done.weights["probe"].shape == (1, 32, 32)
 
 
 def test_modes(run):
@@ -233,10 +242,7 @@ def test_no_group_left_for_validation_is_refused(run, change):
 
 
 def test_bad_data_is_refused(run, scan):
-    """No probe, a dark probe, no photons: each a clear error before any training."""
-    bare = {"object_truth": None, "object_origin_yx_px": None}
-    with pytest.raises(ContractError, match=r"scan\.no_probe"):
-        run(replace(scan, probe=None, **bare))
+    """A dark probe, no photons: each a clear error before any training."""
     with pytest.raises(ContractError, match=r"scan\.dark_probe"):
         run(replace(scan, probe=np.zeros_like(scan.probe)))
     with pytest.raises(ContractError, match=r"scan\.no_photons"):

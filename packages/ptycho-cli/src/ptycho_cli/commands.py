@@ -1,4 +1,4 @@
-"""The commands: their own parameters, and what they print. The work is in runs, demo and inspection."""
+"""The commands: their own parameters, and what they print. The work is in runs, evaluation, demo and inspection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_cli.advice import hint
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, with_options
 
@@ -20,6 +21,7 @@ Typed = Annotated[tuple[str, ...], Parameter(parse=False)]
 ConfigFile = Annotated[
     Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags beat it.")
 ]
+_READ_WITH_TRUTH = ("measurement", "nphotons", "enable_progress_bar")
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="What computes (default: torch).")]
 
 
@@ -51,7 +53,7 @@ def train(
         backend=_backend(backend, settings),
         command=typed,
     )
-    _say(settings, f"wrote {output_dir / runs.MODEL_NAME}", summary)
+    _say("train", settings, f"wrote {output_dir / runs.MODEL_NAME}", summary)
 
 
 @with_options(INFER_OPTIONS)
@@ -73,7 +75,7 @@ def infer(
     _, summary = runs.infer(
         model, data, output_dir=output_dir, overrides=settings, backend=_backend(backend, settings), command=typed
     )
-    _say(settings, f"wrote {output_dir / 'object.npz'}", summary)
+    _say("infer", settings, f"wrote {output_dir / 'object.npz'}", summary)
 
 
 @with_options(RECONSTRUCT_OPTIONS)
@@ -94,7 +96,49 @@ def reconstruct(
     _, summary = runs.reconstruct(
         data, output_dir=output_dir, overrides=settings, backend=_backend(backend, settings), command=typed
     )
-    _say(settings, f"wrote {output_dir / 'object.npz'}", summary)
+    _say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
+
+
+@with_options(RECONSTRUCT_OPTIONS)
+def evaluate(
+    image: Annotated[Path | None, Parameter(help="Reconstruction (object.npz) to score; needs --truth.")] = None,
+    /,
+    *,
+    truth: Annotated[
+        Path | None, Parameter(name="--truth", help="Scan with its true object, or another object.npz.")
+    ] = None,
+    scan: Annotated[
+        Path | None,
+        Parameter(name="--scan", help="Scan to evaluate without a truth: reconstructs it and two halves of it."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, Parameter(name="--output-dir", help="Write evaluation.json and figures into this folder.")
+    ] = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")] = False,
+    backend: BackendFlag = None,
+    config: ConfigFile = None,
+    typed: Typed = (),
+    overrides: dict[str, Any],
+) -> None:
+    """Score an image beside a truth, or a scan without one: R beside its floor, FRC of half scans, advice."""
+    from ptycho_cli import evaluation, runs
+
+    settings = {**read_config(config, RECONSTRUCT_OPTIONS, extra=("backend",)), **overrides}
+    _check_evaluation(image, truth, scan, backend, settings)
+    if image is not None and truth is not None:
+        settings.pop("backend", None)
+        report = runs.evaluate_image(image, truth, output_dir=output_dir, overrides=settings, command=typed)
+    else:
+        assert scan is not None
+        report = runs.evaluate_scan(
+            scan, output_dir=output_dir, overrides=settings, backend=_backend(backend, settings), command=typed
+        )
+    if as_json:
+        _print_json(report)
+    elif settings.get("enable_progress_bar", True):
+        print("\n".join(evaluation.lines(report)))
+        if output_dir is not None:
+            print("wrote " + ", ".join(str(output_dir / name) for name in report["outputs"]))
 
 
 def inspect(
@@ -112,6 +156,16 @@ def inspect(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons a pattern, for normalised amplitude.")
     ] = None,
+    companion: Annotated[
+        Path | None,
+        Parameter(name="--companion", help="Second file: Ptychodus' product beside its diffraction, a mapping's data."),
+    ] = None,
+    orientation: Annotated[
+        bool,
+        Parameter(
+            name="--orientation", negative=(), help="Rank the eight orientations of the positions by a few iterations."
+        ),
+    ] = False,
 ) -> None:
     """Say what a file holds and whether it is fit for use; changes nothing."""
     from ptycho_cli import inspection
@@ -120,13 +174,13 @@ def inspect(
         from ptycho_cli.publish import require_output_dir
 
         require_output_dir(output_dir)
-    found = inspection.inspect_file(file, measurement=measurement, nphotons=nphotons)
+    found = inspection.inspect_file(
+        file, measurement=measurement, nphotons=nphotons, companion=companion, orientation=orientation
+    )
     written = inspection.draw_previews(found, output_dir) if output_dir is not None else []
     report = {**found.report(), "previews": [str(path) for path in written]}
     if as_json:
-        from ptycho_cli.publish import plain
-
-        print(json.dumps(plain(report), indent=2, allow_nan=False))
+        _print_json(report)
         return
     for line in inspection.lines(report):
         print(line)
@@ -152,9 +206,10 @@ def demo(
 
 def register(app: App) -> None:
     """Add every command to the program."""
+    from ptycho_cli.conversion import convert
     from ptycho_cli.simulation import simulate
 
-    for command in (train, infer, reconstruct, simulate, inspect, demo):
+    for command in (train, infer, reconstruct, evaluate, simulate, inspect, convert, demo):
         app.command(command, name=command.__name__)
 
 
@@ -163,8 +218,41 @@ def _backend(flag: str | None, settings: dict[str, Any]) -> str:
     return str(flag or configured)
 
 
-def _say(settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) -> None:
-    """The outcome in one line on stdout, unless quiet was asked for."""
+def _check_evaluation(
+    image: Path | None, truth: Path | None, scan: Path | None, backend: str | None, settings: Mapping[str, Any]
+) -> None:
+    """Refuse what is neither an image beside a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
+    problems = []
+
+    def problem(code: str, expected: str, found: str, remedy: str) -> None:
+        problems.append(Problem("evaluate", code, expected, found, remedy))
+
+    if image is None and scan is None:
+        found = "only --truth" if truth else "neither"
+        problem("usage.evaluate", "IMAGE with --truth, or --scan", found, "name what to evaluate")
+    elif image is not None and scan is not None:
+        problem("usage.evaluate", "IMAGE with --truth, or --scan", "IMAGE and --scan", "leave one of them out")
+    elif image is not None and truth is None:
+        problem("usage.truth", "--truth beside IMAGE", "none", "give --truth, or --scan SCAN instead of the image")
+    elif scan is not None and truth is not None:
+        problem("usage.truth", "no --truth beside --scan", "one", "to use it: reconstruct, then evaluate IMAGE --truth")
+    elif image is not None:
+        idle = [row.flag for row in RECONSTRUCT_OPTIONS if row.name in settings and row.name not in _READ_WITH_TRUTH]
+        idle += ["--backend"] if backend is not None or "backend" in settings else []
+        if idle:
+            problem("usage.idle", "options of --scan only with --scan", ", ".join(idle), "nothing is fitted: omit them")
+    if problems:
+        raise ContractError(problems)
+
+
+def _print_json(report: Mapping[str, Any]) -> None:
+    from ptycho_cli.publish import plain
+
+    print(json.dumps(plain(report), indent=2, allow_nan=False))
+
+
+def _say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) -> None:
+    """The outcome in one line on stdout, and a hint where R stays high, unless quiet was asked for."""
     if not settings.get("enable_progress_bar", True):
         return
     words = [first]
@@ -173,6 +261,9 @@ def _say(settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) ->
         if isinstance(figures, Mapping):
             words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if _is_finite(value)]
     print("; ".join(words))
+    advice = hint(command, summary)
+    if advice is not None:
+        print(advice)
 
 
 def _is_finite(value: Any) -> bool:

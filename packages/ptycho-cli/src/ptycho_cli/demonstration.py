@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
@@ -144,34 +143,12 @@ def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any],
         "ptycho-cli infer model/model.safetensors test.npz --output-dir image",
         "```",
     ]
+    from ptycho_cli.comparison_pictures import draw_comparison
+
     with staged(output_dir) as stage:
-        _draw(comparison.alignment, stage / "comparison.png")
+        draw_comparison(comparison.alignment, stage / "comparison.png")
         write_json(stage / "summary.json", summary)
         (stage / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
-
-
-def _draw(alignment: Any, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    from ptycho_cli.pictures import contrast, draw_map, save
-
-    mask = alignment.mask
-    rotation = np.exp(-1j * np.angle(alignment.truth[mask].sum()))
-    truth, image = alignment.truth * rotation, alignment.estimate * rotation
-    figure = Figure(figsize=(13, 8), layout="constrained")
-    panels = figure.subplots(2, 3)
-    parts = (("amplitude", np.abs(truth), np.abs(image)), ("phase [rad]", np.angle(truth), np.angle(image)))
-    for row, (label, wanted, found) in zip(panels, parts, strict=True):
-        limits = contrast(wanted, mask)
-        half = (limits[1] - limits[0]) / 2
-        for axes, name, picture, scale, cmap in (
-            (row[0], "truth", wanted, limits, "gray"),
-            (row[1], "image", found, limits, "gray"),
-            (row[2], "difference", found - wanted, (-half, half), "RdBu_r"),
-        ):
-            draw_map(figure, axes, np.ma.masked_array(picture, ~mask), scale, label=label, cmap=cmap)
-            axes.set_title(name, fontsize=10)
-    save(figure, path)
 
 
 def _number(value: float | None) -> str:

@@ -289,8 +289,10 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             yield f"{label:<36} R {shown(residual)}, {ratio:.2f} times its Poisson floor {shown(floor)}"
     sizes = " + ".join(str(half["patterns"]) for half in report["halves"])
     yield f"{f'half scans ({sizes} patterns)':<36} {_resolution(report['frc'])}"
-    if "frc_before" in report:
-        yield f"{f'  after {report["frc_before"]["epochs"]} epochs':<36} {_resolution(report['frc_before'])}"
+    before = report.get("frc_before")
+    if before is not None:
+        label = f"  with {before['epochs']} epochs"
+        yield f"{label:<36} {_resolution(before)}"
     for entry in report["advice"]:
         yield f"advice: {entry['text']}"
 

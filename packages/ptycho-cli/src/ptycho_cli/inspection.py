@@ -14,6 +14,7 @@ import numpy as np
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
+from ptycho_cli.orientation_check import ranked_orientations
 from ptycho_cli.publish import require_files, staged
 from ptycho_cli.scan_checks import Check, ScanFacts, check_scan, gather
 
@@ -44,19 +45,38 @@ class Found:
         }
 
 
-def inspect_file(path: Path, *, measurement: str = "auto", nphotons: float | None = None) -> Found:
+def inspect_file(
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    orientation: bool = False,
+) -> Found:
     """Read a file of any kind and judge it.
+
+    Args:
+        path: A scan in any format, a bundle or a reconstruction.
+        measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
+        orientation: Rank the eight orientations of the positions, too; for scans only.
 
     Raises:
         MissingFileError: no such file.
         ContractError: nothing of ours reads it, or its content breaks a contract.
     """
-    require_files([("File", path)])
-    if path.suffix == ".safetensors":
-        return _bundle(path)
-    if _is_reconstruction(path):
-        return _reconstruction(path)
-    return _scan(path, measurement, nphotons)
+    require_files([("File", path)] + ([("Companion", companion)] if companion else []))
+    kind = "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
+    if kind != "scan":
+        asked = {"--companion": companion is not None, "--orientation": orientation}
+        problems = [
+            Problem(flag, "inspect.scan_only", "a scan", f"the {kind} {path}", f"leave {flag} out")
+            for flag, given in asked.items()
+            if given
+        ]
+        if problems:
+            raise ContractError(problems)
+        return _bundle(path) if kind == "bundle" else _reconstruction(path)
+    return _scan(path, measurement, nphotons, companion, orientation)
 
 
 def draw_previews(found: Found, output_dir: Path) -> list[Path]:
@@ -89,16 +109,21 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  wrote {path}"
 
 
-def _scan(path: Path, measurement: str, nphotons: float | None) -> Found:
+def _scan(
+    path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool
+) -> Found:
     from ptycho_data.files import read_scan
 
-    scan = read_scan(path, measurement=measurement, nphotons=nphotons)
+    scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion)
     facts = gather(scan)
+    told = {"unit": scan.unit, **scan.metadata}
+    checks = check_scan(scan, facts)
+    if orientation:
+        told["orientation"], check = ranked_orientations(scan)
+        checks.append(check)
     names = ("measurements", "positions_px", "probe", "bad_pixels", "object_truth")
     arrays = {name: _layout(getattr(scan, name)) for name in names if getattr(scan, name) is not None}
-    return Found(
-        path, "scan", arrays, {"unit": scan.unit, **scan.metadata}, tuple(check_scan(scan, facts)), (scan, facts)
-    )
+    return Found(path, "scan", arrays, told, tuple(checks), (scan, facts))
 
 
 def _reconstruction(path: Path) -> Found:
@@ -160,7 +185,8 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _is_reconstruction(path: Path) -> bool:
+def is_reconstruction(path: Path) -> bool:
+    """Whether a file is an ``object.npz``, by the names of its arrays."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:

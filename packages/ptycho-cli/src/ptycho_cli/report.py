@@ -6,11 +6,14 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptycho_contracts.records import Reconstruction
 
 from ptycho_cli.publish import staged, write_json
+
+if TYPE_CHECKING:
+    from ptycho_cli.evaluation import Evaluated
 
 _SUITE = tuple(f"ptycho-{name}" for name in ("cli", "contracts", "data", "torch", "tf"))
 _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
@@ -70,3 +73,15 @@ def publish_reconstruction(output_dir: Path, reconstruction: Reconstruction, sum
         write_reconstruction(stage / "object.npz", reconstruction)
         draw_reconstruction(reconstruction, stage)
         write_json(stage / "summary.json", summary)
+
+
+def publish_evaluation(output_dir: Path, evaluated: Evaluated, summary: Mapping[str, Any]) -> None:
+    """Write ``evaluation.json`` and the figures, all or none."""
+    from ptycho_cli.comparison_pictures import draw_comparison, draw_convergence, draw_frc
+
+    with staged(output_dir) as stage:
+        draw_comparison(evaluated.comparison.alignment, stage / "comparison.png", names=evaluated.names)
+        draw_frc(evaluated.curves, stage / "frc.png")
+        if evaluated.convergence:
+            draw_convergence(evaluated.convergence, evaluated.floor, stage / "convergence.png")
+        write_json(stage / "evaluation.json", summary)

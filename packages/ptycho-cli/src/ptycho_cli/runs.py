@@ -1,11 +1,12 @@
-"""One run of training, imaging or joint descent, from files to files; what the commands and the demo call."""
+"""One run of training, imaging, joint descent or evaluation, from files to files; what commands and demo call."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.records import Reconstruction
@@ -14,7 +15,16 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.options import INFER_SECTIONS, RECONSTRUCT_SECTIONS, TRAIN_SECTIONS
 from ptycho_cli.progress import Progress, progress_on
 from ptycho_cli.publish import require_files, require_output_dir
-from ptycho_cli.report import described_files, full_summary, publish_reconstruction, publish_training
+from ptycho_cli.report import (
+    described_files,
+    full_summary,
+    publish_evaluation,
+    publish_reconstruction,
+    publish_training,
+)
+
+if TYPE_CHECKING:
+    from ptycho_cli.evaluation import Evaluated
 
 Summary = dict[str, Any]
 MODEL_NAME = "model.safetensors"
@@ -41,7 +51,7 @@ def train(
     require_files([("Training data file", path) for path in data] + [("Validation file", path) for path in validation])
     worker = load_backend(backend)
     given = dict(overrides)
-    if given.get("n_groups") is None:
+    if given.get("n_groups") is None and given.get("oversampling") is None:
         given["n_groups"] = sum(_pattern_count(path, given) for path in data)
     payload = worker.create_training_payload(
         data[0] if len(data) == 1 else list(data), output_dir, overrides=given, execution_config=None
@@ -107,6 +117,82 @@ def reconstruct(
             progress=callback,
         )
     return _published(output_dir, command, inputs, result, report)
+
+
+def evaluate_image(
+    image: Path,
+    truth: Path,
+    *,
+    output_dir: Path | None,
+    overrides: Mapping[str, Any],
+    command: Sequence[str] = (),
+) -> Summary:
+    """Score an image beside a truth; writes ``evaluation.json`` and figures where a folder is given.
+
+    Args:
+        image, truth: An object.npz, and a scan with its truth or another object.npz.
+        output_dir: Folder for the results, or None.
+        overrides: Of the options, ``measurement`` and ``nphotons``.
+        command: The words of the command line.
+
+    Raises:
+        ContractError, MissingFileError: bad input.
+    """
+    from ptycho_cli.evaluation import beside_truth
+
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_files([("Image", image), ("Truth", truth)])
+    if output_dir is not None:
+        require_output_dir(output_dir)
+    evaluated = beside_truth(
+        image, truth, measurement=resolved[DataConfig].measurement, nphotons=overrides.get("nphotons")
+    )
+    return _evaluated(output_dir, command, described_files([image, truth]), evaluated)
+
+
+def evaluate_scan(
+    data: Path,
+    *,
+    output_dir: Path | None,
+    overrides: Mapping[str, Any],
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Summary:
+    """R beside its floor and the FRC of two half scans; writes as :func:`evaluate_image`.
+
+    Raises: as :func:`train`.
+    """
+    from ptycho_cli.evaluation import without_truth
+
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    execution = resolved[ExecutionConfig]
+    if output_dir is not None:
+        require_output_dir(output_dir)
+    require_files([("Data file", data)])
+    worker = load_backend(backend)
+    inputs = described_files([data])
+    with _progress(execution, progress) as callback:
+        evaluated = without_truth(
+            data,
+            reconstruct=partial(worker.reconstruct, execution_config=execution),
+            config=resolved[ReconstructionConfig],
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            progress=callback,
+        )
+    return _evaluated(output_dir, command, inputs, evaluated)
+
+
+def _evaluated(
+    output_dir: Path | None, command: Sequence[str], inputs: list[Summary], evaluated: Evaluated
+) -> Summary:
+    outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
+    outputs += ["convergence.png"] if outputs and evaluated.convergence else []
+    summary = full_summary(command, inputs, sorted(outputs), evaluated.report)
+    if output_dir is not None:
+        publish_evaluation(output_dir, evaluated, summary)
+    return summary
 
 
 def _published(

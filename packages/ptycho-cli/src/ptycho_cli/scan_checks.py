@@ -106,7 +106,7 @@ def _exposure(facts: ScanFacts) -> Check:
 
 def _probe(scan: Scan, facts: ScanFacts) -> Check:
     if scan.probe is None:
-        return Check("probe", "warn", "no probe in the file: training and imaging need one")
+        return Check("probe", "warn", "no probe in the file: train and reconstruct find one from the patterns")
     power = np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2, axis=(1, 2))
     share = ", ".join(f"{100 * part:.1f} %" for part in power / max(power.sum(), 1e-300))
     ratio = float(power.sum() / max(facts.pattern_counts.mean(), 1e-300))

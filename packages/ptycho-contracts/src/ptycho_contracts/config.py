@@ -64,6 +64,11 @@ class DataConfig(Section):
     neighbor_count: int | None = option(
         None, "K: members are drawn from a seed's K nearest neighbours; gridsize^2 + 2 where not given", minimum=0
     )
+    oversampling: int | None = option(None, "instead of n_groups: this many groups of every pattern", minimum=1)
+    min_distance_px: float | None = option(None, "patterns nearer to a seed are not its neighbours", minimum=0.0)
+    max_distance_px: float | None = option(None, "patterns farther from a seed are not its neighbours", above=0.0)
+    sequential: bool = option(False, "take seeds and subsamples in the order of acquisition, not at random")
+    subsample: int | None = option(None, "patterns of each scan to use; all where not given", minimum=1)
     nphotons: float = option(1e5, "mean photons a pattern, for files of normalised amplitude", above=0.0)
     measurement: str = option(
         "auto",
@@ -84,8 +89,9 @@ class DataConfig(Section):
         return self.C + 2 if self.neighbor_count is None else self.neighbor_count
 
     def _cross_checks(self) -> list[Problem]:
+        problems = []
         if self.gridsize > 1 and self.K < self.C - 1:
-            return [
+            problems.append(
                 Problem(
                     where="data.neighbor_count",
                     code="config.neighbours",
@@ -93,8 +99,18 @@ class DataConfig(Section):
                     found=str(self.neighbor_count),
                     remedy="raise neighbor_count or lower gridsize",
                 )
-            ]
-        return []
+            )
+        if self.oversampling is not None and self.n_groups is not None:
+            problems.append(
+                Problem(
+                    where="data.oversampling",
+                    code="config.group_count",
+                    expected="either n_groups or oversampling",
+                    found=f"n_groups {self.n_groups} and oversampling {self.oversampling}",
+                    remedy="leave one of them out",
+                )
+            )
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)

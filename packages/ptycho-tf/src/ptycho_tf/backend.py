@@ -266,9 +266,7 @@ def _residual(
     return residual
 
 
-def _reconstruction(
-    view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]
-) -> Reconstruction:
+def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]) -> Reconstruction:
     gauge = in_gauge(orthogonal_modes(probe), view.mean_counts)
     weight = tf.function(illumination)(tf.constant(gauge), _placement(view)[view.used]).numpy()
     return Reconstruction(

@@ -111,7 +111,9 @@ def joint_descent(
                 share = max(done / steps, min(elapsed, 1.0))
                 factor = _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * share))
                 rows = np.sort(batch)
-                epoch_losses.append(fit.step(rows, source.counts(rows), factor, positions_move=share >= _POSITIONS_WAIT))
+                epoch_losses.append(
+                    fit.step(rows, source.counts(rows), factor, positions_move=share >= _POSITIONS_WAIT)
+                )
                 done += 1
                 if progress is not None:
                     progress(stage, done, steps)
@@ -190,7 +192,9 @@ class _Fit:
     def parameters(self) -> tuple[tf.Variable, ...]:
         return self.object, self.modes, self.shifts, self.root_background
 
-    def step(self, rows: NDArray[np.int64], counts: NDArray[np.float32], factor: float, *, positions_move: bool) -> Tensor:
+    def step(
+        self, rows: NDArray[np.int64], counts: NDArray[np.float32], factor: float, *, positions_move: bool
+    ) -> Tensor:
         """One step of the descent; returns the loss before it."""
         numbers = [self._adam[number].numbers(factor) for number in self._chosen(positions_move)]
         return self._graphs[positions_move](

@@ -219,7 +219,9 @@ def after_descent(
     return (view if rms == 0 else replace(view, positions_px=moved)), found
 
 
-def common_summary(sections: Sequence[Section], seed: int, stages: Stages, device: str, packages: Sequence[str]) -> Summary:
+def common_summary(
+    sections: Sequence[Section], seed: int, stages: Stages, device: str, packages: Sequence[str]
+) -> Summary:
     """What every run says of itself."""
     return {
         "settings": {section.section: to_dict(section) for section in sections},

@@ -85,7 +85,12 @@ class _Trainee(keras.Model):
     """The model with its losses, as Keras wants them."""
 
     def __init__(
-        self, model: PtychoModel, *, loss: str, canvas_shape: tuple[int, int], masks: tuple[Tensor | None, Tensor | None]
+        self,
+        model: PtychoModel,
+        *,
+        loss: str,
+        canvas_shape: tuple[int, int],
+        masks: tuple[Tensor | None, Tensor | None],
     ) -> None:
         super().__init__()
         self._ptycho = model
@@ -131,7 +136,9 @@ class _Trainee(keras.Model):
 class _Course(keras.callbacks.Callback):
     """Sets the learning rate, reports progress, refuses losses that are not finite, and watches the clock."""
 
-    def __init__(self, training: TrainingConfig, execution: ExecutionConfig, steps: int, progress: Progress | None) -> None:
+    def __init__(
+        self, training: TrainingConfig, execution: ExecutionConfig, steps: int, progress: Progress | None
+    ) -> None:
         super().__init__()
         self._max_seconds, self._execution = training.max_seconds, execution
         self._steps, self._progress = steps, progress

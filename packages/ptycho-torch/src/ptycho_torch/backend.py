@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section, to_dict
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, Section, to_dict
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Reconstruction, Scan
 from ptycho_data.batches import PatternSource, mean_counts
@@ -21,7 +21,7 @@ from ptycho_data.files import read_scan
 from ptycho_data.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.grouping import group
 from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
-from ptycho_data.selection import held_out_indices, used_indices
+from ptycho_data.selection import held_out_indices, subsample_indices, used_indices
 from ptycho_data.store import create_store
 
 from ptycho_torch.bundle import Bundle, save_bundle
@@ -94,6 +94,10 @@ def train(
         source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
     held = held_out_indices(training.hold_out, len(source), training.seed)
     used = used_indices(held, len(source))
+    data = payload.pt_data_config
+    if data.subsample is not None:
+        used = subsample_indices(len(source), count=data.subsample, seed=training.seed, sequential=data.sequential,
+                                 scan_index=source.scan_index, allowed=used)  # fmt: skip
     gauges = mean_counts(source, allowed=used)
     _require_photons(gauges)
     with stages.measure("grouping"):
@@ -257,8 +261,9 @@ def _training_groups(
 ) -> tuple[GroupDataset, GroupDataset]:
     data, training = payload.pt_data_config, payload.pt_training_config
     groups = source.groups(  # type: ignore[attr-defined]
-        gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=training.seed, allowed=used
-    )
+        n_groups=data.n_groups, oversampling=data.oversampling, seed=training.seed, allowed=used,
+        **_grouping_options(data),
+    )  # fmt: skip
     if validation_files:
         scan = read_scan(Path(validation_files[0]), measurement=data.measurement)
         if scan.N != data.N:
@@ -266,8 +271,7 @@ def _training_groups(
                 Problem(str(validation_files[0]), "scan.size", f"patterns of {data.N} x {data.N}",
                         f"{scan.N} x {scan.N}", "validate on patterns of the training's size")
             )  # fmt: skip
-        theirs = group(scan.positions_px, gridsize=data.gridsize, neighbor_count=data.K, seed=training.seed,
-                       scan_index=scan.scan_index)  # fmt: skip
+        theirs = group(scan.positions_px, seed=training.seed, scan_index=scan.scan_index, **_grouping_options(data))
         return (
             GroupDataset(source, groups, mean_counts=gauges),
             GroupDataset(scan, theirs, mean_counts=mean_counts(scan)),
@@ -359,8 +363,18 @@ def _assembly(payload: InferencePayload) -> str:
 
 def _imaging_groups(payload: InferencePayload, view: ScanView) -> Groups:
     data = payload.pt_data_config
-    return group(view.positions_px, gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K,
-                 seed=payload.pt_inference_config.seed, allowed=view.used)  # fmt: skip
+    return group(view.positions_px, n_groups=data.n_groups, oversampling=data.oversampling,
+                 seed=payload.pt_inference_config.seed, allowed=view.used, **_grouping_options(data))  # fmt: skip
+
+
+def _grouping_options(data: DataConfig) -> dict[str, Any]:
+    return {
+        "gridsize": data.gridsize,
+        "neighbor_count": data.K,
+        "min_distance_px": data.min_distance_px,
+        "max_distance_px": data.max_distance_px,
+        "sequential": data.sequential,
+    }
 
 
 def _after(view: ScanView, fit: JointFit) -> tuple[ScanView, Summary]:

@@ -203,7 +203,12 @@ class _Fit:
         scale = float(np.sqrt((np.abs(found) ** 2).sum(dtype=np.float64)))
         shifts = np.zeros((len(self.shifts), 2))
         if self.shifts.requires_grad:
-            shifts[indices] = self.shifts.detach().cpu().numpy()[indices]
+            # As they were used: held on the canvas.
+            sites = self._placement
+            start = (sites.corners_yx + sites.fractions_yx.double()).cpu().numpy()
+            room = np.asarray(sites.shape) - sites.N - 1 + 0.999
+            moved = np.clip(start + self.shifts.detach().cpu().numpy(), 0, room)
+            shifts[indices] = (moved - start)[indices]
         background = self.root_background.detach().square() * self._pixel
         if not self.root_background.requires_grad:
             background = torch.zeros_like(background)

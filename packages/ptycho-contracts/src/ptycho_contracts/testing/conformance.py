@@ -193,7 +193,9 @@ def _alone(adapter: Adapter, N: int, modes: int, batch: int) -> None:
         close(adapter.simulate(patches[number : number + 1], probe)[0], together[number], FORWARD, f"pattern {number}")
 
 
-def loss_and_gradient(kind: str, simulated: Array, measured: Array, eps: float, good: Array | None) -> tuple[float, Array]:
+def loss_and_gradient(
+    kind: str, simulated: Array, measured: Array, eps: float, good: Array | None
+) -> tuple[float, Array]:
     """A loss of the reference and its gradient by I: ``1 - sqrt((n + eps) / (I + eps))`` (amplitude) or
     ``1 - (n + eps) / (I + eps)`` (Poisson), over sum n, at good pixels."""
     function = reference.amplitude_loss if kind == "amplitude" else reference.poisson_loss

@@ -59,7 +59,13 @@ class NetworkCase:
             for group in range(len(self.counts))
         ]  # fmt: skip
         total, last = reference_network.training_loss(
-            estimates, self.counts.astype(np.float64), self.probe, self.coords_relative, means, loss=self.loss, good=good
+            estimates,
+            self.counts.astype(np.float64),
+            self.probe,
+            self.coords_relative,
+            means,
+            loss=self.loss,
+            good=good,
         )
         return np.stack(estimates, axis=1), total, last
 
@@ -105,7 +111,9 @@ def small_cases() -> list[NetworkCase]:
     """Odd and even N, one and several modes, one group and a prime number of them, bad pixels, both losses."""
     return [
         network_case("N 8, 1 mode, 1 group", N=8, modes=1, groups=1, gridsize=2, bad=False, loss="amplitude"),
-        network_case("N 9, 2 modes, 3 groups, bad pixels", N=9, modes=2, groups=3, gridsize=2, bad=True, loss="poisson"),
+        network_case(
+            "N 9, 2 modes, 3 groups, bad pixels", N=9, modes=2, groups=3, gridsize=2, bad=True, loss="poisson"
+        ),
         network_case("N 12, 3 modes, 5 groups of 1", N=12, modes=3, groups=5, gridsize=1, bad=False, loss="amplitude"),
     ]
 

@@ -145,7 +145,9 @@ def convolution(image: Real, weight: Real, bias: Real, stride: int = 1) -> Real:
     found = np.zeros((len(weight), -(-height // stride), -(-width // stride)))
     for y in range(side):
         for x in range(side):
-            found += np.einsum("oi,ihw->ohw", weight[:, :, y, x], padded[:, y : y + height : stride, x : x + width : stride])
+            found += np.einsum(
+                "oi,ihw->ohw", weight[:, :, y, x], padded[:, y : y + height : stride, x : x + width : stride]
+            )
     return found + bias[:, None, None]
 
 
