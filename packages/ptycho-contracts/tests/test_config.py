@@ -64,7 +64,7 @@ def build(section, **values):
         values["neighbor_count"] = max(values["neighbor_count"], values.get("gridsize", 2) ** 2 - 1)
     if values.get("oversampling") is not None:
         values["n_groups"] = None
-    if any(values.get(name) for name in WITH_REFINE):
+    if section.section == "inference" and any(values.get(name) for name in WITH_REFINE):
         values["refine"] = max(1, values.get("refine", 1))
     return section(**values)
 

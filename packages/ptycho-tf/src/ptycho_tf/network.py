@@ -26,6 +26,7 @@ from ptycho_tf.physics import (
     intensity,
     scaled,
     squared_modulus,
+    times,
     to_centre,
     to_detector,
 )
@@ -181,8 +182,8 @@ def _physics_step(
     shape = tuple(known or open_ for known, open_ in zip(object_.shape, tf.unstack(tf.shape(object_)), strict=True))
     placement = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]))
     step = scaled(back_project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
-    velocity = MOMENTUM * velocity + step
-    return object_ + step + MOMENTUM * velocity, velocity
+    velocity = times(velocity, MOMENTUM) + step
+    return object_ + (step + times(velocity, MOMENTUM)), velocity
 
 
 def _corrected(
