@@ -64,13 +64,14 @@ def advise(
         corrects_positions, fits_background: What the descent fitted beside object and probe.
     """
     ratio = over_floor(residual, floor)
-    found = _of_residual(ratio, try_next(modes, corrects_positions=corrects_positions, fits_background=fits_background))
+    trend = _of_trend(half_bit, half_bit_before, epochs)
+    remedy = try_next(modes, corrects_positions=corrects_positions, fits_background=fits_background)
+    found = _of_residual(ratio, remedy, rising=[advice.code for advice in trend] == ["frc.rising"])
     if _is_number(held_out) and _is_number(residual) and held_out > OVERFIT * residual:  # type: ignore[operator]
         found.append(
             Advice("overfit", f"held-out R {held_out:.4g} is well above the used patterns' {residual:.4g}: the fit "
                    "follows their noise; fewer modes or epochs, or more overlap")
         )  # fmt: skip
-    trend = _of_trend(half_bit, half_bit_before, epochs)
     found += trend
     if ratio is not None and ratio <= NEAR_FLOOR and [advice.code for advice in trend] == ["frc.settled"]:
         found.append(Advice("stop", "R is at or near its floor and the FRC has settled: stop here"))
@@ -103,7 +104,7 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
     return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
 
 
-def _of_residual(ratio: float | None, remedy: str) -> list[Advice]:
+def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advice]:
     if ratio is None:
         return []
     times = f"R is {ratio:.2f} times its Poisson floor"
@@ -113,6 +114,8 @@ def _of_residual(ratio: float | None, remedy: str) -> list[Advice]:
         ]
     if ratio <= NEAR_FLOOR:
         return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
+    if rising:
+        return [Advice("residual.above", f"{times}: the descent is not done; with more epochs, if R stays, {remedy}")]
     return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
 
 

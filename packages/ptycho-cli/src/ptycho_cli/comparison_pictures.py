@@ -55,7 +55,8 @@ def draw_frc(curves: Mapping[str, FrcCurve], path: Path) -> Path:
         if place is not None:
             axes.axvline(place, color=colour, linewidth=0.6, linestyle=":")
     axes.set_xlim(0, 1)
-    axes.set_ylim(min(0.0, float(np.nanmin(last.correlation, initial=0.0))) - 0.02, 1.02)
+    lowest = min(float(np.nanmin(curve.correlation, initial=0.0)) for curve in curves.values())
+    axes.set_ylim(lowest - 0.02, 1.02)
     axes.set_xlabel("spatial frequency [Nyquist]")
     axes.set_ylabel("Fourier ring correlation")
     axes.legend(fontsize=9)

@@ -286,7 +286,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         residual, floor = (report[name].get(part) for name in ("residual", "poisson_floor"))
         ratio = report["residual_over_floor"][part]
         if ratio is not None:
-            yield f"{label:<36} R {shown(residual)}, {ratio:.2f} times its Poisson floor {shown(floor)}"
+            yield f"{label:<36} R {residual:.4g}, {ratio:.2f} times its Poisson floor {floor:.4g}"
     sizes = " + ".join(str(half["patterns"]) for half in report["halves"])
     yield f"{f'half scans ({sizes} patterns)':<36} {_resolution(report['frc'])}"
     before = report.get("frc_before")

@@ -163,6 +163,11 @@ class TrainingConfig(Section):
         flag="--calibrate-probe",
         negative_flag="--keep-probe",
     )
+    synthetic: int = option(
+        0, "train on this many simulated objects under the scan's own probe, positions and dose, not on the scan",
+        minimum=0,
+    )
+    start_from: str | None = option(None, "model whose weights training starts from; of the same network")
     calibration_epochs: int = option(15, "epochs of the joint descent that calibrates the probe", minimum=1)
 
     def _cross_checks(self) -> list[Problem]:

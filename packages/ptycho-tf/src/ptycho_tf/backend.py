@@ -268,7 +268,7 @@ def _residual(
 
 def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]) -> Reconstruction:
     gauge = in_gauge(orthogonal_modes(probe), view.mean_counts)
-    weight = tf.function(illumination)(tf.constant(gauge), _placement(view)[view.used]).numpy()
+    weight = tf.function(illumination, autograph=False)(tf.constant(gauge), _placement(view)[view.used]).numpy()
     return Reconstruction(
         object=object_.astype(np.complex64),
         origin_yx_px=view.geometry.origin_yx_px,

@@ -186,7 +186,7 @@ class _Fit:
         self._adam = [_Adam(value, rate) for value, rate in zip(self.parameters, rates, strict=True)]
         self._pixel = 1.0 / side**2
         self._placement, self._loss, self._mean_counts, self._mask = placement, LOSSES[loss], mean_counts, mask
-        self._graphs = {moves: tf.function(self._step_of(moves), reduce_retracing=True) for moves in (False, True)}
+        self._graphs = {moves: tf.function(self._step_of(moves), reduce_retracing=True, autograph=False) for moves in (False, True)}
 
     @property
     def parameters(self) -> tuple[tf.Variable, ...]:

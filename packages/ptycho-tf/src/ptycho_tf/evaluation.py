@@ -51,7 +51,7 @@ def far_field_residual(
     return total.value, poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)
 
 
-@partial(tf.function, reduce_retracing=True)
+@partial(tf.function, reduce_retracing=True, autograph=False)
 def _expected_counts(
     canvas: Tensor, probe: Tensor, background: Tensor, corners_yx: Tensor, fractions_yx: Tensor
 ) -> Tensor:

@@ -146,7 +146,7 @@ def image_by_groups(
     with on_device(device):
         mask = good_pixels(view.source.bad_pixels)
 
-        @tf.function(input_signature=[dataset.signature])
+        @tf.function(input_signature=[dataset.signature], autograph=False)
         def patches_of(batch: dict[str, Tensor]) -> Tensor:
             estimates, placement, _ = model(batch, canvas_shape=shape, mask=mask)
             return extract_patches(estimates[-1], placement)

@@ -102,8 +102,8 @@ class Unrolled(Layers):
         self.compute_dtype = compute_dtype
         # Traced once, not for every subset of every iteration; and eager callers, who read their patterns subset
         # by subset, work in graphs all the same.
-        self._step = tf.function(_physics_step, reduce_retracing=True)
-        self._corrected = [tf.function(partial(_corrected, net, compute_dtype), reduce_retracing=True)
+        self._step = tf.function(_physics_step, reduce_retracing=True, autograph=False)
+        self._corrected = [tf.function(partial(_corrected, net, compute_dtype), reduce_retracing=True, autograph=False)
                            for net in self.nets]  # fmt: skip
 
     def __call__(

@@ -114,6 +114,7 @@ class _Trainee(keras.Model):
         """Means over an epoch, which Keras puts back to 0."""
         return list(self._mean.values())
 
+    @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the optimiser; ``train_loss`` so far in this epoch."""
         variables = self.trainable_variables
@@ -123,6 +124,7 @@ class _Trainee(keras.Model):
         self.optimizer.apply(tape.gradient(scaled, variables), variables)
         return self._logged("train_loss", tf.where(tf.math.is_finite(total), last, total), batch)
 
+    @tf.autograph.experimental.do_not_convert
     def test_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``val_loss`` so far: Keras puts ``val_`` before the name."""
         _, last = self._ptycho.loss(batch, mask=self._validation_mask, **self._options)

@@ -22,10 +22,11 @@ from ptycho_data.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.grouping import group
 from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
 from ptycho_data.selection import held_out_indices, subsample_indices, used_indices
-from ptycho_data.store import create_store
+from ptycho_data.simulate import scans_like
+from ptycho_data.store import Store, create_store
 
-from ptycho_torch.bundle import Bundle, save_bundle
-from ptycho_torch.calibration import calibrate, find_probe
+from ptycho_torch.bundle import Bundle, load_bundle, save_bundle
+from ptycho_torch.calibration import CALIBRATION_PATTERNS, calibrate, central, find_probe
 from ptycho_torch.config_factory import (
     InferencePayload,
     TrainingPayload,
@@ -100,13 +101,22 @@ def train(
                                  scan_index=source.scan_index, allowed=used)  # fmt: skip
     gauges = mean_counts(source, allowed=used)
     _require_photons(gauges)
-    with stages.measure("grouping"):
-        kept, validation = _training_groups(payload, source, used, gauges, validation_files)
+    earlier = None if training.start_from is None else _earlier(payload, Path(training.start_from))
     probe, found = _probe(payload, source, used, gauges, device, stages, progress)
+    learned, learned_from = source, used
+    learned_gauges = gauges
+    if training.synthetic:
+        with stages.measure("simulation"):
+            learned = _synthetic(payload, probe, used, gauges, progress)
+        learned_from, learned_gauges = np.arange(len(learned)), mean_counts(learned)
+    with stages.measure("grouping"):
+        kept, validation = _training_groups(payload, learned, learned_from, learned_gauges, validation_files)
     # Weights and every other random choice come from the seed; the caller's generators stay as they are.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(training.seed)  # torch.manual_seed would reseed GPUs too
         model = PtychoModel(payload.pt_model_config, probe)
+        if earlier is not None:
+            model.network.load_state_dict(earlier.model.network.state_dict())
         with stages.measure("training"):
             outcome = fit(
                 model, kept, validation, training=training, execution=execution,
@@ -120,7 +130,7 @@ def train(
         "probe": found,
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
-                     "losses": dict(outcome.losses)},
+                     "losses": dict(outcome.losses), "flat_loss": outcome.flat_loss, "collapsed": outcome.collapsed},
         "patterns_per_cpu_second": _rate(outcome.steps * training.batch_size * execution.accum_steps
                                          * payload.pt_data_config.C, stages, "training"),
     }  # fmt: skip
@@ -250,6 +260,41 @@ def reconstruct(
         **residuals,
     }
     return _reconstruction(view, fit.object, fit.probe), summary
+
+
+def _synthetic(
+    payload: TrainingPayload,
+    probe: NDArray[np.complex64],
+    used: NDArray[np.int64],
+    gauges: dict[int, float],
+    progress: Progress | None,
+) -> Store:
+    """A store of simulated objects under the first scan's probe, at its positions, with its dose."""
+    scan, training = payload.scan, payload.pt_training_config
+    mine = used[scan.scan_index[used] == scan.scan_index[used][0]]
+    mine = central(scan.positions_px, mine, CALIBRATION_PATTERNS)
+    simulated = scans_like(
+        scan.positions_px[mine], probe, count=training.synthetic, seed=training.seed,
+        photons_per_pattern=gauges[int(scan.scan_index[mine][0])],
+    )  # fmt: skip
+    return create_store(payload.output_dir / "synthetic", simulated, progress=progress)
+
+
+def _earlier(payload: TrainingPayload, path: Path) -> Bundle:
+    """The bundle that training starts from; its network must be the one that is asked for."""
+    bundle = load_bundle(path)
+    given, wanted = to_dict(bundle.model.config), to_dict(payload.pt_model_config)
+    names = ["architecture", "iterations", "width"]
+    given["gridsize"], wanted["gridsize"] = bundle.model.config.gridsize, payload.pt_model_config.gridsize
+    names += ["gridsize"] if wanted["architecture"] == "cnn" else []
+    problems = [
+        Problem(f"{path}: {name}", "bundle.other_network", str(wanted[name]), str(given[name]),
+                f"train with {name} {given[name]} too, or start anew")
+        for name in names if given[name] != wanted[name]
+    ]  # fmt: skip
+    if problems:
+        raise ContractError(problems)
+    return bundle
 
 
 def _training_groups(

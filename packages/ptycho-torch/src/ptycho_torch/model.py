@@ -62,6 +62,17 @@ class PtychoModel(nn.Module):
         )
         return estimates, placement, measured
 
+    def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
+        """Loss of empty space: what a network must beat to have learned anything."""
+        counts = batch["counts"]
+        channels, side = counts.shape[1], counts.shape[-1]
+        measured = (to_corner(counts) / batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
+        eps = (EPS_COUNTS / batch["mean_counts"]).repeat_interleave(channels)[:, None, None]
+        with torch.no_grad():
+            probe = self.probe_for(measured)
+            simulated = simulate(torch.ones((1, side, side), dtype=probe.dtype, device=probe.device), probe)
+            return float(LOSSES[kind](simulated.expand_as(measured), measured, eps=eps, mask=mask))
+
     def probe_for(self, measured: Tensor) -> Tensor:
         """The probe in the precision of the measurements; ``module.double()`` leaves complex buffers alone."""
         return self.probe.to(torch.complex128 if measured.dtype == torch.float64 else torch.complex64)

@@ -37,6 +37,10 @@ SEEN_LIGHT = 0.3
 MOMENTUM = 0.75
 """Nesterov momentum of the physics steps."""
 
+TILE_PX, HALO_PX = 512, 32
+"""Side of a tile in which a large canvas is corrected, and what it sees beyond: twice the net's reach of 16 px,
+so that the image does not depend on the tiles."""
+
 _SMALLEST_INTENSITY = 1e-8
 """Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
 rounding of a float32 transform, whose random phase would else carry the measured modulus into the object."""
@@ -68,7 +72,21 @@ class CanvasNet(nn.Module):
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
     def forward(self, canvas: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, 2, H, W), for any H and W."""
+        """(B, inputs, H, W) to (B, 2, H, W), for any H and W; a large canvas without gradients goes in tiles."""
+        height, width = canvas.shape[-2:]
+        if torch.is_grad_enabled() or max(height, width) <= TILE_PX + 2 * HALO_PX:
+            return self._whole(canvas)
+        result = canvas.new_empty((len(canvas), 2, height, width))
+        for top in range(0, height, TILE_PX):
+            for left in range(0, width, TILE_PX):
+                # Tiles begin at multiples of 4, so that they are cut into the same pixels at every level.
+                y, x = max(0, top - HALO_PX), max(0, left - HALO_PX)
+                tile = self._whole(canvas[..., y : top + TILE_PX + HALO_PX, x : left + TILE_PX + HALO_PX])
+                kept = tile[..., top - y : top - y + TILE_PX, left - x : left - x + TILE_PX]
+                result[..., top : top + TILE_PX, left : left + TILE_PX] = kept
+        return result
+
+    def _whole(self, canvas: Tensor) -> Tensor:
         height, width = canvas.shape[-2:]
         padded = F.pad(canvas, (0, -width % 4, 0, -height % 4))
         fine = F.silu(self.enter(F.pixel_unshuffle(padded, 2)))

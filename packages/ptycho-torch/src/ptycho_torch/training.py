@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -26,6 +27,9 @@ from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel, good_pixels
 
 Progress = Callable[[str, int, int], None]
+
+COLLAPSE_SHARE = 0.98
+"""A val_loss above this share of a flat object's is a network that has learned nothing."""
 
 _LAST_RATE = 0.02
 _WEIGHT_DECAY = 1e-3
@@ -43,6 +47,8 @@ class TrainingOutcome:
         losses: Last value of each logged metric.
         device: Where the model was trained.
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
+        flat_loss: Loss of a flat object on the validation groups.
+        collapsed: Whether the trained network explains the validation groups no better than a flat object.
         is_first_rank: Whether this process is the one that writes results.
     """
 
@@ -53,6 +59,8 @@ class TrainingOutcome:
     losses: Mapping[str, float]
     device: str
     stopped_by: str
+    flat_loss: float
+    collapsed: bool
     is_first_rank: bool
 
 
@@ -214,16 +222,31 @@ def fit(
     if not all(torch.isfinite(weight).all() for weight in model.parameters()):
         raise _diverged("NaN or infinite weights")
     early = stopper.stopped_epoch > 0
+    losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    flat = _flat_loss(model, validation_groups, training)
     return TrainingOutcome(
         epochs=math.ceil(trainer.global_step / math.ceil(trainer.num_training_batches / execution.accum_steps)),
         steps=trainer.global_step,
         seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu,
-        losses={name: float(value) for name, value in trainer.callback_metrics.items()},
+        losses=losses,
         device=device,
+        flat_loss=flat,
+        collapsed=not losses.get("val_loss", flat) < COLLAPSE_SHARE * flat,
         stopped_by="max_seconds" if clock.expired else "early stopping" if early else "epochs",
         is_first_rank=trainer.is_global_zero,
     )
+
+
+def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfig) -> float:
+    """Loss of empty space on the same groups and by the same means as ``val_loss``."""
+    mask = good_pixels(groups.source.bad_pixels)
+    total = count = 0.0
+    for first in range(0, len(groups), training.batch_size):
+        batch = groups[np.arange(first, min(first + training.batch_size, len(groups)))]
+        total += model.flat_loss(batch, kind=training.loss, mask=mask) * len(batch["counts"])
+        count += len(batch["counts"])
+    return total / count
 
 
 def _diverged(found: str) -> WorkFailedError:
