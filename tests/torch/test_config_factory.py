@@ -197,12 +197,19 @@ class TestPrecedence:
     def test_every_explicit_option_arrives(self, training, section, attribute):
         """No option is dropped between the call and its section."""
         for row in schema(section):
-            if row.name in ("N", "measurement", "gridsize", "neighbor_count"):
+            if row.name in ("N", "measurement", "gridsize", "neighbor_count", "oversampling"):
                 continue  # bound to this file or to each other; tested above and below
             for value in other_values(row):
                 payload = training({row.name: value})
                 assert getattr(getattr(payload, attribute), row.name) == value
                 assert payload.overrides_applied[row.name] == {"value": value, "source": "explicit"}
+
+    def test_oversampling_stands_for_n_groups(self, scan_file, tmp_path, training):
+        payload = create_training_payload(scan_file, tmp_path, {"oversampling": 3})
+        assert payload.pt_data_config.oversampling == 3
+        assert payload.pt_data_config.n_groups is None
+        with pytest.raises(ContractError, match=r"config\.group_count"):
+            training(oversampling=3)
 
     def test_neighbours(self, training):
         payload = training(gridsize=2, neighbor_count=3)

@@ -140,3 +140,13 @@ def work_failed() -> WorkFailedError:
     from ptycho_contracts.problems import Problem
 
     return WorkFailedError(Problem("training", "train.diverged", "a finite loss", "nan", "lower the learning rate"))
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of measured scans; tests that need it are marked ``shared_data``."""
+    beside = Path(__file__).resolve().parents[4] / "shared" / "data"
+    folder = Path(os.environ.get("PTYCHO_SHARED_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data folder: none at {folder}; set PTYCHO_SHARED_DATA")
+    return folder

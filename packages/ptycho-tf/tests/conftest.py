@@ -48,3 +48,9 @@ def make_model(scan):
         return PtychoModel(config, scan.probe, make=fresh(seed, "float32"))
 
     return make
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """TensorFlow's own: Keras hands its variables to NumPy in a way that NumPy 2 will drop."""
+    known = "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning:keras"
+    config.addinivalue_line("filterwarnings", known)

@@ -32,7 +32,7 @@ def saved(tmp_path_factory, scan):
 def rewritten(path, folder, *, header=None, tensors=None):
     """A copy with some entries changed (None removes one), signed anew."""
     with safe_open(path, framework="np") as file:
-        held = {name: file.get_tensor(name) for name in file.keys()}
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         head = dict(file.metadata())
     held = {name: value for name, value in {**held, **(tensors or {})}.items() if value is not None}
     head = {name: value for name, value in {**head, **(header or {})}.items() if value is not None}

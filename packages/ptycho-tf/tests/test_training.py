@@ -49,8 +49,8 @@ def run(make_model, datasets, tmp_path, monkeypatch):
                     seen["rates"].append(float(self.optimizer.learning_rate))
                     seen["deterministic"].append(switches.is_op_determinism_enabled())
 
-                return super().fit(*args, callbacks=[*callbacks, keras.callbacks.LambdaCallback(on_train_batch_end=note)],
-                                   **options)  # fmt: skip
+                watcher = keras.callbacks.LambdaCallback(on_train_batch_end=note)
+                return super().fit(*args, callbacks=[*callbacks, watcher], **options)
 
         from ptycho_tf.layers import Conv
         from tensorflow.python.framework import config as switches
@@ -64,10 +64,15 @@ def run(make_model, datasets, tmp_path, monkeypatch):
         monkeypatch.setattr(Conv, "with_kernel", staticmethod(noted))
         monkeypatch.setattr(training_module, "_Trainee", Watched)
         model = model or make_model(seed=seed)
+        training = TrainingConfig(batch_size=BATCH, epochs=epochs, seed=seed, max_seconds=max_seconds)
         outcome = fit(
-            model, *datasets, training=TrainingConfig(batch_size=BATCH, epochs=epochs, seed=seed, max_seconds=max_seconds),
-            execution=ExecutionConfig(**(execution or {})), output_dir=tmp_path, progress=progress,
-        )  # fmt: skip
+            model,
+            *datasets,
+            training=training,
+            execution=ExecutionConfig(**(execution or {})),
+            output_dir=tmp_path,
+            progress=progress,
+        )
         return Done(
             outcome,
             {name: value.numpy() for name, value in model.weights.items()},

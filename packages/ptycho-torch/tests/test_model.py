@@ -154,6 +154,17 @@ def test_dark_patterns_are_no_hazard(tiny_scan, make_model):
             assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())
 
 
+@pytest.mark.parametrize("kind", ["amplitude", "poisson"])
+def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
+    """The loss of empty space, in counts."""
+    batch, _ = batch_of(tiny_scan, 2)
+    probe = reference.probe_in_gauge(tiny_scan.probe, float(batch["mean_counts"][0]))
+    counts = batch["counts"].numpy()
+    simulated = np.broadcast_to(reference.simulate_counts(np.ones((1, 16, 16)), probe), counts.shape)
+    expected = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind](simulated, counts)
+    assert make_model(tiny_scan.probe, gridsize=2).flat_loss(batch, kind=kind) == pytest.approx(expected, rel=1e-3)
+
+
 def test_good_pixels():
     """True marks a bad pixel with zero frequency central; the mask is 1 where good with zero frequency at [0, 0]."""
     bad = np.zeros((5, 5), bool)

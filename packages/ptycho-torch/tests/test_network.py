@@ -45,6 +45,16 @@ def test_canvas_net_takes_any_canvas(height, width):
     assert torch.count_nonzero(out) > 0
 
 
+@pytest.mark.parametrize("shape", [(575, 40), (577, 40), (40, 1090), (700, 601)])
+def test_tiles_do_not_show(shape):
+    """Invariant 40: around the size from which a canvas is corrected in tiles, the result is that of one piece."""
+    net = stirred(CanvasNet(1, 2))
+    image = torch.randn((1, 1, *shape), generator=torch.Generator().manual_seed(0))
+    whole = net(image.requires_grad_()).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(net(image), whole, rtol=1e-5, atol=1e-6)
+
+
 def test_doubled_repeats_pixels():
     """Against NumPy's Kronecker product."""
     image = torch.arange(12.0).reshape(1, 2, 2, 3)

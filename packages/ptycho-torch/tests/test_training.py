@@ -268,6 +268,46 @@ def test_divergence_is_an_error_without_a_bundle(run, tmp_path):
     assert not list(tmp_path.glob("out*/model.safetensors"))
 
 
+def test_starts_from_a_bundle(run):
+    """One epoch more from trained weights: they are where it begins; another network is refused."""
+    first = run(epochs=6, execution={"learning_rate": 3e-3})
+    path = str(first.out / "model.safetensors")
+    frozen = {"execution": {"learning_rate": 1e-12}, "epochs": 1}
+    again = run(start_from=path, **frozen)
+    weights = first.weights
+    for name, value in again.weights.items():
+        torch.testing.assert_close(value, weights[name], rtol=0, atol=1e-6)
+    assert not same(first, run(seed=0, **frozen))
+    with pytest.raises(ContractError, match=r"bundle\.other_network.*3"):
+        run(start_from=path, width=3)
+
+
+def test_trains_on_simulated_objects(run, scan):
+    """The scan lends probe, positions and dose; its own patterns train nothing, and held-out ones nothing at all."""
+    options = {"synthetic": 2, "n_groups": 100, "hold_out": "0.25"}
+    done = run(**options)
+    source = done.trainer.train_dataloader.dataset.source
+    assert len(source) == 2 * 48
+    assert source.counts().sum((1, 2)).mean() == pytest.approx(scan.counts().sum((1, 2)).mean(), rel=0.1)
+    assert done.summary["groups"] == {"training": 90, "validation": 10}
+    altered = np.array(scan.measurements)
+    held = np.random.default_rng(0).permutation(64)[:16]
+    altered[held] = altered[held][:, ::-1]
+    assert same(done, run(replace(scan, measurements=altered), **options))
+
+
+def test_a_collapse_is_told(run):
+    """Invariant 46: a network that explains no more than empty space is called so; one that learned is not."""
+    flat = run(architecture="cnn", epochs=1, execution={"learning_rate": 1e-12})
+    good = run(architecture="unrolled")
+    assert flat.summary["training"]["collapsed"]
+    assert not good.summary["training"]["collapsed"]
+    for done in (flat, good):
+        losses = done.summary["training"]
+        assert losses["collapsed"] == (losses["losses"]["val_loss"] >= 0.98 * losses["flat_loss"])
+    assert flat.summary["training"]["flat_loss"] == good.summary["training"]["flat_loss"]
+
+
 def test_progress(run):
     """Steps done, of steps in all."""
     seen: list[tuple[str, int, int]] = []

@@ -109,9 +109,7 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
         return []
     times = f"R is {ratio:.2f} times its Poisson floor"
     if ratio <= AT_FLOOR:
-        return [
-            Advice("residual.floor", f"{times}: the patterns are explained; R cannot tell more, go by the FRC")
-        ]
+        return [Advice("residual.floor", f"{times}: the patterns are explained; R cannot tell more, go by the FRC")]
     if ratio <= NEAR_FLOOR:
         return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
     if rising:

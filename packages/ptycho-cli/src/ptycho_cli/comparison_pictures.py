@@ -48,9 +48,7 @@ def draw_frc(curves: Mapping[str, FrcCurve], path: Path) -> Path:
     for name, curve in curves.items():
         axes.plot(curve.frequency, curve.correlation, color="C0" if curve is last else "0.6", label=name)
     axes.axhline(0.5, color="C1", linestyle="--", linewidth=1, label=_crossing("0.5", last.resolution_half))
-    axes.plot(
-        last.frequency, last.half_bit, "C2--", linewidth=1, label=_crossing("half-bit", last.resolution_half_bit)
-    )
+    axes.plot(last.frequency, last.half_bit, "C2--", linewidth=1, label=_crossing("half-bit", last.resolution_half_bit))
     for place, colour in ((last.resolution_half, "C1"), (last.resolution_half_bit, "C2")):
         if place is not None:
             axes.axvline(place, color=colour, linewidth=0.6, linestyle=":")

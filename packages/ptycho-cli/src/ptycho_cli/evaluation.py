@@ -64,9 +64,7 @@ class Evaluated:
     floor: float | None = None
 
 
-def beside_truth(
-    image: Path, truth: Path, *, measurement: str = "auto", nphotons: float | None = None
-) -> Evaluated:
+def beside_truth(image: Path, truth: Path, *, measurement: str = "auto", nphotons: float | None = None) -> Evaluated:
     """Score a reconstruction against the truth of a scan, or against another reconstruction.
 
     Raises:
@@ -168,7 +166,12 @@ class _Halves:
         self, folder: Path, M: int, halves: tuple[NDArray[np.int64], NDArray[np.int64]], reconstruct: Reconstruct,
         progress: Progress | None,
     ) -> None:  # fmt: skip
-        self.folder, self.sizes, self._reconstruct, self._progress = folder, list(map(len, halves)), reconstruct, progress
+        self.folder, self.sizes, self._reconstruct, self._progress = (
+            folder,
+            list(map(len, halves)),
+            reconstruct,
+            progress,
+        )
         self._rest = [folder / f"not_in_{name}.npy" for name in ("a", "b")]
         for path, members in zip(self._rest, halves, strict=True):
             np.save(path, np.setdiff1d(np.arange(M), members))
@@ -260,9 +263,7 @@ def _judged(
     curves[f"{halves[0].get('epochs', epochs)} epochs"] = comparison.frc
     named_losses = zip(("all patterns", "half a", "half b"), (full, *halves), strict=True)
     convergence = {name: list(summary["losses"]) for name, summary in named_losses if summary.get("losses")}
-    return Evaluated(
-        comparison, ("half a", "half b"), report, curves, tuple(advice), convergence, floor["used"]
-    )
+    return Evaluated(comparison, ("half a", "half b"), report, curves, tuple(advice), convergence, floor["used"])
 
 
 def curve_of(curve: FrcCurve) -> Summary:

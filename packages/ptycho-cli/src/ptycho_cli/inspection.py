@@ -109,9 +109,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"  wrote {path}"
 
 
-def _scan(
-    path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool
-) -> Found:
+def _scan(path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool) -> Found:
     from ptycho_data.files import read_scan
 
     scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion)

@@ -184,9 +184,7 @@ def evaluate_scan(
     return _evaluated(output_dir, command, inputs, evaluated)
 
 
-def _evaluated(
-    output_dir: Path | None, command: Sequence[str], inputs: list[Summary], evaluated: Evaluated
-) -> Summary:
+def _evaluated(output_dir: Path | None, command: Sequence[str], inputs: list[Summary], evaluated: Evaluated) -> Summary:
     outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
     outputs += ["convergence.png"] if outputs and evaluated.convergence else []
     summary = full_summary(command, inputs, sorted(outputs), evaluated.report)

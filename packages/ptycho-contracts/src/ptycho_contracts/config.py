@@ -164,7 +164,8 @@ class TrainingConfig(Section):
         negative_flag="--keep-probe",
     )
     synthetic: int = option(
-        0, "train on this many simulated objects under the scan's own probe, positions and dose, not on the scan",
+        0,
+        "train on this many simulated objects under the scan's own probe, positions and dose, not on the scan",
         minimum=0,
     )
     start_from: str | None = option(None, "model whose weights training starts from; of the same network")

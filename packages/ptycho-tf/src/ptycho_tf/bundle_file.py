@@ -142,7 +142,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     try:
         with safe_open(path, framework="np") as file:
             # Copies: the file may be replaced while the model is in use.
-            return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}
+            return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
         raise broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
 

@@ -98,7 +98,8 @@ def joint_descent(
     with on_device(device):
         fit = _Fit(placement, probe, object_start, rates, loss, mean_counts, good_pixels(source.bad_pixels))
         batches = math.ceil(len(indices) / batch_size)
-        steps, done, losses = epochs * batches, 0, []
+        steps, done = epochs * batches, 0
+        losses: list[float] = []
         began = time.monotonic()
         for epoch in range(epochs):
             # The order of an epoch depends on seed and epoch alone, not on the epochs before.
@@ -186,7 +187,9 @@ class _Fit:
         self._adam = [_Adam(value, rate) for value, rate in zip(self.parameters, rates, strict=True)]
         self._pixel = 1.0 / side**2
         self._placement, self._loss, self._mean_counts, self._mask = placement, LOSSES[loss], mean_counts, mask
-        self._graphs = {moves: tf.function(self._step_of(moves), reduce_retracing=True, autograph=False) for moves in (False, True)}
+        self._graphs = {
+            moves: tf.function(self._step_of(moves), reduce_retracing=True, autograph=False) for moves in (False, True)
+        }
 
     @property
     def parameters(self) -> tuple[tf.Variable, ...]:

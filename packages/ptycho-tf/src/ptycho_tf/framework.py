@@ -41,8 +41,8 @@ except ModuleNotFoundError as error:
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError(
-        f"Keras is set up for {keras.backend.backend()!r} (KERAS_BACKEND or ~/.keras/keras.json): ptycho-tf needs it on "
-        "TensorFlow; set KERAS_BACKEND=tensorflow"
+        f"Keras is set up for {keras.backend.backend()!r} (KERAS_BACKEND or ~/.keras/keras.json): ptycho-tf needs it "
+        "on TensorFlow; set KERAS_BACKEND=tensorflow"
     )
 
 __all__ = ["keras", "tf"]

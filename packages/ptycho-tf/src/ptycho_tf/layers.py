@@ -11,7 +11,6 @@ import numpy as np
 from ptycho_tf.framework import tf
 from ptycho_tf.physics import Tensor
 
-
 Make = Callable[[tuple[int, ...], float], Any]
 
 
@@ -82,7 +81,7 @@ class Layers:
 
     def parts(self) -> dict[str, Any]:
         """Parts by their names in a bundle; those in a list are numbered."""
-        found = {}
+        found: dict[str, Any] = {}
         for name, value in vars(self).items():
             numbered = {f"{name}.{number}": item for number, item in enumerate(value)} if type(value) is list else {}
             found |= {key: part for key, part in (numbered or {name: value}).items() if isinstance(part, Conv | Layers)}

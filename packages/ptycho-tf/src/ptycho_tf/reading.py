@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ Found = TypeVar("Found")
 
 def read_ahead(
     read: Callable[[Wanted], Found], wanted: Iterable[Wanted], *, workers: int, each: int = 2
-) -> Iterator[Found]:
+) -> Generator[Found, None, None]:
     """``read`` of everything that is wanted, in order.
 
     Args:

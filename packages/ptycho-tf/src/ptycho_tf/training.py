@@ -94,7 +94,7 @@ class _Trainee(keras.Model):
     ) -> None:
         super().__init__()
         self._ptycho = model
-        self._options = {"canvas_shape": canvas_shape, "kind": loss}
+        self._options: dict[str, Any] = {"canvas_shape": canvas_shape, "kind": loss}
         self._training_mask, self._validation_mask = masks
         self._mean = {name: keras.metrics.Mean(name=name) for name in ("train_loss", "loss")}
         self.built = True
@@ -215,7 +215,7 @@ def fit(
     began, cpu = time.monotonic(), time.process_time()
     with on_device(device), _framework_state(execution):
         trainee = _trainee(model, training_groups, validation_groups, training, execution)
-        workers = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
+        workers: dict[str, Any] = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
         history = trainee.fit(
             make_loader(training_groups, batch_size=training.batch_size, shuffle=True, seed=training.seed, **workers),
             validation_data=make_loader(validation_groups, batch_size=training.batch_size, shuffle=False, **workers),

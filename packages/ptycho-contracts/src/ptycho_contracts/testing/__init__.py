@@ -1,4 +1,5 @@
-"""For tests of this suite and of its users: a NumPy reference of specs/physics.md and hypothesis strategies.
+"""For tests of this suite and of its users: NumPy references, hypothesis strategies, the conformance suite.
 
-``reference`` needs NumPy alone; ``strategies`` needs the extra ``testing``.
+``reference``, ``reference_network``, ``network_cases`` and ``conformance`` need NumPy alone; ``strategies`` needs the
+extra ``testing``.
 """

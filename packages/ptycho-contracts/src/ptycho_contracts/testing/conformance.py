@@ -215,12 +215,12 @@ def _loss(adapter: Adapter, N: int, batch: int, kind: str) -> None:
     simulated[:, 2], measured[:, 2] = 0, 0
     for good in (None, rng.random((N, N)) < 0.8):
         value, gradient = adapter.loss(kind, simulated, measured, EPS_COUNTS, good)
-        expected, slope = loss_and_gradient(kind, simulated, measured, EPS_COUNTS, good)
+        expected, expected_gradient = loss_and_gradient(kind, simulated, measured, EPS_COUNTS, good)
         close(np.array(value), np.array(expected), LOSS, f"{kind} loss (PHY-16, PHY-17)")
-        close(gradient, slope, GRADIENT, f"gradient of the {kind} loss")
-    value, gradient = adapter.loss(kind, measured, measured, EPS_COUNTS, None)
+        close(gradient, expected_gradient, GRADIENT, f"gradient of the {kind} loss")
+    value, slope = adapter.loss(kind, measured, measured, EPS_COUNTS, None)
     assert abs(value) <= LOSS, f"{kind} loss at I = n is {value} (PHY-20)"
-    assert np.abs(gradient).max() * measured.sum() <= GRADIENT, f"{kind} loss has a slope at I = n"
+    assert np.abs(slope).max() * measured.sum() <= GRADIENT, f"{kind} loss has a slope at I = n"
 
 
 def _dark_loss(adapter: Adapter, kind: str) -> None:
@@ -238,11 +238,11 @@ def _dark(adapter: Adapter) -> None:
     upstream = rng.normal(size=(2, 9, 9)).astype(np.float32)
     for patches, probe in ((none, full), (full, none), (none, none)):
         assert not adapter.simulate(patches, probe).any()
-        for found, expected in zip(
+        for mine, theirs in zip(
             adapter.simulate_gradients(patches, probe, upstream),
             intensity_gradients(patches, probe, upstream), strict=True,
         ):  # fmt: skip
-            close(found, expected, GRADIENT, "gradient at a dark object or probe")
+            close(mine, theirs, GRADIENT, "gradient at a dark object or probe")
 
 
 def _network(adapter: Adapter, case: NetworkCase) -> None:

@@ -1,4 +1,4 @@
-"""The network ``unrolled`` and its training loss in NumPy, float64, as specs/training.md has them (NET-5 to NET-7, TRN-1).
+"""The network ``unrolled`` and its training loss in NumPy, float64 (specs/training.md, NET-5 to NET-7 and TRN-1).
 
 One group at a time, written to be read: an oracle for the backends, which share nothing with it.
 """
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_contracts.testing import reference
 
-Real = NDArray[np.float64]
-Complex = NDArray[np.complex128]
+Real = NDArray[np.floating[Any]]
+Complex = NDArray[np.complexfloating[Any, Any]]
 Weights = Mapping[str, Real]
 
 FIRST_DAMPING, LAST_DAMPING = 0.1, 10.0
@@ -176,7 +176,7 @@ def _replaced(patch: Complex, probe: Complex, amplitude: Real, good: Any) -> Com
 
 
 def _silu(values: Real) -> Real:
-    return values / (1 + np.exp(-values))
+    return np.asarray(values / (1 + np.exp(-values)))
 
 
 def _below(weights: Weights, prefix: str) -> dict[str, Real]:

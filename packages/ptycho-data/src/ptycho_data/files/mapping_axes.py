@@ -74,8 +74,11 @@ def _position_problems(path: Path, positions: dict[str, Any], geometry: dict[str
     sign = positions.get("sign", [1, 1])
     if len(sign) != 2 or any(isinstance(value, bool) or value not in (1, -1) for value in sign):
         problems.append(_choice(path, "positions.sign", sign, ("[1, 1]", "[-1, 1]", "[1, -1]", "[-1, -1]")))
-    if positions["unit"] != "px" and len([key for key in geometry if not key.endswith("_unit")]) < 3 \
-            and "object_pixel_size_m" not in geometry:
+    if (
+        positions["unit"] != "px"
+        and len([key for key in geometry if not key.endswith("_unit")]) < 3
+        and "object_pixel_size_m" not in geometry
+    ):
         problems.append(
             Problem(f"{path}: geometry", "geometry.missing",
                     "object_pixel_size_m, or energy, distance and detector pixel", ", ".join(geometry) or "nothing",

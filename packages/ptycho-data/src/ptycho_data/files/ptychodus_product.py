@@ -265,9 +265,7 @@ def diffraction_problems(product: Product, N: int, detector_pixel_m: tuple[float
         )  # fmt: skip
     else:
         for axis, pixel in zip(("width", "height"), detector_pixel_m, strict=True):
-            expected = object_pixel_m(
-                scalars["photon_energy_eV"], scalars["detector_object_distance_m"], pixel, N
-            )
+            expected = object_pixel_m(scalars["photon_energy_eV"], scalars["detector_object_distance_m"], pixel, N)
             problems += pixel_problems(
                 f"{path}: object pixel_{axis}_m", stored_m=scalars[f"object_pixel_{axis}_m"], expected_m=expected
             )

@@ -21,9 +21,7 @@ def checked_file(path: Path | str) -> Path:
     """
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(
-            Problem(str(path), "file.missing", "an existing file", "nothing", "check the path")
-        )
+        raise MissingFileError(Problem(str(path), "file.missing", "an existing file", "nothing", "check the path"))
     if not path.is_file():
         found = "a directory" if path.is_dir() else "no regular file"
         raise ContractError(Problem(str(path), "file.kind", "a file", found, "give the path of the file itself"))

@@ -1,0 +1,232 @@
+"""Scores beside a truth and without one (specs/cli.md, CLI-16 to CLI-18)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from ptycho_cli.evaluation import split_in_halves
+from ptycho_cli.main import main
+from ptycho_contracts.records import Reconstruction
+from ptycho_data.files import read_scan, write_reconstruction, write_scan
+from ptycho_data.metrics import frc
+
+M, N = 40, 16
+
+
+def texture(seed: int, shape=(48, 52)) -> np.ndarray:
+    """A smooth complex object with contrast of its own."""
+    rng = np.random.default_rng(seed)
+    low = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) < 0.12
+    fields = [np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) * low).real for _ in range(2)]
+    amplitude, phase = (field / np.abs(field).max() for field in fields)
+    return ((1 + 0.3 * amplitude) * np.exp(0.8j * phase)).astype(np.complex64)
+
+
+@pytest.fixture
+def truth_file(tmp_path, scan):
+    """A scan with a true object whose pixel [0, 0] lies at y 2, x 3."""
+    rng = np.random.default_rng(1)
+    counts = np.concatenate([scan.measurements] * 4)[:M]
+    path = tmp_path / "truth.npz"
+    write_scan(path, replace(
+        scan, measurements=counts, positions_px=rng.uniform(14, 36, (M, 2)), scan_index=np.zeros(M, np.int64),
+        object_truth=texture(0), object_origin_yx_px=np.array([2.0, 3.0]),
+    ))  # fmt: skip
+    return path
+
+
+def image_of(object_, *, origin=(2.0, 3.0), weight=None) -> Reconstruction:
+    return Reconstruction(
+        object=object_.astype(np.complex64), origin_yx_px=np.array(origin),
+        weight=np.ones(object_.shape, np.float32) if weight is None else weight,
+        probe=np.ones((1, N, N), np.complex64), positions_px=np.zeros((M, 2)),
+    )  # fmt: skip
+
+
+def evaluated(capsys, *words) -> dict:
+    """The JSON object of a run."""
+    assert main(["evaluate", *map(str, words), "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+
+
+def test_a_perfect_image_scores_one_whatever_its_scale_phase_and_canvas(truth_file, tmp_path, capsys):
+    """CLI-16: origins and weights are used; the margin of weight 0 holds rubbish."""
+    cut = texture(0)[5:40, 4:44] * 1.7 * np.exp(0.4j)
+    weight = np.ones(cut.shape, np.float32)
+    weight[:3] = 0
+    cut[:3] = 99
+    write_reconstruction(tmp_path / "image.npz", image_of(cut, origin=(7.0, 7.0), weight=weight))
+    report = evaluated(capsys, tmp_path / "image.npz", "--truth", truth_file)
+    figures = report["figures"]
+    assert figures["complex_correlation"] == pytest.approx(1, abs=1e-5)
+    assert figures["phase_rmse_rad"] < 1e-4
+    assert figures["removed"]["shift_yx_px"] == pytest.approx([0, 0], abs=1e-3)
+    assert figures["n_pixels"] == 32 * 40
+    assert figures["frc_half"] == report["frc"]["half"]
+    assert [entry["path"] for entry in report["inputs"]] == [str(tmp_path / "image.npz"), str(truth_file)]
+
+
+def test_an_error_of_known_size_is_reported(truth_file, tmp_path, capsys):
+    """Oracle: white phase noise of 0.1 rad rms."""
+    noise = 0.1 * np.random.default_rng(3).standard_normal(texture(0).shape)
+    write_reconstruction(tmp_path / "image.npz", image_of(texture(0) * np.exp(1j * noise)))
+    figures = evaluated(capsys, tmp_path / "image.npz", "--truth", truth_file)["figures"]
+    assert figures["phase_rmse_rad"] == pytest.approx(0.1, rel=0.05)
+    assert figures["amplitude_rmse"] < 0.01
+
+
+def test_another_image_may_be_the_truth_and_lends_its_weight(tmp_path, capsys):
+    """CLI-16: pixels that either image never saw do not count."""
+    lit = np.ones((48, 52), np.float32)
+    lit[:, 30:] = 0
+    write_reconstruction(tmp_path / "a.npz", image_of(texture(0)))
+    write_reconstruction(tmp_path / "b.npz", image_of(np.where(lit > 0, texture(0), 5), weight=lit))
+    figures = evaluated(capsys, tmp_path / "a.npz", "--truth", tmp_path / "b.npz")["figures"]
+    assert figures["complex_correlation"] == pytest.approx(1, abs=1e-5)
+    assert figures["n_pixels"] == 48 * 30
+
+
+def test_a_scan_without_truth_is_refused_with_the_reason(data_file, tmp_path, capsys):
+    write_reconstruction(tmp_path / "image.npz", image_of(texture(0)))
+    assert main(["evaluate", str(tmp_path / "image.npz"), "--truth", str(data_file)]) == 2
+    err = capsys.readouterr().err
+    assert "the file holds no object" in err
+    assert "evaluate --scan" in err
+
+
+def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp_path, capsys):
+    """CLI-18: text, JSON and pictures; other files of the folder stay."""
+    write_reconstruction(tmp_path / "object.npz", image_of(texture(0)))
+    (tmp_path / "summary.json").write_text("kept")
+    words = ["evaluate", str(tmp_path / "object.npz"), "--truth", str(truth_file), "--output-dir", str(tmp_path)]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "complex correlation                  1.0000" in out
+    written = {path.name for path in tmp_path.iterdir()} - {"object.npz", "summary.json", "truth.npz", "scan.npz"}
+    assert written == {"comparison.png", "evaluation.json", "frc.png"}
+    assert (tmp_path / "summary.json").read_text() == "kept"
+    report = json.loads((tmp_path / "evaluation.json").read_text())
+    assert set(report["outputs"]) == written
+    assert report["command"] == ["ptycho-cli", *words]
+    for name in ("comparison.png", "frc.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5
+    assert main([*words, "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@given(M=st.integers(0, 60), seed=st.integers(0, 5), data=st.data())
+def test_halves_are_disjoint_complete_and_as_the_spec_says(M, seed, data):
+    """CLI-17."""
+    used = np.array(sorted(data.draw(st.sets(st.integers(0, 99), min_size=M, max_size=M))), np.int64)
+    first, second = split_in_halves(used, seed)
+    assert sorted([*first, *second]) == list(used)
+    assert 0 <= len(first) - len(second) <= 1
+    expected = np.sort(np.random.default_rng(seed).permutation(used)[: (M + 1) // 2])
+    np.testing.assert_array_equal(first, expected)
+
+
+class HalvesBackend:
+    """A backend whose image has noise of its own in each run, less of it with more epochs and patterns."""
+
+    def __init__(self) -> None:
+        self.runs: list[dict] = []
+
+    def reconstruct(self, data_file, *, config, execution_config, measurement="auto", nphotons=None, progress=None):
+        scan = read_scan(data_file, measurement=measurement, nphotons=nphotons)
+        held = np.array([], int)
+        if config.hold_out is not None:
+            try:
+                held = np.arange(round(float(config.hold_out) * len(scan)))
+            except ValueError:
+                held = np.load(config.hold_out)
+        used = np.setdiff1d(np.arange(len(scan)), held)
+        noise = np.random.default_rng(len(self.runs)).standard_normal((48, 52, 2)) @ [0.3, 0.3j]
+        self.runs.append(
+            {"config": config, "used": used, "probe": scan.probe, "image": texture(0) + noise / config.epochs}
+        )
+        if progress is not None:
+            progress("descent", 1, 1)
+        figures = {"used": 0.02, "held_out": 0.021 if len(held) else None}
+        floors = {"used": 0.01, "held_out": 0.01 if len(held) else None}
+        result = replace(image_of(self.runs[-1]["image"]), probe=np.full((config.modes, N, N), 2, np.complex64))
+        return result, {"residual": figures, "poisson_floor": floors, "epochs": config.epochs,
+                        "losses": [0.1, 0.05], "seed": config.seed}  # fmt: skip
+
+
+@pytest.fixture
+def halves(monkeypatch, backend) -> HalvesBackend:
+    made = HalvesBackend()
+    monkeypatch.setattr(backend, "reconstruct", made.reconstruct)
+    return made
+
+
+def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_path, capsys):
+    """CLI-17: five runs; the FRC is that of the two halves' images (oracle: MET-13 on these, not aligned)."""
+    words = ("--scan", truth_file, "--epochs", "6", "--modes", "2", "--seed", "3", "--output-dir", tmp_path / "out")
+    report = evaluated(capsys, *words)
+    full, a, b, early_a, early_b = halves.runs
+    assert [run["config"].epochs for run in halves.runs] == [6, 6, 6, 3, 3]
+    assert {run["config"].modes for run in halves.runs} == {2}
+    assert len(full["used"]) == M
+    expected = np.random.default_rng(3).permutation(M)
+    np.testing.assert_array_equal(a["used"], np.sort(expected[:20]))
+    np.testing.assert_array_equal(b["used"], np.sort(expected[20:]))
+    np.testing.assert_array_equal(early_a["used"], a["used"])
+    np.testing.assert_array_equal(early_b["used"], b["used"])
+    curve = frc(a["image"], b["image"])
+    np.testing.assert_allclose(report["frc"]["correlation"], curve.correlation, atol=0.05)
+    assert report["frc"]["half_bit"] == pytest.approx(curve.resolution_half_bit, abs=0.06)
+    before = frc(early_a["image"], early_b["image"])
+    assert report["frc_before"]["half_bit"] == pytest.approx(before.resolution_half_bit, abs=0.06)
+    assert report["residual_over_floor"] == {"used": 2.0, "held_out": None}
+    assert [half["patterns"] for half in report["halves"]] == [20, 20]
+    assert report["advice"][0]["code"] == "residual.above"
+    names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == names == set(report["outputs"])
+
+
+def test_held_out_patterns_are_in_no_half(halves, truth_file, capsys):
+    """CLI-17: held by the library's own rule, seed 0."""
+    held = np.random.default_rng(0).permutation(M)[:10]
+    report = evaluated(capsys, "--scan", truth_file, "--hold-out", "0.25", "--epochs", "2")
+    for run in halves.runs[1:]:
+        assert len(run["used"]) == 15
+        assert not np.isin(run["used"], held).any()
+    assert report["residual_over_floor"]["held_out"] == pytest.approx(2.1)
+
+
+def test_one_epoch_has_no_earlier_state(halves, truth_file, capsys):
+    report = evaluated(capsys, "--scan", truth_file, "--epochs", "1")
+    assert len(halves.runs) == 3
+    assert "frc_before" not in report
+    assert [entry["code"] for entry in report["advice"]] == ["residual.above"]
+
+
+def test_the_halves_of_a_scan_without_probe_start_from_the_one_that_was_found(halves, truth_file, tmp_path, capsys):
+    """CLI-17: the file stays as it is."""
+    scan = replace(read_scan(truth_file), probe=None)
+    write_scan(tmp_path / "bare.npz", scan)
+    evaluated(capsys, "--scan", tmp_path / "bare.npz", "--epochs", "2", "--modes", "2")
+    assert halves.runs[0]["probe"] is None
+    for run in halves.runs[1:]:
+        np.testing.assert_array_equal(run["probe"], np.full((2, N, N), 2))
+    assert read_scan(tmp_path / "bare.npz").probe is None
+
+
+def test_options_stand_in_a_file_and_words_say_what_is_advised(halves, truth_file, tmp_path, capsys):
+    """CLI-4 and CLI-18."""
+    (tmp_path / "settings.toml").write_text("backend = 'torch'\n[reconstruction]\nepochs = 4\nmodes = 1\n")
+    assert main(["evaluate", "--scan", str(truth_file), "--config", str(tmp_path / "settings.toml")]) == 0
+    found = capsys.readouterr()
+    assert [run["config"].epochs for run in halves.runs] == [4, 4, 4, 2, 2]
+    assert "R 0.02, 2.00 times its Poisson floor 0.01" in found.out
+    assert "half scans (20 + 20 patterns)" in found.out
+    assert "advice: R is 2.00 times its Poisson floor" in found.out
+    assert found.err.splitlines()[:2] == ["all patterns: descent: 1/1", "half a: descent: 1/1"]

@@ -1,0 +1,69 @@
+"""The whole way through the commands on TensorFlow, each in a process of its own, and the result must be right."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ptycho_data.files import read_reconstruction, read_scan
+from ptycho_data.metrics import compare
+
+SCAN = ("--N", "64", "--patterns", "400", "--step-px", "7", "--photons", "1e5", "--quiet")
+
+
+def run(*words: str | Path) -> str:
+    """One command in a new process; returns its stderr."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ptycho_cli", *map(str, words)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+@pytest.mark.slow
+def test_run_tensorflow_train_save_load_infer(tmp_path):
+    """Invariants 38 and 43: train on one object, image another in a new process, judged by its truth.
+
+    The bounds lie well above what a blank image or one physics step without a network reach.
+    """
+    run("simulate", tmp_path / "train.npz", "--seed", "1", *SCAN)
+    run("simulate", tmp_path / "test.npz", "--seed", "2", *SCAN)
+    said = run(
+        "train", tmp_path / "train.npz", "--output-dir", tmp_path / "model", "--gridsize", "2", "--epochs", "2",
+        "--seed", "0", "--accelerator", "cpu", "--backend", "tf", "--quiet",
+    )  # fmt: skip
+    assert said == "", "no banner, no warning"
+    (tmp_path / "train.npz").unlink()
+    model = tmp_path / "moved.safetensors"
+    (tmp_path / "model" / "model.safetensors").rename(model)
+    for name in ("image", "again"):
+        words = ("--accelerator", "cpu", "--hold-out", "0.1", "--backend", "tensorflow", "--quiet")
+        run("infer", model, tmp_path / "test.npz", "--output-dir", tmp_path / name, *words)
+
+    image, again = (read_reconstruction(tmp_path / name / "object.npz") for name in ("image", "again"))
+    np.testing.assert_array_equal(image.object, again.object)
+    summary = json.loads((tmp_path / "image" / "summary.json").read_text())
+    assert summary["device"] == "cpu"
+    assert summary["patterns"] == {"used": 360, "held_out": 40}
+    assert summary["residual"]["held_out"] < 0.03
+
+    scan = read_scan(tmp_path / "test.npz")
+    figures = compare(
+        image.object, scan.object_truth, weight=image.weight,
+        estimate_origin_yx_px=image.origin_yx_px, truth_origin_yx_px=scan.object_origin_yx_px,
+        remove_shift=False,
+    )  # fmt: skip
+    assert figures.complex_correlation > 0.8
+    assert figures.amplitude_ssim > 0.55
+    assert figures.phase_ssim > 0.5
