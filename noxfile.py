@@ -46,6 +46,15 @@ def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -
     session.install(*CONSTRAINTS, *editable, *tools)
 
 
+def install_backend(session: nox.Session, backend: str) -> None:
+    """Install one backend with the commands; TensorFlow in its own tested versions."""
+    if backend == "torch":
+        install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
+        return
+    editable = [word for package in (CONTRACTS, DATA, f"{TF}[cpu]", CLI) for word in ("-e", package)]
+    session.install("-c", "constraints-tf.txt", *editable, *TEST_TOOLS)
+
+
 def pytest(session: nox.Session, *arguments: str, profile: str | None = None) -> None:
     """Run pytest in a process of its own; on continuous integration the property tests draw the same examples."""
     profile = profile or ("ci" if os.environ.get("CI") else "dev")
@@ -90,18 +99,34 @@ def properties(session: nox.Session) -> None:
 
 
 @nox.session
-def conformance(session: nox.Session) -> None:
-    """Physics, losses and network of the PyTorch backend against the NumPy reference."""
-    install(session, CONTRACTS, DATA, TORCH, tools=TEST_TOOLS)
-    pytest(session, "packages/ptycho-torch/tests", "-k", "conformance")
+@nox.parametrize("backend", ["torch", "tf"])
+def conformance(session: nox.Session, backend: str) -> None:
+    """Physics, losses and network of each backend against the NumPy reference; the two never meet."""
+    install_backend(session, backend)
+    pytest(session, f"packages/ptycho-{backend}/tests", "-k", "conformance")
 
 
 @nox.session
-def integration(session: nox.Session) -> None:
+@nox.parametrize("backend", ["torch", "tf"])
+def integration(session: nox.Session, backend: str) -> None:
     """Real runs across packages: train, save, load, image; every flag at its consumer; each wheel alone."""
-    install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
-    # tests/tf needs TensorFlow, which must not meet PyTorch: a session of its own.
-    pytest(session, "tests", "--ignore", "tests/tf")
+    install_backend(session, backend)
+    if backend == "torch":
+        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both")
+    else:
+        pytest(session, "packages/ptycho-tf/tests", "tests/tf")
+
+
+@nox.session
+def exchange(session: nox.Session) -> None:
+    """Bundles from one backend to the other; after the integration sessions, with their interpreters."""
+    install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
+    folder = Path(session.virtualenv.location).parent
+    for backend in ("torch", "tf"):
+        session.env[f"PTYCHO_{backend.upper()}_PYTHON"] = str(
+            folder / f"integration-backend-{backend}" / "bin" / "python"
+        )
+    pytest(session, "tests/both")
 
 
 @nox.session

@@ -142,6 +142,22 @@ class TestInferenceCLI:
         assert "refinement" in run.summary["seconds"]
         assert "refinement" not in infer().summary["seconds"]
 
+    def test_correct_positions(self, infer):
+        """Positions move only where that was asked for, and only with a refinement."""
+        kept, moved = infer("--refine", "6"), infer("--refine", "6", "--correct-positions")
+        shift = image(moved).positions_px - image(kept).positions_px
+        assert kept.summary["position_correction_rms_px"] == 0
+        assert 0 < moved.summary["position_correction_rms_px"] == pytest.approx(np.sqrt((shift**2).sum(1).mean()))
+        assert infer("--correct-positions").code == 2
+
+    def test_fit_background(self, infer):
+        """A background takes photons; without the flag it takes none."""
+        fitted, none = infer("--refine", "3", "--fit-background"), infer("--refine", "3", "--no-fit-background")
+        assert fitted.summary["background_counts_per_pattern"] > 0
+        assert none.summary["background_counts_per_pattern"] == 0
+        assert not same(fitted, none)
+        assert infer("--fit-background").code == 2
+
     def test_assembly(self, infer):
         canvas, groups = infer("--assembly", "canvas"), infer("--assembly", "groups")
         assert (canvas.summary["assembly"], groups.summary["assembly"]) == ("canvas", "groups")
@@ -233,6 +249,42 @@ class TestReconstructCLI:
         moved = reconstruct("--probe-learning-rate", "0.05").summary["probe"]["overlap_with_file"]
         assert moved < 0.999
 
+    def test_correct_positions(self, reconstruct, other_scan_file, tmp_path):
+        """Positions disturbed by 1 px rms along each axis come nearer to the truth; without the flag they stay."""
+        scan = read_scan(other_scan_file)
+        error = np.random.default_rng(0).normal(0, 1, scan.positions_px.shape)
+        path = tmp_path / "disturbed.npz"
+        disturbed = scan.positions_px + error
+        write_scan(path, replace(scan, positions_px=disturbed, object_truth=None, object_origin_yx_px=None))
+
+        def off(run):
+            left = image(run).positions_px - scan.positions_px
+            return np.sqrt(((left - left.mean(0)) ** 2).sum(1).mean())
+
+        words = ("--epochs", "40", "--probe-learning-rate", "0")
+        np.testing.assert_array_equal(image(reconstruct(*words[:2], data=path)).positions_px, disturbed)
+        assert off(reconstruct(*words, "--correct-positions", data=path)) < 0.7 * off(reconstruct(*words, data=path))
+
+    def test_fit_background(self, command, reconstruct, tmp_path):
+        """20 photons a pixel of background are found, and explained."""
+        words = ["--N", "32", "--patterns", "64", "--step-px", "3", "--background", "20", "--quiet"]
+        assert main(["simulate", str(tmp_path / "grey.npz"), *words]) == 0
+        options = ("--epochs", "15", "--probe-learning-rate", "0")
+        fitted, none = (
+            reconstruct(*options, *flag, data=tmp_path / "grey.npz").summary for flag in (("--fit-background",), ())
+        )
+        assert fitted["background_counts_per_pattern"] == pytest.approx(20 * 32**2, rel=0.3)
+        assert none["background_counts_per_pattern"] == 0
+        assert fitted["residual"]["used"] < none["residual"]["used"]
+
+    def test_a_scan_without_probe(self, reconstruct, other_scan_file, tmp_path):
+        bare = replace(read_scan(other_scan_file), probe=None, object_truth=None, object_origin_yx_px=None)
+        write_scan(tmp_path / "bare.npz", bare)
+        summary = reconstruct(data=tmp_path / "bare.npz").summary
+        assert len(summary["probe"]["search"]["losses"]) > 10
+        assert summary["probe"]["overlap_with_file"] is None
+        assert reconstruct().summary["probe"]["search"] is None
+
     def test_loss(self, reconstruct):
         assert not same(reconstruct("--loss", "amplitude"), reconstruct("--loss", "poisson"))
 
@@ -258,6 +310,43 @@ class TestReconstructCLI:
     def test_quiet(self, reconstruct):
         assert "descent: " in reconstruct("--progress").err
         assert reconstruct("--quiet").err == ""
+
+
+class TestEvaluateCLI:
+    """CLI-16 to CLI-19 with a real descent."""
+
+    def test_without_truth(self, command, other_scan_file):
+        words = ("--epochs", "6", "--modes", "1", "--hold-out", "0.25")
+        run = command("evaluate", "--scan", other_scan_file, *words)
+        assert run.code == 0, run.err
+        report = json.loads((run.out / "evaluation.json").read_text())
+        assert [half["patterns"] for half in report["halves"]] == [24, 24]
+        for half in report["halves"]:
+            assert half["residual"]["held_out"] > half["residual"]["used"] > 0
+        assert 0 < report["frc_before"]["half_bit"] <= 1
+        assert report["frc_before"]["epochs"] == 3
+        assert report["residual_over_floor"]["used"] == pytest.approx(
+            report["residual"]["used"] / report["poisson_floor"]["used"]
+        )
+        codes = [entry["code"] for entry in report["advice"]]
+        assert [code.split(".")[0] for code in codes if "." in code] == ["residual", "frc"]
+        assert "half b, early: descent: " in run.err
+
+    def test_beside_the_truth_more_epochs_score_better(self, command, reconstruct, other_scan_file):
+        scores = []
+        for epochs in ("1", "12"):
+            made = reconstruct("--epochs", epochs)
+            run = command("evaluate", made.out / "object.npz", "--truth", other_scan_file)
+            scores.append(json.loads((run.out / "evaluation.json").read_text())["figures"]["complex_correlation"])
+        assert scores[0] + 0.1 < scores[1]
+
+    def test_a_scan_without_probe(self, command, other_scan_file, tmp_path):
+        """Both halves start from the probe found with all patterns, so that they can agree."""
+        bare = replace(read_scan(other_scan_file), probe=None, object_truth=None, object_origin_yx_px=None)
+        write_scan(tmp_path / "bare.npz", bare)
+        run = command("evaluate", "--scan", tmp_path / "bare.npz", "--epochs", "1", "--modes", "1")
+        assert run.code == 0, run.err
+        assert run.err.count("probe search") == 1
 
 
 def test_no_flag_is_untested():

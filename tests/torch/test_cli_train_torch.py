@@ -215,6 +215,68 @@ class TestTrainingFlags:
         groups = train(*SHORT, small=False).summary["groups"]
         assert groups["training"] + groups["validation"] == 64
 
+    def test_oversampling(self, train):
+        """64 patterns, twice each; together with a number of groups it is refused."""
+        words = ("--oversampling", "2", "--gridsize", "2", *SHORT[:-2])
+        groups = train(*words, small=False).summary["groups"]
+        assert groups["training"] + groups["validation"] == 128
+        assert train("--oversampling", "2").code == 2
+
+    def test_min_and_max_distance_px(self, train):
+        """Positions of the scan as oracle; the step is 3 px."""
+        run = train("--gridsize", "2", "--neighbor-count", "6", "--min-distance-px", "3.5", "--max-distance-px", "12")
+        members = run.trainer.train_dataloader.dataset.groups.nn_indices
+        points = read_scan(run.summary["inputs"][0]["path"]).positions_px
+        distance = np.linalg.norm(points[members[:, 1:]] - points[members[:, :1]], axis=2)
+        assert distance.min() >= 3.5
+        assert distance.max() <= 12
+        near = train("--gridsize", "2", "--neighbor-count", "6").trainer.train_dataloader.dataset.groups.nn_indices
+        assert np.linalg.norm(points[near[:, 1:]] - points[near[:, :1]], axis=2).min() < 3.5
+
+    def test_sequential(self, train):
+        """40 of 64 seeds: the first 40, or any."""
+        seeds = {}
+        for flag in ("--sequential", "--no-sequential"):
+            seeds[flag] = train(flag).trainer.train_dataloader.dataset.groups.nn_indices[:, 0]
+        assert seeds["--sequential"].max() < 40
+        assert seeds["--no-sequential"].max() >= 40
+
+    def test_subsample(self, train):
+        """Whether or not the groups are counted by hand."""
+        run = train("--subsample", "48")
+        assert run.summary["patterns"]["used"] == 48
+        counted = train("--subsample", "20", *SHORT, small=False)
+        assert counted.code == 0, counted.err
+        assert counted.summary["groups"] == {"training": 19, "validation": 1}
+
+    def test_synthetic(self, train):
+        """Other objects than the scan's, at its positions and with its dose."""
+        run = train("--synthetic", "2")
+        assert run.code == 0, run.err
+        dataset = run.trainer.train_dataloader.dataset
+        assert len(dataset.source) == 2 * 64
+        own = read_scan(run.summary["inputs"][0]["path"])
+        simulated = np.asarray(dataset.source.counts(np.arange(64)))
+        assert simulated.sum((1, 2)).mean() == pytest.approx(own.counts().sum((1, 2)).mean(), rel=0.1)
+        assert not np.allclose(simulated, own.counts())
+        assert "simulation" in run.summary["seconds"]
+
+    def test_start_from(self, train, tmp_path):
+        """A step of nothing leaves the weights of the earlier model."""
+        first = train("--seed", "3")
+        still = ("--seed", "4", "--learning-rate", "1e-12", "--start-from", first.out / "model.safetensors")
+        assert all(
+            np.allclose(tensor, weights(first)[name], atol=1e-6) for name, tensor in weights(train(*still)).items()
+        )
+        assert not same(train(*still[:-2]), first)
+        other = train("--start-from", first.out / "model.safetensors", "--width", "4")
+        assert other.code == 2
+        assert "width" in other.err
+        missing = train("--start-from", tmp_path / "none.safetensors")
+        assert missing.code == 2
+        assert "none.safetensors" in missing.err
+        assert not missing.out.exists()
+
     def test_neighbor_count(self, train):
         """With K = 3 the members of a group of 4 are the seed's three nearest; with more they spread."""
         spread = []
@@ -302,9 +364,10 @@ class TestTrainingFlags:
 
     def test_calibrate_probe(self, train):
         """The simulated probe is exact: kept unless calibration is asked for."""
-        assert train().summary["probe"]["calibration"]["done"] is False
+        assert train().summary["probe"]["calibrated"] is False
         run = train("--calibrate-probe", "--calibration-epochs", "2")
-        assert run.summary["probe"]["calibration"]["epochs"] == 2
+        assert run.summary["probe"]["calibrated"] is True
+        assert run.summary["probe"]["epochs"] == len(run.summary["probe"]["losses"]) == 2
         assert not np.array_equal(weights(run)["probe"], weights(train())["probe"])
 
     def test_keep_probe(self, train, scan_file, tmp_path):
@@ -313,8 +376,8 @@ class TestTrainingFlags:
 
         path = tmp_path / "guess.npz"
         write_scan(path, replace(read_scan(scan_file), probe_kind="guess"))
-        assert train("--calibration-epochs", "1", data=path).summary["probe"]["calibration"]["done"] is True
-        assert train("--keep-probe", data=path).summary["probe"]["calibration"]["done"] is False
+        assert train("--calibration-epochs", "1", data=path).summary["probe"]["calibrated"] is True
+        assert train("--keep-probe", data=path).summary["probe"]["calibrated"] is False
 
     def test_config_file(self, train, tmp_path):
         (tmp_path / "settings.toml").write_text("[training]\nepochs = 2\nbatch_size = 64\nval_fraction = 0.01\n")
@@ -351,12 +414,29 @@ def test_two_processes_share_the_steps(scan_file, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_bad_data_is_exit_2_without_a_model(scan_file, tmp_path, capsys):
-    """A scan without probe cannot be trained on."""
+def bare(scan_file: Path, path: Path, **changes) -> Path:
+    """The scan as a file without probe and truth."""
     from dataclasses import replace
 
-    path = tmp_path / "bare.npz"
-    write_scan(path, replace(read_scan(scan_file), probe=None, object_truth=None, object_origin_yx_px=None))
+    gone = {"probe": None, "object_truth": None, "object_origin_yx_px": None}
+    write_scan(path, replace(read_scan(scan_file), **{**gone, **changes}))
+    return path
+
+
+def test_a_scan_without_probe_is_trained_on_with_the_one_that_its_patterns_tell(train, scan_file, tmp_path):
+    run = train("--calibration-epochs", "1", data=bare(scan_file, tmp_path / "bare.npz"))
+    assert run.code == 0, run.err
+    probe = run.summary["probe"]
+    tried = {entry["defocus_cycles"]: entry["loss"] for entry in probe["search"]["losses"]}
+    assert probe["search"]["defocus_cycles"] == min(tried, key=tried.get)
+    assert probe["calibrated"] is True
+    assert probe["overlap_with_given"] is None
+
+
+def test_bad_data_is_exit_2_without_a_model(scan_file, tmp_path, capsys):
+    """A scan without a photon cannot be trained on."""
+    dark = np.zeros_like(read_scan(scan_file).measurements)
+    path = bare(scan_file, tmp_path / "dark.npz", measurements=dark)
     assert main(["train", str(path), "--output-dir", str(tmp_path / "out")]) == 2
-    assert "probe" in capsys.readouterr().err
+    assert "photons" in capsys.readouterr().err
     assert not (tmp_path / "out" / "model.safetensors").exists()

@@ -92,6 +92,13 @@ def test_a_run_far_above_its_floor_ends_with_a_hint(command, settings, words):
     assert words in found
 
 
+def test_a_collapsed_training_says_so():
+    found = hint("train", {"training": {"collapsed": True, "flat_loss": 0.2, "losses": {"val_loss": 0.21}}})
+    assert found is not None
+    assert "val_loss 0.21 is no better than a flat object's 0.2" in found
+    assert hint("train", {"training": {"collapsed": False}}) is None
+
+
 @pytest.mark.parametrize("figures", [(0.009, 0.006), (0.016, None), (None, 0.006), (math.nan, 0.006), (1.0, 0.0)])
 def test_no_hint_near_the_floor_or_without_figures(figures):
     assert hint("reconstruct", summary(*figures, reconstruction={"modes": 1})) is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from ptycho_cli.evaluation import split_in_halves
 from ptycho_cli.main import main
+from ptycho_cli.options import RECONSTRUCT_OPTIONS
 from ptycho_contracts.records import Reconstruction
 from ptycho_data.files import read_scan, write_reconstruction, write_scan
 from ptycho_data.metrics import frc
@@ -181,7 +182,9 @@ def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_pa
     np.testing.assert_array_equal(early_a["used"], a["used"])
     np.testing.assert_array_equal(early_b["used"], b["used"])
     curve = frc(a["image"], b["image"])
-    np.testing.assert_allclose(report["frc"]["correlation"], curve.correlation, atol=0.05)
+    # Alignment may leave a pixel at the border out, so that rings shift a little.
+    same_rings = np.interp(curve.frequency, report["frc"]["frequency"], report["frc"]["correlation"])
+    np.testing.assert_allclose(same_rings, curve.correlation, atol=0.1)
     assert report["frc"]["half_bit"] == pytest.approx(curve.resolution_half_bit, abs=0.06)
     before = frc(early_a["image"], early_b["image"])
     assert report["frc_before"]["half_bit"] == pytest.approx(before.resolution_half_bit, abs=0.06)
@@ -190,6 +193,23 @@ def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_pa
     assert report["advice"][0]["code"] == "residual.above"
     names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names == set(report["outputs"])
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in RECONSTRUCT_OPTIONS if row.section == "reconstruction"], ids=lambda row: row.name
+)
+def test_each_option_reaches_every_descent(halves, truth_file, capsys, row):
+    """CLI-17 and invariant 36; hold_out and epochs are the halves' own."""
+    value = {bool: not row.default, int: 4, float: 0.5, str: (row.choices or ("0.1",))[0]}[row.type]
+    flag = [row.flag] if row.type is bool else [row.flag, str(value)]
+    evaluated(capsys, "--scan", truth_file, *flag)
+    seen = [getattr(run["config"], row.name) for run in halves.runs]
+    if row.name == "hold_out":
+        assert seen[0] == "0.1"
+    elif row.name == "epochs":
+        assert seen == [4, 4, 4, 2, 2]
+    else:
+        assert seen == [value] * 5
 
 
 def test_held_out_patterns_are_in_no_half(halves, truth_file, capsys):

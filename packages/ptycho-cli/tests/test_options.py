@@ -20,6 +20,8 @@ def values(row: Option) -> list[Any]:
         return list(row.choices)
     if row.type is bool:
         return [True, False]
+    if row.name == "start_from":
+        return [__file__]  # any file that exists
     if row.type is str:
         return ["0.25"]
     least = row.minimum if row.minimum is not None else (row.above or 0) + 0.25
@@ -40,6 +42,8 @@ def train_cases() -> list[Any]:
 
 # Values that are illegal together with the other defaults.
 COMPANIONS = {"prefetch_factor": ["--num-workers", "1"], "neighbor_count": ["--gridsize", "1"]}
+INFER_COMPANIONS = {"correct_positions": ["--refine", "2"], "fit_background": ["--refine", "2"]}
+OWN_GROUP_COUNT = ("n_groups", "oversampling")
 COMPANION_VALUES = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
 
 
@@ -47,9 +51,9 @@ COMPANION_VALUES = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"g
 def test_each_flag_of_train_reaches_the_backend_and_nothing_else_does(backend, data_file, tmp_path, row, value):
     """CLI-2."""
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
-    groups = [] if row.name == "n_groups" else ["--n-groups", "5"]
+    groups = [] if row.name in OWN_GROUP_COUNT else ["--n-groups", "5"]
     assert main(argv + groups + COMPANIONS.get(row.name, [])) == 0
-    expected = {"n_groups": 5, row.name: value, **COMPANION_VALUES.get(row.name, {})}
+    expected = {**({"n_groups": 5} if groups else {}), row.name: value, **COMPANION_VALUES.get(row.name, {})}
     assert backend.calls["payload"]["overrides"] == expected
 
 
@@ -60,8 +64,9 @@ def test_each_flag_of_infer_reaches_the_backend_and_nothing_else_does(backend, d
     model.write_bytes(b"a bundle")
     for value in values(row)[-2:]:
         argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
-        assert main(argv) == 0
-        assert backend.calls["payload"]["overrides"] == {row.name: value}
+        companion = INFER_COMPANIONS.get(row.name, [])
+        assert main(argv + companion) == 0
+        assert backend.calls["payload"]["overrides"] == {row.name: value, **({"refine": 2} if companion else {})}
 
 
 @pytest.mark.parametrize("row", RECONSTRUCT_OPTIONS, ids=lambda row: row.name)
@@ -104,7 +109,7 @@ def test_a_flag_beats_the_configuration_file_and_the_file_beats_the_default(back
     companion = "".join(f"{name} = {value}\n" for name, value in COMPANION_VALUES.get(row.name, {}).items())
     config.write_text(companion + f"{row.name} = {toml(low)}\n")
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(config)]
-    argv += [] if row.name == "n_groups" else ["--n-groups", "5"]
+    argv += [] if row.name in OWN_GROUP_COUNT else ["--n-groups", "5"]
     assert main(argv) == 0
     assert backend.calls["payload"]["overrides"][row.name] == low
     assert main(argv + words(row, high)) == 0

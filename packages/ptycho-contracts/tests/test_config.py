@@ -48,6 +48,8 @@ def legal_values(row) -> st.SearchStrategy:
         values = st.booleans()
     elif row.name == "hold_out":
         values = st.sampled_from(["0", "0.1", "held.npy"])
+    elif row.type is str:
+        values = st.sampled_from(["model.safetensors", "other"])
     elif row.type is int:
         values = st.integers(int(row.minimum), int(row.maximum or row.minimum + 50))
     else:

@@ -79,7 +79,13 @@ def advise(
 
 
 def hint(command: str, summary: Mapping[str, Any]) -> str | None:
-    """One line after a run whose R stays far above its Poisson floor, else None (CLI-26)."""
+    """One line after a run that collapsed, or whose R stays far above its Poisson floor; else None (CLI-26)."""
+    training = summary.get("training", {})
+    if training.get("collapsed"):
+        return (
+            f"collapsed: val_loss {training.get('losses', {}).get('val_loss', math.nan):.4g} is no better than a flat "
+            f"object's {training.get('flat_loss', math.nan):.4g}: train longer, or with another --seed"
+        )
     residual, floor = (_used(summary.get(name)) for name in ("residual", "poisson_floor"))
     ratio = over_floor(residual, floor)
     if ratio is None or ratio <= NEAR_FLOOR:

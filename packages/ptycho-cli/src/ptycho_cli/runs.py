@@ -48,15 +48,19 @@ def train(
     """
     resolve(TRAIN_SECTIONS, {"explicit": overrides})
     require_output_dir(output_dir)
-    require_files([("Training data file", path) for path in data] + [("Validation file", path) for path in validation])
+    earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
+    wanted = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
+    require_files([(what, path) for what, paths in wanted for path in paths])
     worker = load_backend(backend)
     given = dict(overrides)
     if given.get("n_groups") is None and given.get("oversampling") is None:
-        given["n_groups"] = sum(_pattern_count(path, given) for path in data)
+        most = given.get("subsample")
+        counts = (_pattern_count(path, given) for path in data)
+        given["n_groups"] = sum(count if most is None else min(count, most) for count in counts)
     payload = worker.create_training_payload(
         data[0] if len(data) == 1 else list(data), output_dir, overrides=given, execution_config=None
     )
-    inputs = described_files([*data, *validation])
+    inputs = described_files([*data, *validation, *earlier])
     with _progress(payload.execution_config, progress) as callback:
         report = worker.train(payload, validation_files=list(validation), progress=callback)
     summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)

@@ -3,53 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section
-from ptycho_contracts.records import Reconstruction, Scan
+from ptycho_contracts.records import Reconstruction
 from ptycho_data.batches import PatternSource, mean_counts
 from ptycho_data.files import read_scan
 from ptycho_data.geometry import canvas_geometry
 from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
-from ptycho_data.selection import held_out_indices, used_indices
 from ptycho_data.store import create_store
 
-from ptycho_tf.bundle import Bundle, save_bundle
+from ptycho_tf.bundle import Bundle, load_bundle, save_bundle
+from ptycho_tf.calibration import Descend, calibrate, find_probe
 from ptycho_tf.config_factory import (
     InferencePayload,
     TrainingPayload,
     create_inference_payload,
     create_training_payload,
 )
-from ptycho_tf.descent import joint_descent
+from ptycho_tf.descent import JointFit, joint_descent
 from ptycho_tf.devices import on_device, pick_device
 from ptycho_tf.evaluation import far_field_residual
 from ptycho_tf.framework import tf
 from ptycho_tf.inference import image_by_groups, image_on_canvas
-from ptycho_tf.layers import fresh
+from ptycho_tf.layers import fresh, put_weights
 from ptycho_tf.loader import GroupDataset
 from ptycho_tf.model import PtychoModel
 from ptycho_tf.physics import illumination, place_scan
 from ptycho_tf.runs import (
-    Chosen,
     Progress,
     ScanView,
     Stages,
     Summary,
     after_descent,
     assembly_of,
-    calibration_patterns,
     common_summary,
     descent_options,
     imaging_groups,
+    require_light,
     require_photons,
     require_probe,
+    require_same_network,
     residuals,
     scan_view,
+    synthetic_scans,
     training_groups,
+    training_patterns,
 )
 
 __all__ = ["create_inference_payload", "create_training_payload", "infer", "reconstruct", "train"]
@@ -76,27 +79,33 @@ def train(
     training, execution = payload.pt_training_config, payload.execution_config
     require_possible(execution)
     device = pick_device(execution)
-    require_probe(payload.scan, "train")
+    require_light(payload.scan)
     stages = Stages()
     payload.output_dir.mkdir(parents=True, exist_ok=True)
     with stages.measure("store"):
         source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
-    held = held_out_indices(training.hold_out, len(source), training.seed)
-    used = used_indices(held, len(source))
+    used, held = training_patterns(source, payload.pt_data_config, training)
     gauges = mean_counts(source, allowed=used)
     require_photons(gauges)
+    earlier = None if training.start_from is None else _earlier(payload, Path(training.start_from))
+    probe, found = _probe(payload, source, used, gauges, stages, partial(_descend, device), progress)
+    learned, learned_from, learned_gauges = source, used, gauges
+    if training.synthetic:
+        with stages.measure("simulation"):
+            simulated = synthetic_scans(payload.scan, probe, used, gauges, training)
+            learned = create_store(payload.output_dir / "synthetic", simulated, progress=progress)
+        learned_from, learned_gauges = np.arange(len(learned)), mean_counts(learned)
     with stages.measure("grouping"):
-        parts = training_groups(source, used, payload.pt_data_config, training, gauges, validation_files)
+        parts = training_groups(
+            learned, learned_from, payload.pt_data_config, training, learned_gauges, validation_files
+        )
     kept, validation = (GroupDataset(origin, groups, mean_counts=means) for origin, groups, means in parts)
-    probe = with_modes(payload.scan.probe, payload.pt_model_config.modes)
-    calibrates = payload.scan.probe_kind == "guess" if training.calibrate_probe is None else training.calibrate_probe
-    calibration: Summary = {"done": calibrates}
-    if calibrates:
-        with stages.measure("calibration"):
-            probe, found = _calibrated(payload, source, probe, used, gauges, device, progress)
-        calibration |= found
     with on_device(device):
         model = PtychoModel(payload.pt_model_config, probe, make=fresh(training.seed, "float32"))
+        if earlier is not None:
+            put_weights(
+                model.network, {name: value.numpy() for name, value in earlier.model.weights.items()}, "network."
+            )
     with stages.measure("training"):
         outcome = fit(
             model, kept, validation, training=training, execution=execution, output_dir=payload.output_dir,
@@ -107,11 +116,10 @@ def train(
         "groups": {"training": len(kept), "validation": len(validation)},
         "mean_counts": {str(scan): value for scan, value in gauges.items()},
         "measurement": payload.scan.metadata.get("measurement"),
-        "probe": {"mode_powers": mode_powers(probe), "calibration": calibration,
-                  "overlap_with_given": overlap(probe, payload.scan.probe)},
+        "probe": found,
         "parameters": sum(int(np.prod(variable.shape)) for variable in model.weights.values()),
         "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
-                     "losses": dict(outcome.losses)},
+                     "losses": dict(outcome.losses), "flat_loss": outcome.flat_loss, "collapsed": outcome.collapsed},
         "patterns_per_cpu_second": stages.rate(outcome.steps * training.batch_size * execution.accum_steps
                                                * payload.pt_data_config.C, "training"),
     }  # fmt: skip
@@ -133,8 +141,8 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     view = scan_view(payload.scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
     own = payload.scan.probe
     if config.probe_source == "file":
-        require_probe(payload.scan, "infer --probe-source file")
-        model.probe = tf.constant(in_gauge(with_modes(own, payload.pt_model_config.modes), 1.0))
+        given = require_probe(payload.scan, "infer --probe-source file")
+        model.probe = tf.constant(in_gauge(with_modes(given, payload.pt_model_config.modes), 1.0))
     options: dict[str, Any] = {
         "batch_size": payload.execution_config.inference_batch_size, "device": device, "progress": progress,
         "num_workers": payload.execution_config.num_workers,
@@ -193,13 +201,20 @@ def reconstruct(
         WorkFailedError: the descent diverged.
     """
     scan = read_scan(Path(data_file), measurement=measurement, nphotons=nphotons)
-    require_probe(scan, "reconstruct")
+    require_light(scan)
     device = pick_device(execution_config)
     stages = Stages()
     view = scan_view(scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
+    start, search = scan.probe, None
+    if start is None:
+        with stages.measure("probe search"):
+            start, search = find_probe(
+                partial(_descend, device), view.source, view.positions_px, indices=view.used,
+                mean_counts=view.mean_counts, config=config, progress=progress,
+            )  # fmt: skip
     with stages.measure("descent"):
         fit = joint_descent(
-            view.source, _placement(view), with_modes(scan.probe, config.modes), indices=view.used,
+            view.source, _placement(view), with_modes(start, config.modes), indices=view.used,
             mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
             progress=progress, **descent_options(config),
         )  # fmt: skip
@@ -210,7 +225,11 @@ def reconstruct(
         "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
         "mean_counts": view.mean_counts,
         "measurement": scan.metadata.get("measurement"),
-        "probe": {"mode_powers": mode_powers(fit.probe), "overlap_with_file": overlap(fit.probe, scan.probe)},
+        "probe": {
+            "mode_powers": mode_powers(fit.probe),
+            "search": search,
+            "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe),
+        },
         "epochs": len(fit.losses),
         **fitted,
         "patterns_per_cpu_second": stages.rate(len(view.used) * len(fit.losses), "descent"),
@@ -219,29 +238,65 @@ def reconstruct(
     return _reconstruction(view, fit.object, fit.probe), summary
 
 
-def _calibrated(
+def _earlier(payload: TrainingPayload, path: Path) -> Bundle:
+    """The bundle that training starts from; its network must be the one that is asked for."""
+    bundle = load_bundle(path)
+    require_same_network(path, bundle.model.config, payload.pt_model_config)
+    return bundle
+
+
+def _descend(
+    device: str,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    probe: NDArray[np.complex64],
+    *,
+    mean_counts: float,
+    config: ReconstructionConfig,
+    stage: str,
+    progress: Progress | None,
+) -> JointFit:
+    """Joint descent of all patterns of a source, on a canvas of their own."""
+    sites = place_scan(positions_px, canvas_geometry(positions_px, source.N), source.N)
+    return joint_descent(source, sites, probe, indices=np.arange(len(source)), mean_counts=mean_counts,
+                         epochs=config.epochs, device=device, progress=progress, stage=stage,
+                         **descent_options(config))  # fmt: skip
+
+
+def _probe(
     payload: TrainingPayload,
     source: PatternSource,
-    probe: NDArray[np.complex64],
     used: NDArray[np.int64],
     gauges: dict[int, float],
-    device: str,
+    stages: Stages,
+    descend: Descend,
     progress: Progress | None,
 ) -> tuple[NDArray[np.complex64], Summary]:
-    """The probe after a joint descent on the first scan, or on its middle part where it is large."""
-    scan: Scan = payload.scan
-    mine = calibration_patterns(scan, used)
-    # Sites of the chosen patterns alone: a large scan's canvas is not needed.
-    positions = scan.positions_px[mine]
-    local = place_scan(positions, canvas_geometry(positions, scan.N), scan.N)
-    training = payload.pt_training_config
-    fit = joint_descent(
-        Chosen(source, mine), local, probe, indices=np.arange(len(mine)),
-        mean_counts=gauges[int(scan.scan_index[mine[0]])], epochs=training.calibration_epochs, device=device,
-        progress=progress, stage="calibration",
-        **descent_options(ReconstructionConfig(seed=training.seed, loss=training.loss)),
-    )  # fmt: skip
-    return fit.probe, {"patterns": len(mine), "epochs": len(fit.losses), "losses": list(fit.losses)}
+    """The probe to train with: given, calibrated on the first scan, or found where the file has none."""
+    training, scan = payload.pt_training_config, payload.scan
+    scans = scan.scan_index[used]
+    first: dict[str, Any] = {
+        "indices": used[scans == scans[0]], "mean_counts": gauges[int(scans[0])], "progress": progress,
+        "config": ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss),
+    }  # fmt: skip
+    found: Summary = {}
+    start = scan.probe
+    if start is None:
+        with stages.measure("probe search"):
+            start, found["search"] = find_probe(descend, source, scan.positions_px, **first)
+    probe = with_modes(start, payload.pt_model_config.modes)
+    calibrates = training.calibrate_probe
+    if calibrates is None:
+        calibrates = scan.probe is None or scan.probe_kind == "guess"
+    found["calibrated"] = calibrates
+    if calibrates:
+        with stages.measure("calibration"):
+            fit = calibrate(descend, source, scan.positions_px, probe, **first)
+        probe = fit.probe
+        found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
+    found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
+    found["mode_powers"] = mode_powers(probe)
+    return probe, found
 
 
 def _placement(view: ScanView) -> Any:

@@ -28,6 +28,9 @@ from ptycho_tf.bundle import Bundle, load_bundle
 
 PathLike = str | Path
 
+_BUNDLE_OPTIONS = ("gridsize", "neighbor_count", "min_distance_px", "max_distance_px")
+"""How groups are made at imaging as they were in training."""
+
 __all__ = [
     "ExecutionConfig",
     "InferencePayload",
@@ -93,7 +96,7 @@ def create_training_payload(
     sections = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
     given = _checked(overrides, sections)
     _require_files([Path(path) for path in paths], "Training data file not found")
-    if given.get("n_groups") is None:
+    if given.get("n_groups") is None and given.get("oversampling") is None:
         raise ContractError(
             Problem("explicit.n_groups", "config.n_groups", "a number of groups: n_groups is required", "none",
                     "pass overrides={'n_groups': ...}, for instance the number of patterns")
@@ -143,7 +146,7 @@ def create_inference_payload(
     scan = _read(Path(test_data_file), given)
     _require_size(scan, model.data.N, where=str(test_data_file))
     # The bundle's word on how groups are made; how this file's patterns are to be read is not the bundle's to say.
-    frozen = {name: value for name, value in to_dict(model.data).items() if name in ("gridsize", "neighbor_count")}
+    frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
     resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
     return InferencePayload(
         bundle=bundle,
@@ -175,7 +178,7 @@ def _resolve(
     *,
     frozen: Mapping[str, Any] | None = None,
 ) -> Resolved:
-    from_file = {"N": scan.N}
+    from_file: dict[str, Any] = {"N": scan.N}
     if scan.metadata.get("nphotons"):
         from_file["nphotons"] = float(scan.metadata["nphotons"])
     layers = {

@@ -98,6 +98,16 @@ class PtychoModel:
         earlier = tf.add_n(losses[:-1]) if losses[:-1] else tf.zeros_like(losses[-1])
         return losses[-1] + EARLIER_ITERATIONS * earlier, tf.stop_gradient(losses[-1])
 
+    def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
+        """Loss of empty space: what a network must beat to have learned anything."""
+        counts = tf.constant(batch["counts"])
+        mean_counts = tf.constant(batch["mean_counts"])
+        channels, side = counts.shape[1:3]
+        measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
+        eps = tf.repeat(EPS_COUNTS / mean_counts, channels)[:, None, None]
+        flat = simulate(tf.ones((1, side, side), tf.complex64), self.probe)
+        return float(LOSSES[kind](tf.broadcast_to(flat, measured.shape), measured, eps=eps, mask=mask))
+
 
 def good_pixels(bad_pixels: NDArray[np.bool_] | None, dtype: str = "float32") -> Tensor | None:
     """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None where all are good."""

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 from ptycho_contracts.config import ModelConfig
 
 from ptycho_tf.framework import tf
@@ -40,6 +41,10 @@ SEEN_LIGHT = 0.3
 
 MOMENTUM = 0.75
 """Nesterov momentum of the physics steps."""
+
+TILE_PX, HALO_PX = 512, 32
+"""Side of a tile in which a large canvas is corrected, and what it sees beyond: twice the net's reach of 16 px,
+so that the image does not depend on the tiles."""
 
 _SMALLEST_INTENSITY = 1e-8
 """Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
@@ -147,7 +152,7 @@ class Unrolled(Layers):
                         object_, velocity, amplitude[subset], probe, site.corners_yx, site.fractions_yx,
                         subset_light + damping, mask,
                     )  # fmt: skip
-            object_ = corrected(before, object_, seen, canvases)
+            object_ = _tiled(corrected, before, object_, seen, canvases)
             estimates.append(object_)
         return estimates
 
@@ -184,6 +189,24 @@ def _physics_step(
     step = scaled(back_project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
     velocity = times(velocity, MOMENTUM) + step
     return object_ + (step + times(velocity, MOMENTUM)), velocity
+
+
+def _tiled(corrected: Any, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any) -> Tensor:
+    """The corrected estimate; a large canvas outside a graph, so without gradients, goes in tiles."""
+    if not tf.executing_eagerly() or canvases != 1 or max(object_.shape) <= TILE_PX + 2 * HALO_PX:
+        return corrected(before, object_, seen, canvases)
+    height, width = object_.shape
+    rows = []
+    for top in range(0, height, TILE_PX):
+        row = []
+        for left in range(0, width, TILE_PX):
+            # Tiles begin at multiples of 4, so that they are cut into the same pixels at every level.
+            y, x = max(0, top - HALO_PX), max(0, left - HALO_PX)
+            window = np.s_[y : top + TILE_PX + HALO_PX, x : left + TILE_PX + HALO_PX]
+            tile = corrected(before[window], object_[window], seen[window], 1)
+            row.append(tile[top - y : top - y + TILE_PX, left - x : left - x + TILE_PX])
+        rows.append(tf.concat(row, axis=1))
+    return tf.concat(rows, axis=0)
 
 
 def _corrected(

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_contracts.config import DataConfig, ReconstructionConfig, Section, TrainingConfig, to_dict
+from ptycho_contracts.config import DataConfig, ModelConfig, ReconstructionConfig, Section, TrainingConfig, to_dict
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Scan
 from ptycho_data.batches import PatternSource, mean_counts
 from ptycho_data.files import read_scan
 from ptycho_data.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.grouping import group
-from ptycho_data.selection import held_out_indices, used_indices
+from ptycho_data.selection import held_out_indices, subsample_indices, used_indices
+from ptycho_data.simulate import scans_like
+
+from ptycho_tf.calibration import CALIBRATION_PATTERNS, central
 
 Progress = Callable[[str, int, int], None]
 Summary = dict[str, Any]
 Residual = Callable[[NDArray[np.int64]], tuple[float | None, float | None]]
 
-CALIBRATION_PATTERNS = 2048
-"""A larger scan's probe is calibrated on this many neighbouring patterns."""
 POSITION_STEP_PX, POSITION_MARGIN_PX = 0.1, 8
 """Adam step of positions that are corrected, and the room that the canvas has for them on each side."""
 BACKGROUND_STEP = 0.02
@@ -106,8 +107,9 @@ def training_groups(
         ContractError: a validation file of another pattern size, or no group left for one of the two.
     """
     groups = source.groups(  # type: ignore[attr-defined]
-        gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=training.seed, allowed=used
-    )
+        n_groups=data.n_groups, oversampling=data.oversampling, seed=training.seed, allowed=used,
+        **grouping_options(data),
+    )  # fmt: skip
     if validation_files:
         scan = read_scan(Path(validation_files[0]), measurement=data.measurement)
         if scan.N != data.N:
@@ -115,8 +117,7 @@ def training_groups(
                 Problem(str(validation_files[0]), "scan.size", f"patterns of {data.N} x {data.N}",
                         f"{scan.N} x {scan.N}", "validate on patterns of the training's size")
             )  # fmt: skip
-        theirs = group(scan.positions_px, gridsize=data.gridsize, neighbor_count=data.K, seed=training.seed,
-                       scan_index=scan.scan_index)  # fmt: skip
+        theirs = group(scan.positions_px, seed=training.seed, scan_index=scan.scan_index, **grouping_options(data))
         return (source, groups, gauges), (scan, theirs, mean_counts(scan))
     count = max(1, round(training.val_fraction * len(groups)))
     if training.val_fraction == 0 or count >= len(groups):
@@ -135,29 +136,45 @@ def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
     return Groups(**{row.name: getattr(groups, row.name)[rows] for row in fields(groups)})
 
 
-def calibration_patterns(scan: Scan, used: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Indices of the first scan's used patterns, or of those in its middle where it is large."""
-    scans = scan.scan_index[used]
-    mine = used[scans == scans[0]]
-    positions = scan.positions_px
-    distance = np.abs(positions[mine] - np.median(positions[mine], axis=0)).max(axis=1)
-    return np.sort(mine[np.argsort(distance, kind="stable")[:CALIBRATION_PATTERNS]])
+def training_patterns(
+    source: PatternSource, data: DataConfig, training: TrainingConfig
+) -> tuple[NDArray[np.int64], ...]:
+    """Indices of the patterns that are used, and of those that are held out."""
+    held = held_out_indices(training.hold_out, len(source), training.seed)
+    used = used_indices(held, len(source))
+    if data.subsample is not None:
+        used = subsample_indices(len(source), count=data.subsample, seed=training.seed, sequential=data.sequential,
+                                 scan_index=source.scan_index, allowed=used)  # fmt: skip
+    return used, held
 
 
-class Chosen:
-    """Some patterns of a source, numbered from 0."""
+def synthetic_scans(
+    scan: Scan, probe: NDArray[np.complex64], used: NDArray[np.int64], gauges: Mapping[int, float],
+    training: TrainingConfig,
+) -> Scan:  # fmt: skip
+    """Simulated objects under the first scan's probe, at its positions, with its dose (TRN-13)."""
+    mine = used[scan.scan_index[used] == scan.scan_index[used][0]]
+    mine = central(scan.positions_px, mine, CALIBRATION_PATTERNS)
+    return scans_like(
+        scan.positions_px[mine], probe, count=training.synthetic, seed=training.seed,
+        photons_per_pattern=gauges[int(scan.scan_index[mine][0])],
+    )  # fmt: skip
 
-    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
-        self._source, self._indices = source, indices
-        self.N, self.bad_pixels = source.N, source.bad_pixels
-        self.scan_index = np.asarray(source.scan_index)[indices]
 
-    def __len__(self) -> int:
-        return len(self._indices)
+def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) -> None:
+    """Training can only start from a bundle of the same network (TRN-12).
 
-    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
-        """Photon counts, as the source gives them."""
-        return self._source.counts(self._indices[index])
+    Raises:
+        ContractError: ``bundle.other_network``, for each option that differs.
+    """
+    names = ["architecture", "iterations", "width"] + (["gridsize"] if wanted.architecture == "cnn" else [])
+    problems = [
+        Problem(f"{path}: {name}", "bundle.other_network", str(getattr(wanted, name)), str(getattr(given, name)),
+                f"train with {name} {getattr(given, name)} too, or start anew")
+        for name in names if getattr(given, name) != getattr(wanted, name)
+    ]  # fmt: skip
+    if problems:
+        raise ContractError(problems)
 
 
 def assembly_of(wanted: str, architecture: str, images_whole_canvas: bool) -> str:
@@ -176,8 +193,19 @@ def assembly_of(wanted: str, architecture: str, images_whole_canvas: bool) -> st
 
 def imaging_groups(view: ScanView, data: DataConfig, seed: int) -> Groups:
     """Groups of the patterns that may be used."""
-    return group(view.positions_px, gridsize=data.gridsize, n_groups=data.n_groups, neighbor_count=data.K, seed=seed,
-                 allowed=view.used)  # fmt: skip
+    return group(view.positions_px, n_groups=data.n_groups, oversampling=data.oversampling, seed=seed,
+                 allowed=view.used, **grouping_options(data))  # fmt: skip
+
+
+def grouping_options(data: DataConfig) -> dict[str, Any]:
+    """Options of grouping by the names of its parameters."""
+    return {
+        "gridsize": data.gridsize,
+        "neighbor_count": data.K,
+        "min_distance_px": data.min_distance_px,
+        "max_distance_px": data.max_distance_px,
+        "sequential": data.sequential,
+    }
 
 
 def residuals(view: ScanView, residual: Residual) -> Summary:
@@ -247,17 +275,27 @@ def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
         )  # fmt: skip
 
 
-def require_probe(scan: Scan, command: str) -> None:
-    """Raise ContractError where a scan has no probe, or one without light."""
+def require_probe(scan: Scan, command: str) -> NDArray[np.complex64]:
+    """The scan's probe.
+
+    Raises:
+        ContractError: none, or one without light.
+    """
     if scan.probe is None:
         raise ContractError(
             Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
                     "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
         )  # fmt: skip
-    if not np.any(scan.probe):
+    require_light(scan)
+    return scan.probe
+
+
+def require_light(scan: Scan) -> None:
+    """Raise ContractError for a probe without light; none at all is legal."""
+    if scan.probe is not None and not np.any(scan.probe):
         raise ContractError(
-            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", f"a probe with light, for {command}",
-                    "zeros", "add a measured or modelled probe to the file")
+            Problem(str(scan.metadata.get("source", "Scan")), "scan.dark_probe", "a probe with light", "zeros",
+                    "give a measured or modelled probe, or none: it is then found from the patterns")
         )  # fmt: skip
 
 

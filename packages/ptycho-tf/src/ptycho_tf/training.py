@@ -26,6 +26,9 @@ from ptycho_tf.physics import Tensor
 
 Progress = Callable[[str, int, int], None]
 
+COLLAPSE_SHARE = 0.98
+"""A val_loss above this share of a flat object's is a network that has learned nothing."""
+
 _LAST_RATE = 0.02
 _WEIGHT_DECAY = 1e-3
 _EXPONENTIAL_DECADES = 1.7
@@ -49,6 +52,8 @@ class TrainingOutcome:
         losses: Last value of each logged metric.
         device: Where the model was trained.
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
+        flat_loss: Loss of a flat object on the validation groups.
+        collapsed: Whether the trained network explains the validation groups no better than a flat object.
     """
 
     epochs: int
@@ -58,6 +63,8 @@ class TrainingOutcome:
     losses: Mapping[str, float]
     device: str
     stopped_by: str
+    flat_loss: float
+    collapsed: bool
 
 
 def require_possible(execution: ExecutionConfig) -> None:
@@ -229,16 +236,30 @@ def fit(
         if not all(np.isfinite(value).all() for value in weights.values()):
             raise _diverged("NaN or infinite weights")
         put_weights(model.network, weights, "network.")
+        flat = _flat_loss(model, validation_groups, training)
     early = stopper.stopped_epoch > 0
+    losses = {name: float(values[-1]) for name, values in history.history.items()}
     return TrainingOutcome(
         epochs=len(history.epoch),
         steps=int(trainee.optimizer.iterations),
         seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu,
-        losses={name: float(values[-1]) for name, values in history.history.items()},
+        losses=losses,
         device=device,
         stopped_by="max_seconds" if course.expired else "early stopping" if early else "epochs",
+        flat_loss=flat,
+        collapsed=not losses.get("val_loss", flat) < COLLAPSE_SHARE * flat,
     )
+
+
+def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfig) -> float:
+    """Loss of empty space on the same groups and by the same means as ``val_loss``."""
+    mask = good_pixels(groups.source.bad_pixels)
+    total = 0.0
+    for first in range(0, len(groups), training.batch_size):
+        batch = groups[np.arange(first, min(first + training.batch_size, len(groups)))]
+        total += model.flat_loss(batch, kind=training.loss, mask=mask) * len(batch["counts"])
+    return total / len(groups)
 
 
 def _trainee(

@@ -128,6 +128,7 @@ def train(
         "mean_counts": {str(scan): value for scan, value in gauges.items()},
         "measurement": payload.scan.metadata.get("measurement"),
         "probe": found,
+        "first_rank": outcome.is_first_rank,
         "parameters": sum(weight.numel() for weight in model.network.parameters()),
         "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
                      "losses": dict(outcome.losses), "flat_loss": outcome.flat_loss, "collapsed": outcome.collapsed},
