@@ -123,9 +123,8 @@ def exchange(session: nox.Session) -> None:
     install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
     folder = Path(session.virtualenv.location).parent
     for backend in ("torch", "tf"):
-        session.env[f"PTYCHO_{backend.upper()}_PYTHON"] = str(
-            folder / f"integration-backend-{backend}" / "bin" / "python"
-        )
+        python = folder / f"integration-backend-{backend}" / "bin" / "python"
+        session.env[f"PTYCHO_{backend.upper()}_PYTHON"] = str(python)
     pytest(session, "tests/both")
 
 

@@ -1,1 +1,1 @@
-"""Commands of the ptycho suite: train, infer, reconstruct, simulate, inspect, demo."""
+"""Commands of the ptycho suite: train, infer, reconstruct, evaluate, simulate, inspect, convert, demo."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ptycho_cli.pictures import contrast, draw_map, save
 
@@ -70,6 +71,7 @@ def draw_convergence(losses: Mapping[str, Sequence[float]], floor: float | None,
     if floor is not None:
         axes.axhline(floor, color="0.4", linestyle="--", linewidth=1, label=f"Poisson floor of R {floor:.4g}")
     axes.set_yscale("log" if all(value > 0 for values in losses.values() for value in values) else "linear")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel("training loss")
     axes.legend(fontsize=9)

@@ -52,7 +52,7 @@ class Evaluated:
         curves: FRC curves by name, the last one that of the comparison.
         advice: What to try; empty beside a truth.
         convergence: Losses of each epoch by name; empty beside a truth.
-        floor: Poisson floor of R, where the losses have one.
+        floor: Poisson floor of R, where the losses are comparable with R.
     """
 
     comparison: Comparison
@@ -251,7 +251,10 @@ def _judged(
         "frc": curve_of(comparison.frc),
         "agreement": comparison.to_dict(),
         "halves": [
-            {"patterns": size, **{key: half.get(key) for key in ("residual", "poisson_floor", "epochs")}}
+            {
+                "patterns": size,
+                **{key: half.get(key) for key in ("residual", "poisson_floor", "epochs", "seconds", "cpu_seconds")},
+            }
             for size, half in zip(sizes, halves, strict=True)
         ],
         "advice": [{"code": entry.code, "text": entry.text} for entry in advice],
@@ -263,7 +266,15 @@ def _judged(
     curves[f"{halves[0].get('epochs', epochs)} epochs"] = comparison.frc
     named_losses = zip(("all patterns", "half a", "half b"), (full, *halves), strict=True)
     convergence = {name: list(summary["losses"]) for name, summary in named_losses if summary.get("losses")}
-    return Evaluated(comparison, ("half a", "half b"), report, curves, tuple(advice), convergence, floor["used"])
+    return Evaluated(
+        comparison,
+        ("half a", "half b"),
+        report,
+        curves,
+        tuple(advice),
+        convergence,
+        floor["used"] if config.loss == "amplitude" else None,
+    )
 
 
 def curve_of(curve: FrcCurve) -> Summary:

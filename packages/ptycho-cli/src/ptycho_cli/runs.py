@@ -63,8 +63,10 @@ def train(
     inputs = described_files([*data, *validation, *earlier])
     with _progress(payload.execution_config, progress) as callback:
         report = worker.train(payload, validation_files=list(validation), progress=callback)
+    first_rank = report.pop("first_rank", True)
     summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)
-    publish_training(output_dir, summary)
+    if first_rank:  # of several processes that train together, one writes the results
+        publish_training(output_dir, summary)
     return summary
 
 

@@ -136,7 +136,8 @@ def train(
                                          * payload.pt_data_config.C, stages, "training"),
     }  # fmt: skip
     if outcome.is_first_rank:
-        bundle = Bundle(model, float(np.mean(list(gauges.values()))), summary)
+        provenance = {name: value for name, value in summary.items() if name != "first_rank"}
+        bundle = Bundle(model, float(np.mean(list(gauges.values()))), provenance)
         save_bundle(payload.output_dir / MODEL_NAME, bundle)
     return summary
 
