@@ -45,13 +45,15 @@ def orthogonal_modes(probe: Probe) -> Probe:
     _, scales, modes = np.linalg.svd(flat, full_matrices=False)
     # The sign of a singular vector is arbitrary: keep each mode's phase near that of the given ones.
     phases = np.exp(1j * np.angle(np.einsum("kp,kp->k", modes.conj(), flat)))
-    return ((scales * phases)[:, None] * modes).reshape(probe.shape).astype(np.complex64)
+    found: Probe = ((scales * phases)[:, None] * modes).reshape(probe.shape).astype(np.complex64)
+    return found
 
 
 def in_gauge(probe: Probe, mean_counts: float) -> Probe:
     """The probe with ``sum_k sum |P_k|^2 = mean_counts`` (PHY-10)."""
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
-    return (probe * np.sqrt(mean_counts / energy)).astype(np.complex64)
+    scaled: Probe = (probe * np.sqrt(mean_counts / energy)).astype(np.complex64)
+    return scaled
 
 
 def mode_powers(probe: Probe) -> list[float]:

@@ -7,16 +7,13 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import EPS_COUNTS
+from ptycho_contracts.physics import EARLIER_ITERATIONS, EPS_COUNTS
 
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import Make, fresh, weights
 from ptycho_tf.losses import LOSSES
 from ptycho_tf.network import build_network
 from ptycho_tf.physics import Placement, Tensor, extract_patches, place_groups, simulate, to_corner, unit_probe
-
-EARLIER_ITERATIONS = 0.3
-"""Weight of every iteration's estimate in the loss, beside 1 for the last."""
 
 
 class PtychoModel:

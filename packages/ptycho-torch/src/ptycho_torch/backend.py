@@ -157,10 +157,9 @@ def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tup
     )
     own = payload.scan.probe
     if config.probe_source == "file":
-        _require_probe(payload.scan, "infer --probe-source file")
-        fitting = with_modes(own, payload.pt_model_config.modes)
+        fitting = with_modes(_require_probe(payload.scan, "infer --probe-source file"), payload.pt_model_config.modes)
         model.probe = torch.from_numpy(in_gauge(fitting, 1.0))
-    reading = {
+    reading: dict[str, Any] = {
         "batch_size": payload.execution_config.inference_batch_size,
         "num_workers": payload.execution_config.num_workers,
         "progress": progress,
@@ -500,13 +499,14 @@ def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("ptycho-contracts", "ptycho-data", "ptycho-torch", "torch", "numpy")}
 
 
-def _require_probe(scan: Scan, command: str) -> None:
+def _require_probe(scan: Scan, command: str) -> NDArray[np.complex64]:
     if scan.probe is None:
         raise ContractError(
             Problem(str(scan.metadata.get("source", "Scan")), "scan.no_probe", f"a probe, for {command}: 'probeGuess' "
                     "of shape (N, N) or (modes, N, N)", "none", "add a measured or modelled probe to the file")
         )  # fmt: skip
     _require_light(scan)
+    return scan.probe
 
 
 def _require_light(scan: Scan) -> None:

@@ -8,15 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import EPS_COUNTS
+from ptycho_contracts.physics import EARLIER_ITERATIONS, EPS_COUNTS
 from torch import Tensor, nn
 
 from ptycho_torch.losses import LOSSES
 from ptycho_torch.network import build_network
 from ptycho_torch.physics import Placement, extract_patches, place_groups, simulate, to_corner, unit_probe
-
-EARLIER_ITERATIONS = 0.3
-"""Weight of every iteration's estimate in the loss, beside 1 for the last."""
 
 
 class PtychoModel(nn.Module):

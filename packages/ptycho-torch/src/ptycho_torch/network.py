@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from ptycho_contracts.config import ModelConfig
+from ptycho_contracts.physics import HALO_PX, MOMENTUM, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, damping_course
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,21 +28,6 @@ from ptycho_torch.physics import (
     to_detector,
 )
 
-FIRST_DAMPING, LAST_DAMPING = 0.1, 10.0
-"""Share of the probe's largest |P|^2 that is added to the illumination which divides a physics step: small at
-first, for long strides; large in the end, so that the noise of a subset averages out. Geometric in between."""
-
-SEEN_LIGHT = 0.3
-"""Illumination, as a share of the largest |P|^2 of one pattern, at which a pixel counts as half seen."""
-
-MOMENTUM = 0.75
-"""Nesterov momentum of the physics steps."""
-
-TILE_PX, HALO_PX = 512, 32
-"""Side of a tile in which a large canvas is corrected, and what it sees beyond: twice the net's reach of 16 px,
-so that the image does not depend on the tiles."""
-
-_SMALLEST_INTENSITY = 1e-8
 """Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
 rounding of a float32 transform, whose random phase would else carry the measured modulus into the object."""
 
@@ -162,12 +148,6 @@ class Unrolled(nn.Module):
         return estimates
 
 
-def damping_course(sweeps: int) -> list[float]:
-    """Damping of each sweep, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
-    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(sweeps - 1, 1))
-    return [FIRST_DAMPING * ratio**sweep for sweep in range(sweeps)]
-
-
 def back_project(
     object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
 ) -> Tensor:
@@ -177,7 +157,7 @@ def back_project(
     simulated one where ``mask`` is 0.
     """
     waves = to_detector(exit_waves(extract_patches(object_, placement), probe))
-    excess = amplitude / (intensity(waves) + _SMALLEST_INTENSITY).sqrt() - 1
+    excess = amplitude / (intensity(waves) + SMALLEST_INTENSITY).sqrt() - 1
     if mask is not None:
         excess = excess * mask
     patches = (from_detector(waves * excess.unsqueeze(1)) * probe.conj()).sum(1)

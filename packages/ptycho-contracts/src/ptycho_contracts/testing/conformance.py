@@ -260,9 +260,9 @@ def _compare_network(
     assert set(gradients) == set(case.weights), "every weight has a gradient (NET-11)"
     for name, slope in slopes.items():
         direction = case.direction(name)
-        mine = float(np.vdot(direction, gradients[name].astype(np.float64)))
+        rise = float(np.vdot(direction, gradients[name].astype(np.float64)))
         scale = float(np.linalg.norm(direction) * np.linalg.norm(gradients[name])) or 1.0
-        assert abs(mine - slope) <= GRADIENT * scale, f"gradient of {name}: slope {mine:.6g} instead of {slope:.6g}"
+        assert abs(rise - slope) <= GRADIENT * scale, f"gradient of {name}: slope {rise:.6g} instead of {slope:.6g}"
 
 
 def _golden(adapter: Adapter, path: Path) -> None:
