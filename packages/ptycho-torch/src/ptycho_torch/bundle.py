@@ -40,12 +40,13 @@ class Bundle:
     provenance: Mapping[str, Any]
 
 
-def save_bundle(path: Path, bundle: Bundle) -> None:
+def save_bundle(path: Path | str, bundle: Bundle) -> None:
     """Write a bundle; what was at ``path`` is replaced in one step, only when all is written.
 
     Raises:
         WorkFailedError: weights that are NaN or infinite.
     """
+    path = Path(path)
     config = bundle.model.config
     tensors = {name: value.contiguous() for name, value in bundle.model.network.state_dict(prefix=_NETWORK).items()}
     tensors["probe"] = torch.view_as_real(bundle.model.probe).contiguous()
@@ -75,7 +76,7 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
-def load_bundle(path: Path) -> Bundle:
+def load_bundle(path: Path | str) -> Bundle:
     """Open a bundle. Nothing in the file is executed, and no more memory taken than its tensors need.
 
     Raises:
@@ -83,6 +84,7 @@ def load_bundle(path: Path) -> Bundle:
         ContractError: not a bundle, truncated or altered, of an unknown schema, or with missing, additional or
             misshapen tensors.
     """
+    path = Path(path)
     if not path.exists():
         raise MissingFileError(
             Problem(str(path), "bundle.missing", "a model written by training", "no such file",
