@@ -13,7 +13,7 @@ import pytest
 from ptycho_data.files import read_reconstruction, read_scan
 from ptycho_data.metrics import compare
 
-SCAN = ("--N", "64", "--patterns", "625", "--step-px", "7", "--photons", "1e5", "--quiet")
+SCAN = ("--N", "64", "--patterns", "625", "--step-px", "5", "--photons", "1e5", "--quiet")
 
 
 def run(*words: str | Path) -> str:
@@ -35,12 +35,12 @@ def run(*words: str | Path) -> str:
 def test_run_pytorch_train_save_load_infer(tmp_path):
     """Invariants 38 and 43: train on one object, image another in a new process, judged by its truth.
 
-    The bounds lie well above what a blank image or one physics step without a network reach.
+    A blank image has no correlation at all (it is undefined) and a held-out residual above .03 here.
     """
     run("simulate", tmp_path / "train.npz", "--seed", "1", *SCAN)
     run("simulate", tmp_path / "test.npz", "--seed", "2", *SCAN)
     run(
-        "train", tmp_path / "train.npz", "--output-dir", tmp_path / "model", "--gridsize", "2", "--epochs", "3",
+        "train", tmp_path / "train.npz", "--output-dir", tmp_path / "model", "--gridsize", "2", "--epochs", "2",
         "--seed", "0", "--accelerator", "cpu", "--quiet",
     )  # fmt: skip
     (tmp_path / "train.npz").unlink()
@@ -55,7 +55,7 @@ def test_run_pytorch_train_save_load_infer(tmp_path):
     summary = json.loads((tmp_path / "image" / "summary.json").read_text())
     assert summary["device"] == "cpu"
     assert summary["patterns"] == {"used": 563, "held_out": 62}
-    assert summary["residual"]["held_out"] < 0.03
+    assert summary["residual"]["held_out"] < 0.01
 
     scan = read_scan(tmp_path / "test.npz")
     figures = compare(
@@ -63,6 +63,6 @@ def test_run_pytorch_train_save_load_infer(tmp_path):
         estimate_origin_yx_px=image.origin_yx_px, truth_origin_yx_px=scan.object_origin_yx_px,
         remove_shift=False,
     )  # fmt: skip
-    assert figures.complex_correlation > 0.8
-    assert figures.amplitude_ssim > 0.55
-    assert figures.phase_ssim > 0.5
+    assert figures.complex_correlation > 0.95
+    assert figures.amplitude_ssim > 0.8
+    assert figures.phase_ssim > 0.7
