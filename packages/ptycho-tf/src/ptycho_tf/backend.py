@@ -128,7 +128,7 @@ def train(
     return summary
 
 
-def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
+def infer(payload: InferencePayload[Bundle], *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
     """Image a scan with a trained model, and refine the image where that was asked for.
 
     Raises:
@@ -333,7 +333,7 @@ def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArr
     )
 
 
-def _common(payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section) -> Summary:
+def _common(payload: TrainingPayload | InferencePayload[Bundle], stages: Stages, device: str, own: Section) -> Summary:
     sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
     summary = common_summary(sections, own.seed, stages, device, _packages())  # type: ignore[attr-defined]
     return summary | {"overrides_applied": {name: dict(entry) for name, entry in payload.overrides_applied.items()}}

@@ -142,7 +142,7 @@ def train(
     return summary
 
 
-def infer(payload: InferencePayload, *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
+def infer(payload: InferencePayload[Bundle], *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
     """Image a scan with a trained model, and refine the image where that was asked for.
 
     Raises:
@@ -397,7 +397,7 @@ def _view(scan: Scan, hold_out: str | None, seed: int, *, margin_px: int = 0) ->
     return ScanView(scan, scan.positions_px, geometry, placement, used, next(iter(gauges.values()))), held
 
 
-def _assembly(payload: InferencePayload) -> str:
+def _assembly(payload: InferencePayload[Bundle]) -> str:
     wanted, able = payload.pt_inference_config.assembly, payload.bundle.model.network.images_whole_canvas
     if wanted == "canvas" and not able:
         raise ContractError(
@@ -407,7 +407,7 @@ def _assembly(payload: InferencePayload) -> str:
     return ("canvas" if able else "groups") if wanted == "auto" else wanted
 
 
-def _imaging_groups(payload: InferencePayload, view: ScanView) -> Groups:
+def _imaging_groups(payload: InferencePayload[Bundle], view: ScanView) -> Groups:
     data = payload.pt_data_config
     return group(view.positions_px, n_groups=data.n_groups, oversampling=data.oversampling,
                  seed=payload.pt_inference_config.seed, allowed=view.used, **_grouping_options(data))  # fmt: skip
@@ -477,7 +477,7 @@ def _descent_options(config: ReconstructionConfig) -> dict[str, Any]:
     }
 
 
-def _common(payload: TrainingPayload | InferencePayload, stages: Stages, device: str, own: Section) -> Summary:
+def _common(payload: TrainingPayload | InferencePayload[Bundle], stages: Stages, device: str, own: Section) -> Summary:
     sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
     return {
         "settings": {section.section: to_dict(section) for section in sections},
