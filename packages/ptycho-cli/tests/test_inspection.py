@@ -49,6 +49,7 @@ def spoilt(scan, name):
         "centre": {"measurements": np.roll(counts, 3, axis=2)},
         "hot pixels": {"measurements": with_pixel(counts, (1, 2), 900)},
         "dead pixels": {"measurements": with_pixel(counts, (8, 8), 0)},
+        "photons": {"measurements": (counts * 7).astype(np.uint32)},
         "unit": {"measurements": (counts / counts.max()).astype(np.float32)},
     }
     return replace(scan, **changes[name])
@@ -72,12 +73,36 @@ def with_pixel(counts, place, value):
         ("hot pixels", "1 at [y, x] = [1, 2]"),
         ("dead pixels", "1 at [y, x] = [8, 8]"),
         ("unit", "normalised data"),
+        ("photons", "multiples of 7"),
     ],
 )
 def test_each_defect_is_warned_of_by_its_own_check(scan, name, words):
     status, text = statuses(spoilt(scan, name))[name]
     assert status == "warn"
     assert words in text
+
+
+def with_counts(measurements, scan):
+    """64 patterns of given counts, at positions of their own."""
+    positions = np.random.default_rng(0).uniform(0, 30, (len(measurements), 2))
+    return replace(scan, measurements=measurements, positions_px=positions, scan_index=np.zeros(len(positions), int))
+
+
+def test_photon_noise_is_told_from_calmer_noise(scan):
+    """Oracle: Poisson counts vary as their mean; one in 26 of 64 patterns, never two, varies .6 times as that."""
+    shape = (64, scan.N, scan.N)
+    poisson = np.random.default_rng(1).poisson(0.2, shape).astype(np.uint16)
+    status, text = statuses(with_counts(poisson, scan))["photons"]
+    assert status == "ok"
+    assert float(text.split("vary ")[1].split()[0]) == pytest.approx(1, abs=0.1)
+    thresholded = np.full(shape, 0, np.uint16)
+    thresholded[:, :4] = np.arange(64)[:, None, None] % 5 < 2
+    thresholded[:, 4:] = 3
+    calm = statuses(with_counts(thresholded, scan))["photons"]
+    assert calm[0] == "warn"
+    assert "0.60 times" in calm[1]
+    assert "thresholded" in calm[1]
+    assert statuses(with_counts(poisson * np.float32(0.37), scan))["photons"][0] == "info"
 
 
 def test_patterns_with_zero_frequency_in_the_corner_are_noticed(scan):

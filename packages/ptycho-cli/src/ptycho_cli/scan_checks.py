@@ -14,6 +14,7 @@ from scipy.spatial import cKDTree
 
 Status = Literal["ok", "warn", "info"]
 _BLOCK_BYTES = 1 << 26
+_SAMPLED_PATTERNS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
     return [
         _unit(scan, facts),
         _exposure(facts),
+        _statistics(scan, facts),
         _probe(scan, facts),
         _overlap(scan, facts),
         _positions(scan, facts),
@@ -102,6 +104,31 @@ def _exposure(facts: ScanFacts) -> Check:
     if odd or median == 0:
         return Check("exposure", "warn", f"{text}; {odd} of {len(sums)} lie more than 5 times off the median")
     return Check("exposure", "ok", text)
+
+
+def _statistics(scan: Scan, facts: ScanFacts) -> Check:
+    """Whether the counts look like photons: whole numbers one apart, and in dim pixels no calmer than Poisson's."""
+    rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), _SAMPLED_PATTERNS)).astype(np.int64))
+    counts = scan.counts(rows).astype(np.float64)
+    whole = np.rint(counts)
+    if np.mean(np.abs(counts - whole) > 1e-3 * np.maximum(1, counts)) > 1e-3:
+        return Check(
+            "photons",
+            "info",
+            "not whole numbers of photons (noiseless, averaged, dark-subtracted?): the Poisson floor may not hold",
+        )
+    step = int(np.gcd.reduce(np.unique(whole).astype(np.int64)))
+    if step > 1:
+        return Check("photons", "warn", f"counts come in multiples of {step}: detector units? divide by the gain")
+    dim = (facts.mean_pattern > 0.02) & (facts.mean_pattern < 0.5)
+    if len(rows) < 16 or np.count_nonzero(dim) < 16:
+        return Check("photons", "ok", "whole numbers of photons")
+    values = counts[:, dim]
+    ratio = float(values.var(axis=0, ddof=1).sum() / values.mean(axis=0).sum())
+    text = f"whole numbers of photons; dim pixels vary {ratio:.2f} times as Poisson counts of a constant mean would"
+    return Check(
+        "photons", "ok" if ratio > 0.8 else "warn", text + ("" if ratio > 0.8 else ": thresholded or filtered?")
+    )
 
 
 def _probe(scan: Scan, facts: ScanFacts) -> Check:
