@@ -11,10 +11,10 @@ from contextlib import contextmanager
 @contextmanager
 def _without_banner() -> Iterator[None]:
     """TensorFlow's libraries greet on file descriptor 2 before any log level of theirs is read."""
-    if "TF_CPP_MIN_LOG_LEVEL" in os.environ or "tensorflow" in sys.modules:
-        yield  # the user decides, or it is too late
+    # Errors only, unless the user says otherwise; also in the processes that are started from here, which inherit it.
+    if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1") or "tensorflow" in sys.modules:
+        yield  # the user wants to see it, or it is too late
         return
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"  # errors only, here and in the processes that are started from here
     sys.stderr.flush()
     kept = os.dup(2)
     with open(os.devnull, "w") as nowhere:
