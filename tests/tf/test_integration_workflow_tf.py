@@ -35,7 +35,7 @@ def run(*words: str | Path) -> str:
 def test_run_tensorflow_train_save_load_infer(tmp_path):
     """Invariants 38 and 43: train on one object, image another in a new process, judged by its truth.
 
-    The bounds lie well above what a blank image or one physics step without a network reach.
+    A blank image has no correlation at all: it is undefined.
     """
     run("simulate", tmp_path / "train.npz", "--seed", "1", *SCAN)
     run("simulate", tmp_path / "test.npz", "--seed", "2", *SCAN)
