@@ -1,0 +1,159 @@
+"""Epochs of joint descent that a network's image saves on a measured scan; prints JSON.
+
+usage: python benchmarks/saved_epochs.py SCAN.npz [--epochs 20] [--bound 0.0105] [--modes 3] [--train "OPTIONS"]
+
+``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` images them. The joint descent
+(specs/physics.md, PHY-27) then starts with that probe from three objects: empty space, the image by the same sweeps
+of physics without a trained network, and the network's image. As a descent's learning rates follow its length, each
+number of epochs is a descent of its own. Figures: the held-out residual R at the end of each, the least number of
+epochs with R at or below the bound, and what the network's image saves. Held out are a tenth of the patterns,
+``numpy.random.default_rng(0).permutation(M)[:round(M / 10)]``. One thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from command_runs import command, training_figures
+from measuring import machine, show
+from numpy.typing import NDArray
+from ptycho_contracts.config import ReconstructionConfig
+from ptycho_contracts.records import Scan
+from ptycho_data.files import read_reconstruction, read_scan, write_scan
+from ptycho_data.probes import in_gauge
+from ptycho_data.scan_view import ScanView, scan_view
+from ptycho_torch.bundle import load_bundle
+from ptycho_torch.descent import joint_descent
+from ptycho_torch.evaluation import far_field_residual
+from ptycho_torch.inference import image_on_canvas
+from ptycho_torch.model import PtychoModel
+from ptycho_torch.physics import Placement, place_scan
+
+Object = NDArray[np.complex64]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scan", type=Path)
+    parser.add_argument("--epochs", type=int, default=20, help="longest descent")
+    parser.add_argument("--bound", type=float, default=0.0105, help="held-out R to be reached")
+    parser.add_argument("--modes", type=int, default=3)
+    parser.add_argument("--patterns", type=int, default=None, help="only the patterns nearest to the middle")
+    parser.add_argument("--object-rates", type=float, nargs="+", default=[0.02], help="steps of the object to try")
+    parser.add_argument("--stop", action="store_true", help="no longer descents once the bound is reached")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--train", default="", help="further options of ptycho-cli train, as one string")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    scan = middle(read_scan(given.scan), given.patterns)
+    with tempfile.TemporaryDirectory(prefix="saved-epochs-") as name:
+        view, starts, probe, trained = started(scan, Path(name), given)
+    descents = {
+        f"object_rate_{rate:g}": {
+            start: descended(view, object_, probe, given, rate) for start, object_ in starts.items()
+        }
+        for rate in given.object_rates
+    }
+    show({
+        "scan": given.scan.name, "machine": machine(), "patterns": len(scan), "held_out": len(view.held_out),
+        "settings": {"modes": given.modes, "seed": given.seed, "train": given.train, "longest": given.epochs},
+        "bound": {"held_out_R": given.bound}, "training": trained,
+        "saved": {rate: saving(found) for rate, found in descents.items()},
+        "saved_at_the_best_rate_of_each": saving({start: best(descents, start) for start in starts}),
+        "descents": descents,
+    })  # fmt: skip
+
+
+def middle(scan: Scan, count: int | None) -> Scan:
+    """The patterns nearest to the middle of the scan, in their order."""
+    if count is None:
+        return scan
+    distance = np.abs(scan.positions_px - np.median(scan.positions_px, axis=0)).max(axis=1)
+    rows = np.sort(np.argsort(distance, kind="stable")[:count])
+    return replace(scan, measurements=scan.measurements[rows], positions_px=scan.positions_px[rows],
+                   scan_index=scan.scan_index[rows])  # fmt: skip
+
+
+def started(
+    scan: Scan, work: Path, given: argparse.Namespace
+) -> tuple[ScanView, dict[str, Object], NDArray[np.complex64], dict[str, Any]]:
+    """The scan as split, objects to start from, the calibrated probe, and what training and imaging cost."""
+    np.save(work / "held.npy", np.sort(np.random.default_rng(0).permutation(len(scan))[: round(len(scan) / 10)]))
+    write_scan(work / "scan.npz", scan)
+    view = scan_view(scan, str(work / "held.npy"), given.seed)
+    keep = ("--hold-out", str(work / "held.npy"))
+    model = work / "model" / "model.safetensors"
+    summary = command(work / "model", "train", work / "scan.npz", *keep, "--modes", str(given.modes), "--epochs", "1",
+                      "--seed", str(given.seed), *shlex.split(given.train))  # fmt: skip
+    image = command(work / "image", "infer", model, work / "scan.npz", *keep)
+    network = read_reconstruction(work / "image" / "object.npz").object
+    trained = load_bundle(model).model
+    probe: NDArray[np.complex64] = trained.probe.numpy()
+    # Fresh nets add nothing (specs/training.md, NET-7): the same sweeps, without what was learned.
+    physics = image_on_canvas(PtychoModel(trained.config, probe).eval(), view)
+    cost = training_figures(summary) | {
+        "calibration_cpu_s": round(summary["cpu_seconds"].get("calibration", 0.0), 2),
+        "imaging_cpu_s": round(image["cpu_seconds"]["imaging"], 2),
+    }
+    starts = {"empty_space": np.ones(network.shape, np.complex64), "physics": physics, "network": network}
+    return view, starts, probe, cost
+
+
+def descended(
+    view: ScanView, start: Object, probe: NDArray[np.complex64], given: argparse.Namespace, rate: float
+) -> dict[str, Any]:
+    """Held-out R of the start (0 epochs) and after complete descents of 1, 2, ... epochs."""
+    config = ReconstructionConfig(object_learning_rate=rate, seed=given.seed)
+    placement = place_scan(view.positions_px, view.geometry, view.source.N)
+    rows = [{"epochs": 0, "held_out_R": residual(view, placement, start, probe), "cpu_s": 0.0}]
+    for epochs in range(1, given.epochs + 1):
+        if given.stop and rows[-1]["held_out_R"] <= given.bound:
+            break
+        begin = time.process_time()
+        fit = joint_descent(
+            view.source, placement, probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
+            batch_size=config.batch_size, object_learning_rate=config.object_learning_rate,
+            probe_learning_rate=config.probe_learning_rate, loss=config.loss, seed=config.seed, object_start=start,
+        )  # fmt: skip
+        spent = round(time.process_time() - begin, 2)
+        rows.append({"epochs": epochs, "held_out_R": residual(view, placement, fit.object, fit.probe), "cpu_s": spent})
+    least = next((row["epochs"] for row in rows if row["held_out_R"] <= given.bound), None)
+    return {"least_epochs": least, "by_epochs": rows}
+
+
+def residual(view: ScanView, placement: Placement, object_: Object, probe: NDArray[np.complex64]) -> float:
+    """R of the patterns held out, which no stage has used."""
+    gauge = in_gauge(probe, view.mean_counts)
+    found, _ = far_field_residual(view.source, object_, gauge, placement, view.held_out)
+    if found is None:
+        raise SystemExit("nothing is held out: give more patterns")
+    return round(found, 5)
+
+
+def best(descents: dict[str, dict[str, Any]], start: str) -> dict[str, Any]:
+    """The descent from a start that reached the bound in the fewest epochs, over all rates."""
+    least = [found[start]["least_epochs"] for found in descents.values()]
+    return {"least_epochs": min((epochs for epochs in least if epochs is not None), default=None)}
+
+
+def saving(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Least epochs from each start, and the share that an image saves of those from empty space."""
+    least = {start: row["least_epochs"] for start, row in found.items()}
+    flat = least["empty_space"]
+    shares = {
+        f"saved_by_{start}": None if None in (flat, epochs) or not flat else round(1 - epochs / flat, 3)
+        for start, epochs in least.items() if start != "empty_space"
+    }  # fmt: skip
+    return {"least_epochs": least, **shares}
+
+
+if __name__ == "__main__":
+    main()
