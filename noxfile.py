@@ -36,6 +36,7 @@ PACKAGE_TESTS = (
     "packages/ptycho-torch/tests",
     "packages/ptycho-cli/tests",
     "tests/test_docs.py",
+    "tests/test_left_out.py",
 )
 SOURCES = tuple(f"packages/ptycho-{name}/src" for name in ("contracts", "data", "torch", "tf", "cli"))
 
@@ -51,7 +52,7 @@ def install_backend(session: nox.Session, backend: str) -> None:
     if backend == "torch":
         install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
         return
-    editable = [word for package in (CONTRACTS, DATA, f"{TF}[cpu]", CLI) for word in ("-e", package)]
+    editable = [word for package in (CONTRACTS, DATA, f"{TF}[cpu,tensorboard]", CLI) for word in ("-e", package)]
     session.install("-c", "constraints-tf.txt", *editable, *TEST_TOOLS)
 
 
@@ -111,20 +112,25 @@ def conformance(session: nox.Session, backend: str) -> None:
 def integration(session: nox.Session, backend: str) -> None:
     """Real runs across packages: train, save, load, image; every flag at its consumer; each wheel alone."""
     install_backend(session, backend)
+    python = Path(session.virtualenv.location) / "bin" / "python"
+    (session.cache_dir / f"python-{backend}").write_text(str(python))
     if backend == "torch":
         pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both")
+        pytest(session, "packages/ptycho-torch/tests", "-m", "slow")
     else:
         pytest(session, "packages/ptycho-tf/tests", "tests/tf")
 
 
 @nox.session
 def exchange(session: nox.Session) -> None:
-    """Bundles from one backend to the other; after the integration sessions, with their interpreters."""
-    install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
-    folder = Path(session.virtualenv.location).parent
+    """Bundles from one backend to the other, with the interpreters of the integration sessions, which come first."""
     for backend in ("torch", "tf"):
-        python = folder / f"integration-backend-{backend}" / "bin" / "python"
-        session.env[f"PTYCHO_{backend.upper()}_PYTHON"] = str(python)
+        variable, noted = f"PTYCHO_{backend.upper()}_PYTHON", session.cache_dir / f"python-{backend}"
+        python = os.environ.get(variable) or (noted.read_text() if noted.exists() else "")
+        if not Path(python).is_file():
+            session.error(f"no environment with {backend}: run nox -s integration first, or set {variable}")
+        session.env[variable] = python
+    install(session, CONTRACTS, DATA, CLI, tools=(*TEST_TOOLS, "safetensors"))
     pytest(session, "tests/both")
 
 

@@ -15,7 +15,14 @@ from typing import Any
 from cyclopts import Parameter
 from ptycho_cli import commands
 from ptycho_cli.conversion import convert
-from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, default_words, negative_flag
+from ptycho_cli.options import (
+    EVALUATE_OPTIONS,
+    INFER_OPTIONS,
+    RECONSTRUCT_OPTIONS,
+    TRAIN_OPTIONS,
+    default_words,
+    negative_flag,
+)
 from ptycho_cli.simulation import simulate
 from ptycho_contracts.config import SECTIONS, Option, schema
 
@@ -35,7 +42,7 @@ READERS = {
     "train": TRAIN_OPTIONS,
     "infer": INFER_OPTIONS,
     "reconstruct": RECONSTRUCT_OPTIONS,
-    "evaluate": RECONSTRUCT_OPTIONS,
+    "evaluate": EVALUATE_OPTIONS,
 }
 
 

@@ -1,14 +1,12 @@
-"""Each wheel installs alone, with what its metadata asks for, and works (design: fresh environments)."""
+"""Each wheel installs alone, with what its metadata asks for, and works; backends at work: ``wheel_use``."""
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from programs import run_program
 
 pytestmark = pytest.mark.slow
 
@@ -48,32 +46,6 @@ assert main(["reconstruct", "scan.npz", "--output-dir", "out"]) == 2
 }
 
 
-def run(*words: str | Path, cwd: Path) -> str:
-    """Run a program and return what it printed; its failure fails the test with that text."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONWARNINGS")}
-    done = subprocess.run(
-        [str(word) for word in words],
-        cwd=cwd,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheels(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the wheels of all packages, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheels")
-    sources = [repository / "packages" / f"ptycho-{name}" for name in PACKAGES]
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *sources, cwd=folder)
-    assert len(list(folder.iterdir())) == len(PACKAGES)
-    return folder
-
-
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_wheel_holds_typed_sources_licence_and_nothing_else(wheels, name):
     (path,) = wheels.glob(f"ptycho_{name}-*.whl")
@@ -89,14 +61,14 @@ def test_the_wheel_holds_typed_sources_licence_and_nothing_else(wheels, name):
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_wheel_installs_alone_and_works(wheels, repository, tmp_path, name):
     """In a new environment, with nothing but the wheel and what it asks for."""
-    run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
+    run_program(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     (wheel,) = wheels.glob(f"ptycho_{name}-*.whl")
-    run(
+    run_program(
         python, "-m", "pip", "install", "--quiet", "--find-links", wheels, "-c", repository / "constraints.txt", wheel,
         cwd=tmp_path,
     )  # fmt: skip
-    run(python, "-m", "pip", "check", cwd=tmp_path)
+    run_program(python, "-m", "pip", "check", cwd=tmp_path)
     folder = tmp_path / "work"
     folder.mkdir()
-    run(python, "-W", "error", "-c", USES[name], cwd=folder)
+    run_program(python, "-W", "error", "-c", USES[name], cwd=folder)

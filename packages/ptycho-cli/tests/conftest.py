@@ -80,6 +80,7 @@ class RecordingBackend:
         self.result = result
         self.calls: dict[str, dict[str, Any]] = {}
         self.error: Exception | None = None
+        self.checkpoints = 0
         self.residual = {"used": 0.25, "held_out": float("nan")}
 
     def create_training_payload(self, train_data_file, output_dir, overrides=None, execution_config=None):
@@ -97,15 +98,22 @@ class RecordingBackend:
         (payload.output_dir / "model.safetensors").write_bytes(b"weights")
         return {"seed": 0, "residual": self.residual}
 
-    def infer(self, payload, *, progress=None):
-        self.calls["infer"] = {"progress": progress}
-        self._work(progress)
-        return self.result, {"seed": 0, "residual": self.residual}
+    def infer(self, payload, *, progress=None, **options):
+        self.calls["infer"] = {"progress": progress, **options}
+        return self._descent(progress, **options)
 
     def reconstruct(self, data_file, **options):
         self.calls["reconstruct"] = {"data": data_file, **options}
-        self._work(options["progress"])
-        return self.result, {"seed": 0, "residual": self.residual}
+        return self._descent(**options)
+
+    def _descent(self, progress, checkpoint=None, resume=False, **options):
+        """A descent that writes as many checkpoints as it is told to."""
+        for _ in range(self.checkpoints if checkpoint is not None else 0):
+            checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_bytes(b"a state of this run")
+        self._work(progress)
+        told = {"checkpoints_written": self.checkpoints, "resumed_from_epoch": int(resume)}
+        return self.result, {"seed": 0, "residual": self.residual, **told}
 
     def _work(self, progress) -> None:
         if self.error is not None:

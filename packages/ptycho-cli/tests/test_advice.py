@@ -1,4 +1,4 @@
-"""Advice in words (specs/cli.md, CLI-19 and CLI-26)."""
+"""Advice in words (specs/cli.md, CLI-19, CLI-26, CLI-28)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptycho_cli.advice import advise, hint, over_floor, try_next
+from ptycho_cli.advice import advise, collapsed, hint, over_floor, try_next
 from ptycho_cli.main import main
 
 SETTLED = {
@@ -49,8 +49,14 @@ def test_high_residuals_ask_for_modes_first_and_then_for_the_rest():
 
 def test_a_descent_that_is_not_done_is_told_so_before_anything_else():
     texts = {entry.code: entry.text for entry in advise(**{**SETTLED, "residual": 0.03, "half_bit": 0.6})}
-    assert "the descent is not done; with more epochs" in texts["residual.above"]
+    assert texts["residual.above"].endswith("the descent is not done; if R stays with more epochs, try --modes 3")
     assert texts["frc.rising"].endswith("try --epochs 40")
+    rest = {"modes": 3, "residual": 0.03, "half_bit": 0.6}
+    texts = {entry.code: entry.text for entry in advise(**{**SETTLED, **rest})}
+    assert texts["residual.above"].endswith("epochs, try --modes 5, --correct-positions, --fit-background")
+    rest |= {"modes": 8, "corrects_positions": True, "fits_background": True}
+    texts = {entry.code: entry.text for entry in advise(**{**SETTLED, **rest})}
+    assert texts["residual.above"].endswith("the descent is not done")
 
 
 @given(
@@ -80,7 +86,6 @@ def summary(residual, floor, **settings):
     [
         ("reconstruct", {"reconstruction": {"modes": 1}}, "R 0.016 is above its floor 0.006: try --modes 3"),
         ("reconstruct", {"reconstruction": {"modes": 3}}, "--modes 5"),
-        ("train", {"model": {"modes": 1}}, ": try --modes 3"),
         ("infer", {"model": {"modes": 1}, "inference": {"refine": 0}}, "try --refine 5, or train with --modes 3"),
         ("infer", {"model": {"modes": 3}, "inference": {"refine": 5}}, "try a larger --refine"),
     ],
@@ -92,17 +97,144 @@ def test_a_run_far_above_its_floor_ends_with_a_hint(command, settings, words):
     assert words in found
 
 
-def test_a_collapsed_training_says_so():
-    found = hint("train", {"training": {"collapsed": True, "flat_loss": 0.2, "losses": {"val_loss": 0.21}}})
+def calibrated(residual=0.016, floor=0.006, *, steps=480, modes=1, **more):
+    """Summary of a training whose probe was calibrated in 15 epochs."""
+    told = {"residual": residual, "poisson_floor": floor, "steps": steps}
+    settings = {"model": {"modes": modes}, "training": {"calibration_epochs": 15}}
+    return {"probe": {"calibration": told}, "settings": settings, **more}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "the calibrated probe's R 0.016 is above its floor 0.006: try --modes 3"),
+        ({"modes": 2}, ": try --modes 3"),
+        ({"modes": 3}, ": try --modes 5"),
+        ({"modes": 7}, ": try --modes 8"),
+        ({"modes": 8}, ": try --calibration-epochs 30"),
+        ({"steps": 105}, ": try --calibration-epochs 58, then --modes 3"),
+        ({"steps": 105, "modes": 8}, ": try --calibration-epochs 58"),
+        ({"steps": 399}, ": try --calibration-epochs 16, then --modes 3"),
+        ({"steps": 400}, ": try --modes 3"),
+    ],
+)
+def test_a_training_with_a_poor_probe_ends_with_a_hint(given, words):
+    """CLI-26: more modes; but 400 steps of calibration first, 7 of 105 an epoch."""
+    found = hint("train", calibrated(**given))
     assert found is not None
-    assert "val_loss 0.21 is no better than a flat object's 0.2" in found
-    assert hint("train", {"training": {"collapsed": False}}) is None
+    assert found.endswith(words)
+
+
+def descent(*, epochs=12, modes=1, stopped_by="epochs", judges=0, asked=12):
+    """Summary of a descent on 60 patterns, 16 a step: 4 steps an epoch, above its floor."""
+    own = {"modes": modes, "batch_size": 16, "epochs": asked}
+    told = {"epochs": epochs, "patterns": {"used": 60}, "stopped_by": stopped_by}
+    return summary(0.016, 0.006, reconstruction=own) | told | {"validation": {"patterns": judges} if judges else None}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "try --epochs 100, then --modes 3"),
+        ({"judges": 12}, "try --epochs 134, then --modes 3"),
+        ({"epochs": 99, "asked": 99}, "try --epochs 100, then --modes 3"),
+        ({"epochs": 100, "asked": 100}, "try --modes 3"),
+        ({"stopped_by": "early stopping"}, "try --modes 3"),
+        ({"stopped_by": "max_seconds", "asked": 200}, "try a longer --max-seconds, then --modes 3"),
+        ({"stopped_by": "max_seconds"}, "try a longer --max-seconds and --epochs 100, then --modes 3"),
+        ({"modes": 3}, "try more --epochs, --modes 5, --correct-positions, --fit-background"),
+    ],
+)
+def test_a_short_descent_is_told_to_go_on_before_it_takes_more_modes(given, words):
+    """CLI-26: 400 steps first."""
+    assert hint("reconstruct", descent(**given)) == f"R 0.016 is above its floor 0.006: {words}"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {}, {"probe": {"calibrated": False, "calibration": None}}, calibrated(0.009), calibrated(None, None),
+        calibrated(math.nan), calibrated(floor=0.0), calibrated(training={"collapsed": True}),
+        summary(0.016, 0.006, model={"modes": 1}),
+    ],
+)  # fmt: skip
+def test_a_training_without_anything_to_say_gives_no_hint(told):
+    """CLI-26: at its floor, not calibrated, without figures, collapsed."""
+    assert hint("train", told) is None
+
+
+def flat_training(architecture="cnn", weight=0.0):
+    """Summary of a training that collapsed twice."""
+    training = {"collapsed": True, "restarts": 1, "flat_loss": 0.2, "losses": {"val_loss": 0.21}}
+    return {
+        "training": training,
+        "settings": {"model": {"architecture": architecture}, "training": {"supervised_weight": weight}},
+    }
+
+
+def test_a_collapsed_training_says_so():
+    """CLI-28: what it means, and only what was not yet tried."""
+    found = str(collapsed(flat_training(), "out/model.safetensors"))
+    assert "out/model.safetensors: expected a val_loss below 0.98 of a uniform object's 0.2, found 0.21" in found
+    assert "train with more --epochs, or --architecture unrolled, or --synthetic N with --supervised-weight" in found
+    assert "[training.collapsed]" in found
+    other = str(collapsed(flat_training("unrolled", 1.0), "m"))
+    assert "--architecture" not in other
+    assert "--supervised-weight" not in other
+    assert collapsed({"training": {"collapsed": False}}, "m") is None
+    assert collapsed({}, "m") is None
+
+
+def test_a_collapsed_training_ends_with_exit_1_and_its_files(backend, data_file, tmp_path, capsys, monkeypatch):
+    """CLI-28: one line on stderr; the bundle and the summary are there."""
+    work = backend.train
+    monkeypatch.setattr(backend, "train", lambda *args, **options: work(*args, **options) | flat_training())
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "training.collapsed" in error
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "summary.json"}
+    other = lambda *args, **options: work(*args, **options) | flat_training() | {"first_rank": False}  # noqa: E731
+    monkeypatch.setattr(backend, "train", other)
+    argv[3] = str(tmp_path / "rank1")
+    assert main(argv) == 0  # the first rank speaks for all
+
+
+def test_imaging_with_a_collapsed_model_warns(backend, data_file, tmp_path, capsys, monkeypatch):
+    """CLI-28: one line on stderr, quiet or not, and the image all the same."""
+    work = backend.infer
+    told = {"training_collapsed": True}
+
+    def infer(*args, **options):
+        image, summary = work(*args, **options)
+        return image, summary | told
+
+    monkeypatch.setattr(backend, "infer", infer)
+    argv = ["infer", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]
+    assert main(argv) == 0
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "its training collapsed" in error
+    told["training_collapsed"] = False
+    assert main(argv) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("figures", [(0.009, 0.006), (0.016, None), (None, 0.006), (math.nan, 0.006), (1.0, 0.0)])
 def test_no_hint_near_the_floor_or_without_figures(figures):
     assert hint("reconstruct", summary(*figures, reconstruction={"modes": 1})) is None
-    assert hint("train", {}) is None
+
+
+def test_a_training_tells_its_val_loss_beside_a_uniform_object_s(backend, data_file, tmp_path, capsys, monkeypatch):
+    """CLI-10."""
+    work = backend.train
+    told = {"training": {"losses": {"val_loss": 0.00364}, "flat_loss": 0.0203}}
+    monkeypatch.setattr(backend, "train", lambda *args, **options: work(*args, **options) | told)
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
+    assert main(argv) == 0
+    model = tmp_path / "out" / "model.safetensors"
+    assert capsys.readouterr().out.startswith(f"wrote {model}; val_loss 0.00364, a uniform object's 0.0203")
 
 
 def test_the_hint_is_one_more_line_on_stdout(backend, data_file, tmp_path, capsys, monkeypatch):

@@ -6,17 +6,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ptycho_cli.main import main
+from ptycho_contracts.problems import ContractError, Problem
 
 BAD = {
     "no command line": ([], "no command given"),
     "unknown command": (["trian"], "trian"),
     "no data": (["train", "--output-dir", "{out}"], "at least one DATA file"),
-    "no output folder": (["train", "{data}"], "--output-dir"),
+    "no output folder": (["train", "{data}"], "--output-dir is required, and was not given"),
+    "a flag without its value": (["train", "{data}", "--output-dir"], "--output-dir requires an argument"),
     "unknown flag": (["train", "{data}", "--output-dir", "{out}", "--epoch", "3"], "--epoch"),
     "not a number": (["train", "{data}", "--output-dir", "{out}", "--epochs", "many"], "--epochs"),
     "illegal choice": (["train", "{data}", "--output-dir", "{out}", "--loss", "mse"], "--loss"),
@@ -122,6 +125,28 @@ def test_all_missing_files_are_named_at_once(backend, tmp_path, capsys):
     err = capsys.readouterr().err
     assert "Model archive not found" in err
     assert "Data file not found" in err
+
+
+def test_a_remedy_that_all_problems_share_is_said_once(backend, data_file, tmp_path, capsys, monkeypatch):
+    """CLI-31."""
+    same = [Problem(name, "checkpoint.other", "1", "2", "start anew") for name in ("seed", "epochs")]
+    for problems, line in (
+        (same, "2 problems: seed: expected 1, found 2 | epochs: expected 1, found 2; start anew [checkpoint.other]"),
+        ([same[0]], "seed: expected 1, found 2; start anew [checkpoint.other]"),
+        (
+            [same[0], replace(same[1], remedy="wait")],
+            "2 problems: seed: expected 1, found 2; start anew [checkpoint.other] | "
+            "epochs: expected 1, found 2; wait [checkpoint.other]",
+        ),
+    ):
+        error = ContractError(problems)
+
+        def refuse(*args, error=error, **options):
+            raise error
+
+        monkeypatch.setattr(backend, "reconstruct", refuse)
+        assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]) == 2
+        assert capsys.readouterr().err == f"ptycho-cli: error: {line}\n"
 
 
 @pytest.mark.parametrize("command", ["train", "infer", "reconstruct"])

@@ -182,6 +182,22 @@ def test_a_bundle_is_read_by_its_header(tmp_path, capsys):
     assert report["facts"] == {"values": 8, "schema": 1, "config": {"gridsize": 2}, "note": "free text"}
 
 
+def test_a_bundle_s_options_are_told_by_section(tmp_path, capsys):
+    """CLI-13: tables in tables, each in a line of its own; numbers in six figures."""
+    config = {"data": {"N": 64, "gridsize": 2}, "model": {"modes": 3, "share": 0.123456789}}
+    told = {"seed": 5, "settings": {"data": {"N": 64}}, "training": {"epochs": 7}}
+    header = HEADER | {"__metadata__": {"config": json.dumps(config), "provenance": json.dumps(told)}}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(bundle(header, bytes(32)))
+    assert main(["inspect", str(path)]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["config.data", "N 64, gridsize 2"] in lines
+    assert ["config.model", "modes 3, share 0.123457"] in lines
+    assert ["provenance", "seed 5"] in lines
+    assert ["provenance.training", "epochs 7"] in lines
+    assert not {"config", "provenance.settings"} & {line[0] for line in lines}
+
+
 @given(end=st.integers(0, 10_000))
 def test_a_bundle_cut_anywhere_is_one_clear_error(tmp_path, end):
     """Invariant 44."""

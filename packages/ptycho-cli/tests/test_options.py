@@ -36,13 +36,22 @@ def words(row: Option, value: Any) -> list[str]:
     return [row.flag, str(value)]
 
 
+def flags(options: dict[str, Any]) -> list[str]:
+    """The words that give some options."""
+    return [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+
+
 def train_cases() -> list[Any]:
     return [pytest.param(row, value, id=f"{row.name}={value}") for row in TRAIN_OPTIONS for value in values(row)]
 
 
 # Values that are illegal together with the other defaults.
 COMPANIONS = {"prefetch_factor": ["--num-workers", "1"], "neighbor_count": ["--gridsize", "1"]}
-INFER_COMPANIONS = {"correct_positions": ["--refine", "2"], "fit_background": ["--refine", "2"]}
+INFER_COMPANIONS = {
+    **{name: {"refine": 2} for name in ("correct_positions", "fit_background", "val_fraction")},
+    "early_stop_patience": {"refine": 2, "val_fraction": 0.25},
+}
+RECONSTRUCT_COMPANIONS = {"early_stop_patience": {"val_fraction": 0.25}}
 OWN_GROUP_COUNT = ("n_groups", "oversampling")
 COMPANION_VALUES = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
 
@@ -64,22 +73,24 @@ def test_each_flag_of_infer_reaches_the_backend_and_nothing_else_does(backend, d
     model.write_bytes(b"a bundle")
     for value in values(row)[-2:]:
         argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
-        companion = INFER_COMPANIONS.get(row.name, [])
-        assert main(argv + companion) == 0
-        assert backend.calls["payload"]["overrides"] == {row.name: value, **({"refine": 2} if companion else {})}
+        companions = INFER_COMPANIONS.get(row.name, {})
+        assert main(argv + flags(companions)) == 0
+        assert backend.calls["payload"]["overrides"] == {row.name: value, **companions}
 
 
 @pytest.mark.parametrize("row", RECONSTRUCT_OPTIONS, ids=lambda row: row.name)
 def test_each_flag_of_reconstruct_reaches_the_backend(backend, data_file, tmp_path, row):
     """CLI-2: the backend receives whole sections; only the given option differs from its default."""
+    companions = RECONSTRUCT_COMPANIONS.get(row.name, {})
     for value in values(row)[-2:]:
-        assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]) == 0
+        argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
+        assert main(argv + flags(companions)) == 0
         call = backend.calls["reconstruct"]
         owner = {"reconstruction": call["config"], "execution": call["execution_config"]}.get(row.section)
         seen = call[row.name] if owner is None else getattr(owner, row.name)
         assert seen == value
         for other in RECONSTRUCT_OPTIONS:
-            if other.name != row.name and other.section != "data":
+            if other.name not in (row.name, *companions) and other.section != "data":
                 section = call["config"] if other.section == "reconstruction" else call["execution_config"]
                 assert getattr(section, other.name) == other.default
 

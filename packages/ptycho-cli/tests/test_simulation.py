@@ -73,7 +73,7 @@ def test_the_probe_of_another_scan_is_used(tmp_path, data_file, scan):
 def oracle(backend, monkeypatch):
     """A backend that images by looking at the truth: the demo must then report a perfect image."""
 
-    def infer(payload, *, progress=None):
+    def infer(payload, *, checkpoint=None, resume=False, progress=None):
         scan = read_scan(backend.calls["payload"]["data"])
         truth = Reconstruction(
             object=(1.7 * scan.object_truth * np.exp(0.3j)).astype(np.complex64),

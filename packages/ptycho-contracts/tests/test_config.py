@@ -31,7 +31,7 @@ OPTIONS = {(section, row.name): row for section in SECTIONS for row in schema(se
 NAMES = sorted({name for _, name in OPTIONS})
 
 
-WITH_REFINE = ("correct_positions", "fit_background")
+WITH_REFINE = ("correct_positions", "fit_background", "val_fraction")
 HELPERS = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
 """What must stand beside an option for it to be legal."""
 

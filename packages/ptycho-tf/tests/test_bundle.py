@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_tf.bundle import Bundle, load_bundle, save_bundle
-from ptycho_tf.bundle_file import _digest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -29,6 +29,15 @@ def saved(tmp_path_factory, scan):
     return path, model
 
 
+def checksum(header, tensors) -> str:
+    """BUN-6."""
+    text = "".join(f"{key}\n{header.get(key, '')}\n" for key in ("config", "provenance"))
+    parts = [text.encode()]
+    for name, value in sorted(tensors.items()):
+        parts += [f"{name}\n{'x'.join(str(size) for size in value.shape)}\n".encode(), value.tobytes()]
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
 def rewritten(path, folder, *, header=None, tensors=None):
     """A copy with some entries changed (None removes one), signed anew."""
     with safe_open(path, framework="np") as file:
@@ -36,7 +45,7 @@ def rewritten(path, folder, *, header=None, tensors=None):
         head = dict(file.metadata())
     held = {name: value for name, value in {**held, **(tensors or {})}.items() if value is not None}
     head = {name: value for name, value in {**head, **(header or {})}.items() if value is not None}
-    head["sha256"] = _digest({"config": "", "provenance": "", **head}, held)
+    head["sha256"] = checksum(head, held)
     target = folder / "altered.safetensors"
     save_file(held, target, metadata=head)
     return target

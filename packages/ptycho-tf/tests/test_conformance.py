@@ -68,7 +68,8 @@ class TensorFlowAdapter:
         batch = {name: tf.constant(array) for name, array in arrays.items()}
         estimates, _, _ = model(batch, **options)
         with tf.GradientTape() as tape:
-            total, last = model.loss(batch, kind=case.loss, **options)
+            losses = model.loss(batch, kind=case.loss, **options)
+            total, last = losses.total, losses.last
         gradients = tape.gradient(total, model.weights)
         canvases = [estimate.numpy().reshape(-1, *case.canvas_shape) for estimate in estimates]
         return canvases, float(total), float(last), {name: value.numpy() for name, value in gradients.items()}

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from ptycho_data.batches import gather
 from ptycho_tf.loader import make_loader
-from ptycho_tf.reading import read_ahead
 
 
 def members(loader) -> list[np.ndarray]:
@@ -37,14 +36,3 @@ def test_contents(datasets, scan):
         array = getattr(expected, name)
         assert value.numpy().dtype == array.dtype, name
         np.testing.assert_array_equal(value.numpy(), array)
-
-
-def test_reading_ahead_ends_with_its_reader():
-    """A reader that is given up leaves no thread behind, and passes errors on."""
-    asked = []
-    reader = read_ahead(lambda one: asked.append(one) or one, range(1000), workers=2, each=2)
-    assert [next(reader), next(reader)] == [0, 1]
-    reader.close()
-    assert len(asked) < 20
-    with pytest.raises(ZeroDivisionError):
-        list(read_ahead(lambda one: 1 // one, [1, 0], workers=2))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
-from ptycho_contracts.problems import ContractError, WorkFailedError
+from ptycho_contracts.problems import WorkFailedError
 from ptycho_tf import training as training_module
 from ptycho_tf.framework import keras, tf
 from ptycho_tf.training import TrainingOutcome, fit
@@ -29,7 +29,6 @@ class Done:
     weights: dict[str, np.ndarray]
     optimiser: Any
     rates: list[float] = field(default_factory=list)
-    deterministic: list[bool] = field(default_factory=list)
     dtypes: set[str] = field(default_factory=set)
     kernels: set[str] = field(default_factory=set)
 
@@ -39,7 +38,7 @@ def run(make_model, datasets, tmp_path, monkeypatch):
     """Train the small model for real, and look at Keras while it works."""
 
     def train(*, execution: dict | None = None, max_seconds=None, epochs=1, seed=0, model=None, progress=None) -> Done:
-        seen: dict[str, Any] = {"rates": [], "deterministic": [], "kernels": set()}
+        seen: dict[str, Any] = {"rates": [], "kernels": set()}
 
         class Watched(training_module._Trainee):
             def fit(self, *args: Any, callbacks: list[Any], **options: Any) -> Any:
@@ -47,13 +46,11 @@ def run(make_model, datasets, tmp_path, monkeypatch):
 
                 def note(batch: int, logs: Any) -> None:
                     seen["rates"].append(float(self.optimizer.learning_rate))
-                    seen["deterministic"].append(switches.is_op_determinism_enabled())
 
                 watcher = keras.callbacks.LambdaCallback(on_train_batch_end=note)
                 return super().fit(*args, callbacks=[*callbacks, watcher], **options)
 
         from ptycho_tf.layers import Conv
-        from tensorflow.python.framework import config as switches
 
         convolve = Conv.with_kernel
 
@@ -78,7 +75,6 @@ def run(make_model, datasets, tmp_path, monkeypatch):
             {name: value.numpy() for name, value in model.weights.items()},
             seen["trainee"].optimizer,
             seen["rates"],
-            seen["deterministic"],
             {tf.as_dtype(value.dtype).name for value in seen["trainee"].trainable_variables},
             seen["kernels"],
         )
@@ -114,15 +110,7 @@ def test_same_seed_same_bits(run):
 
 
 class TestExecution:
-    """Each option, where it takes effect."""
-
-    @pytest.mark.parametrize("deterministic", [True, False])
-    def test_deterministic(self, run, deterministic):
-        """TRN-9: TensorFlow's switch while training, and as before afterwards."""
-        from tensorflow.python.framework import config as switches
-
-        assert set(run(execution={"deterministic": deterministic}).deterministic) == {deterministic}
-        assert not switches.is_op_determinism_enabled()
+    """Options at their consumer; the others by their flags, in tests/tf."""
 
     @pytest.mark.parametrize(
         ("precision", "weights", "kernels"),
@@ -151,20 +139,6 @@ class TestExecution:
         exponential = run(execution={"scheduler": "exponential"}).rates
         assert exponential == pytest.approx(list(1e-3 * 10 ** (-1.7 * shares)), rel=1e-4)
 
-    def test_plateau(self, run):
-        """TRN-6: halved after more than 3 epochs without a lower val_loss."""
-        rates = run(execution={"scheduler": "plateau", "learning_rate": 1e-12}, epochs=7).rates[::STEPS]
-        assert rates == pytest.approx([1e-12] * 5 + [5e-13] * 2)
-
-    def test_gradient_clipping(self, run):
-        """The optimiser's largest norm of all gradients together."""
-        assert run(execution={"gradient_clip_val": 0.25}).optimiser.global_clipnorm == 0.25
-        assert run().optimiser.global_clipnorm is None
-
-    def test_accumulated_gradients(self, run):
-        """Two batches make one step."""
-        assert run(execution={"accum_steps": 2}).outcome.steps == STEPS // 2
-
     def test_early_stopping(self, run):
         """TRN-7: epochs without a better metric."""
         done = run(execution={"early_stop_patience": 2, "learning_rate": 1e-12, "checkpoint_mode": "min"}, epochs=50)
@@ -183,36 +157,6 @@ class TestExecution:
             best = load_file(found[0])
             for name, value in done.weights.items():
                 np.testing.assert_array_equal(best[name], value)
-
-    def test_monitored_metric_and_mode(self, run, tmp_path):
-        """The name and the order of checkpoints follow the metric; ``max`` keeps the largest."""
-        execution = {"checkpoint_monitor_metric": "train_loss", "checkpoint_mode": "max", "learning_rate": 0.01}
-        run(execution=execution, epochs=3)
-        (path,) = (tmp_path / "checkpoints").glob("epoch=*-train_loss=*.safetensors")
-        rows = np.genfromtxt(tmp_path / "logs" / "metrics.csv", delimiter=",", names=True)
-        assert float(path.stem.split("=")[-1]) == pytest.approx(rows["train_loss"].max(), abs=1e-6)
-
-    def test_no_checkpoints(self, run, tmp_path):
-        """Nothing is written."""
-        run(execution={"enable_checkpointing": False})
-        assert not (tmp_path / "checkpoints").exists()
-
-    def test_loggers(self, run, tmp_path):
-        """csv writes a row an epoch; none writes nothing; what is not installed is refused."""
-        run(execution={"logger_backend": "none"})
-        assert not (tmp_path / "logs").exists()
-        run(epochs=2)
-        assert len((tmp_path / "logs" / "metrics.csv").read_text().splitlines()) == 3
-        with pytest.raises(ContractError) as caught:
-            run(execution={"logger_backend": "mlflow"})
-        assert caught.value.codes == ("logger.absent",)
-
-    def test_what_tensorflow_cannot_follow_is_refused(self, run):
-        """All at once, each with its reason."""
-        with pytest.raises(ContractError) as caught:
-            run(execution={"devices": 2, "num_nodes": 3, "strategy": "ddp"})
-        assert caught.value.codes == ("execution.impossible",) * 3
-        assert "takes all cores of a CPU as one" in str(caught.value)
 
 
 def test_time_limit(run):

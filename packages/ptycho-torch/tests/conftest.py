@@ -16,10 +16,9 @@ from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.records import Scan
 from ptycho_data.batches import mean_counts
 from ptycho_data.geometry import canvas_geometry
+from ptycho_data.scan_view import ScanView
 from ptycho_data.simulate import simulate
-from ptycho_torch.inference import ScanView
 from ptycho_torch.model import PtychoModel
-from ptycho_torch.physics import place_scan
 
 settings.register_profile("dev", max_examples=20, deadline=None)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
@@ -68,13 +67,12 @@ def view_of() -> Callable[..., ScanView]:
 
     def make(scan: Scan, *, held: Any = ()) -> ScanView:
         used = np.setdiff1d(np.arange(len(scan)), held)
-        geometry = canvas_geometry(scan.positions_px, scan.N)
         return ScanView(
             source=scan,
             positions_px=scan.positions_px,
-            geometry=geometry,
-            placement=place_scan(scan.positions_px, geometry, scan.N),
+            geometry=canvas_geometry(scan.positions_px, scan.N),
             used=used,
+            held_out=np.asarray(held, np.int64),
             mean_counts=mean_counts(scan, allowed=used)[int(scan.scan_index[0])],
         )
 

@@ -1,39 +1,27 @@
-"""The probe by joint descent: calibrated from a guess, or found without one (specs/training.md TRN-3)."""
+"""The probe by this backend's joint descent (specs/training.md TRN-3)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.testing import reference
-from ptycho_data.probes import overlap
-from ptycho_torch.calibration import Chosen, calibrate, central, find_probe
+from ptycho_data.batches import mean_counts
+from ptycho_data.files import read_scan
+from ptycho_data.probe_calibration import Chosen, calibrate, central, find_probe, judged
+from ptycho_data.probes import overlap, with_modes
+from ptycho_torch.calibration import descend, judge
 
-CPU = torch.device("cpu")
+DESCEND = partial(descend, torch.device("cpu"))
 CONFIG = ReconstructionConfig(epochs=3)
 
 
-def test_central():
-    """The nearest to the median, ascending, among the allowed."""
-    where = np.array([[0.0, 0], [10, 0], [20, 0], [30, 0], [40, 0], [1000, 0]])
-    np.testing.assert_array_equal(central(where, np.arange(5), 3), [1, 2, 3])
-    np.testing.assert_array_equal(central(where, np.array([0, 2, 5]), 2), [0, 2])
-    np.testing.assert_array_equal(central(where, np.arange(5), 100), np.arange(5))
-
-
-def test_chosen_patterns(scan):
-    """Numbered from 0, as the source gives them."""
-    part = Chosen(scan, np.array([5, 9, 1]))
-    assert len(part) == 3
-    np.testing.assert_array_equal(part.counts(np.array([2, 0])), scan.counts([1, 5]))
-
-
 def test_a_part_of_the_scan_calibrates(scan):
-    """Only the chosen patterns are read, and only the allowed ones are ever chosen (invariant 10)."""
-    allowed = np.arange(0, 64, 2)
+    """The patterns that were chosen are read and no other, on a canvas of their own; unit energy."""
     told = []
 
     class Watched:
@@ -46,27 +34,25 @@ def test_a_part_of_the_scan_calibrates(scan):
             told.extend(np.asarray(index).tolist())
             return scan.counts(index)
 
-    probe, fit = calibrate(
-        Watched(),
-        scan.positions_px,
-        scan.probe,
-        indices=allowed,
-        mean_counts=1e5,
-        config=CONFIG,
-        device=CPU,
-        patterns=20,
+    allowed = np.arange(0, 64, 2)
+    fit = calibrate(
+        DESCEND, Watched(), scan.positions_px, scan.probe, indices=allowed, mean_counts=1e5, config=CONFIG, patterns=20
     )
-    assert set(told) == set(central(scan.positions_px, allowed, 20).tolist())
+    assert len(set(told)) == 20
+    assert set(told) <= set(allowed.tolist())
     assert len(fit.losses) == 3
-    assert float((np.abs(probe) ** 2).sum()) == pytest.approx(1, rel=1e-4)
+    assert fit.object.shape < reference.canvas_geometry(scan.positions_px, 32)[1]
+    assert float((np.abs(fit.probe) ** 2).sum()) == pytest.approx(1, rel=1e-4)
 
 
 def test_a_probe_is_found_from_the_patterns(scan):
     """PHY-13: it, or its twin, is near the true one; the same bits again, and no held-out pattern in it."""
     allowed = np.arange(1, 64)
     seen = []
-    options = {"indices": allowed, "mean_counts": 1e5, "config": CONFIG, "device": CPU}
-    probe, summary = find_probe(scan, scan.positions_px, progress=lambda *report: seen.append(report), **options)
+    options = {"indices": allowed, "mean_counts": 1e5, "config": CONFIG}
+    probe, summary = find_probe(
+        DESCEND, scan, scan.positions_px, progress=lambda *report: seen.append(report), **options
+    )
     assert probe.shape == (1, 32, 32)
     _, twin, _, _ = reference.twin(np.ones((2, 2)), scan.probe, scan.positions_px, [0, 0])
     assert max(overlap(probe, scan.probe), overlap(probe, twin.astype(np.complex64))) > 0.8
@@ -77,5 +63,41 @@ def test_a_probe_is_found_from_the_patterns(scan):
     assert seen[-1][1] <= seen[-1][2]
     altered = np.array(scan.measurements)
     altered[0] = altered[0][::-1] * 5
-    again, _ = find_probe(replace(scan, measurements=altered), scan.positions_px, **options)
+    again, _ = find_probe(DESCEND, replace(scan, measurements=altered), scan.positions_px, **options)
     np.testing.assert_array_equal(again, probe)
+
+
+def test_a_calibration_is_judged_by_its_own_patterns(scan):
+    """TRN-3b: R and floor of object and probe as the descent left them, by the reference."""
+    mine = central(scan.positions_px, np.arange(1, 64), 40)
+    source, where = Chosen(scan, mine), scan.positions_px[mine]
+    fit = DESCEND(source, where, scan.probe, mean_counts=1e5, config=CONFIG, stage="calibration", progress=None)
+    some = np.arange(0, 40, 3)
+    residual, floor = judge(source, where, fit, some, mean_counts=1e5)
+    origin, shape = reference.canvas_geometry(where, 32)
+    assert fit.object.shape == shape
+    patches = reference.extract_patches(fit.object, where[some], 32, origin)
+    energy = (np.abs(fit.probe.astype(np.complex128)) ** 2).sum()
+    simulated = reference.simulate_counts(patches, fit.probe * np.sqrt(1e5 / energy))
+    assert residual == pytest.approx(reference.residual(simulated, scan.counts(mine[some])), rel=1e-3)
+    assert floor == pytest.approx(reference.poisson_floor(simulated), rel=0.05)
+
+
+@pytest.mark.shared_data
+def test_measured_patterns_tell_of_missing_modes(shared_data):
+    """TRN-3b on the Siemens star's middle: with three modes R comes much nearer to its floor than with one."""
+    star = read_scan(shared_data / "siemens_star.npz")
+    mine = central(star.positions_px, np.arange(len(star)), 100)
+    options = {
+        "indices": mine,
+        "mean_counts": mean_counts(star, allowed=mine)[0],
+        "config": ReconstructionConfig(epochs=15),
+    }
+    ratios = []
+    for modes in (1, 3):
+        fit = calibrate(DESCEND, star, star.positions_px, with_modes(star.probe, modes), **options)
+        told = judged(judge, star, star.positions_px, fit, **options)
+        assert (told["patterns"], told["judged"], told["steps"]) == (100, 100, 105)
+        ratios.append(told["residual"] / told["poisson_floor"])
+    assert ratios[1] > 1
+    assert ratios[0] - 1 > 1.5 * (ratios[1] - 1)

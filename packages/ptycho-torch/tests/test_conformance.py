@@ -63,7 +63,8 @@ class TorchAdapter:
         batch = {name: torch.from_numpy(array) for name, array in arrays.items()}
         options = {"canvas_shape": case.canvas_shape, "mask": good_pixels(case.bad_pixels)}
         estimates, _, _ = model(batch, **options)
-        total, last = model.loss(batch, kind=case.loss, **options)
+        losses = model.loss(batch, kind=case.loss, **options)
+        total, last = losses.total, losses.last
         total.backward()
         canvases = [estimate.detach().numpy().reshape(-1, *case.canvas_shape) for estimate in estimates]
         return canvases, total.item(), last.item(), {name: weight.grad.numpy() for name, weight in named.items()}

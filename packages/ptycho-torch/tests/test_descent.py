@@ -16,6 +16,7 @@ from ptycho_data.metrics import compare
 from ptycho_data.probes import mode_powers, overlap, with_modes
 from ptycho_data.simulate import simulate as simulated_scan
 from ptycho_torch.descent import JointFit, joint_descent
+from ptycho_torch.inference import placement_of
 from ptycho_torch.physics import illumination, place_scan
 
 OPTIONS = {
@@ -27,14 +28,14 @@ THOROUGH = {"epochs": 40, "batch_size": 4, "object_learning_rate": 0.05}
 def descend(view, probe, *, epochs=3, **options) -> JointFit:
     """A descent on the used patterns of a view."""
     return joint_descent(
-        view.source, view.placement, probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
+        view.source, placement_of(view), probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
         **{**OPTIONS, **options},
     )  # fmt: skip
 
 
 def correlation(view, fit) -> float:
     """With the true object, over the scanned area, after ramps and phase are removed."""
-    weight = illumination(torch.from_numpy(fit.probe), view.placement).numpy()
+    weight = illumination(torch.from_numpy(fit.probe), placement_of(view)).numpy()
     figures = compare(
         fit.object, view.source.object_truth, estimate_origin_yx_px=view.geometry.origin_yx_px,
         truth_origin_yx_px=view.source.object_origin_yx_px, weight=weight,
@@ -224,7 +225,7 @@ def test_dose_leaves_the_object(view, view_of):
     other = view_of(brighter, held=np.arange(0, 64, 8))
     # To 3 % of the contrast: eps is a number of counts, so the darkest pixels weigh a little differently.
     one, bright = (descend(v, view.source.probe, epochs=10, probe_learning_rate=0.0) for v in (view, other))
-    lit = illumination(torch.from_numpy(one.probe), view.placement).numpy()
+    lit = illumination(torch.from_numpy(one.probe), placement_of(view)).numpy()
     difference = np.average(np.abs(bright.object - one.object), weights=lit)
     assert difference < 0.03 * np.average(np.abs(one.object - 1), weights=lit)
 

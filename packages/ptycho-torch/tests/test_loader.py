@@ -14,7 +14,7 @@ from ptycho_contracts.records import Batch
 from ptycho_data.batches import gather, mean_counts
 from ptycho_data.grouping import group
 from ptycho_data.store import create_store
-from ptycho_torch.loader import GroupDataset, make_loader, subset
+from ptycho_torch.loader import GroupDataset, make_loader
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,13 @@ def members(loader) -> list[list[int]]:
     return [batch["nn_indices"].flatten().tolist() for batch in loader]
 
 
-def test_batches_are_named_records(dataset):
-    """Invariant 3: the fields of Batch, by name, in their dtypes; no positions in a tuple to swap."""
-    batch = dataset[[4, 2]]
-    expected = gather(dataset.source, dataset.groups, [4, 2], mean_counts=dataset.mean_counts)
-    assert list(batch) == [row.name for row in fields(Batch)]
+@pytest.mark.parametrize("truth", [False, True])
+def test_batches_are_named_records(dataset, truth):
+    """Invariant 3: the fields of Batch, by name, in their dtypes; the truth only where asked for (BATCH-3)."""
+    part = GroupDataset(dataset.source, dataset.groups, mean_counts=dataset.mean_counts, truth=truth)
+    batch = part[[4, 2]]
+    expected = gather(part.source, part.groups, [4, 2], mean_counts=part.mean_counts, truth=True)
+    assert list(batch) == [row.name for row in fields(Batch) if truth or row.name != "truth"]
     for name, value in batch.items():
         np.testing.assert_array_equal(value.numpy(), getattr(expected, name))
         assert str(value.dtype).removeprefix("torch.") == str(getattr(expected, name).dtype)
@@ -85,10 +87,3 @@ def test_a_dataset_of_a_store_pickles_as_its_path(tiny_scan, tmp_path):
     content = pickle.dumps(dataset)
     assert len(content) < tiny_scan.measurements.nbytes / 4
     torch.testing.assert_close(pickle.loads(content)[[1]]["counts"], dataset[[1]]["counts"])
-
-
-def test_subset(dataset):
-    """Rows of all arrays together."""
-    part = subset(dataset.groups, np.array([5, 1]))
-    np.testing.assert_array_equal(part.nn_indices, dataset.groups.nn_indices[[5, 1]])
-    np.testing.assert_array_equal(part.coords_relative, dataset.groups.coords_relative[[5, 1]])

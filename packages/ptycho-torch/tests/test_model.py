@@ -77,7 +77,8 @@ def test_loss_against_the_reference(architecture, gridsize, tiny_scan, make_mode
     batch, shape = batch_of(tiny_scan, gridsize)
     model = make_model(tiny_scan.probe, gridsize=gridsize, architecture=architecture, stir=0.05)
     estimates, _, _ = model(batch, canvas_shape=shape)
-    total, last = model.loss(batch, canvas_shape=shape, kind="amplitude")
+    found = model.loss(batch, canvas_shape=shape, kind="amplitude")
+    total, last = found.total, found.last
     probe = reference.probe_in_gauge(tiny_scan.probe, float(batch["mean_counts"][0]))
     losses = []
     for estimate in estimates:
@@ -124,7 +125,7 @@ def test_every_parameter_learns(architecture, tiny_scan, make_model):
     assert owned == {id(weight) for weight in model.parameters()}
     for _ in range(2):
         optimiser.zero_grad()
-        model.loss(batch, canvas_shape=shape, kind="poisson")[0].backward()
+        model.loss(batch, canvas_shape=shape, kind="poisson").total.backward()
         optimiser.step()
     still = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert still == []
@@ -135,11 +136,12 @@ def test_double_precision(architecture, tiny_scan, make_model):
     """precision 64-true: the probe keeps its imaginary part, the loss agrees with single precision."""
     batch, shape = batch_of(tiny_scan, 2)
     model = make_model(tiny_scan.probe, gridsize=2, architecture=architecture, stir=0.02)
-    single = float(model.loss(batch, canvas_shape=shape, kind="amplitude")[1])
+    single = float(model.loss(batch, canvas_shape=shape, kind="amplitude").last)
     double_batch, _ = batch_of(tiny_scan, 2, dtype=torch.float64)
     estimates, _, _ = model.double()(double_batch, canvas_shape=shape)
     assert estimates[-1].dtype == torch.complex128
-    assert float(model.loss(double_batch, canvas_shape=shape, kind="amplitude")[1]) == pytest.approx(single, rel=1e-3)
+    double = float(model.loss(double_batch, canvas_shape=shape, kind="amplitude").last)
+    assert double == pytest.approx(single, rel=1e-3)
 
 
 def test_dark_patterns_are_no_hazard(tiny_scan, make_model):
@@ -150,19 +152,25 @@ def test_dark_patterns_are_no_hazard(tiny_scan, make_model):
         model = make_model(tiny_scan.probe, gridsize=2, architecture=architecture, stir=0.02)
         for kind in ("amplitude", "poisson"):
             model.zero_grad()
-            model.loss(batch, canvas_shape=shape, kind=kind)[0].backward()
+            model.loss(batch, canvas_shape=shape, kind=kind).total.backward()
             assert all(torch.isfinite(weight.grad).all() for weight in model.parameters())
 
 
 @pytest.mark.parametrize("kind", ["amplitude", "poisson"])
 def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
-    """The loss of empty space, in counts."""
+    """The loss of the best uniform object, in counts: by trying all amplitudes, with bad pixels left out."""
     batch, _ = batch_of(tiny_scan, 2)
     probe = reference.probe_in_gauge(tiny_scan.probe, float(batch["mean_counts"][0]))
     counts = batch["counts"].numpy()
-    simulated = np.broadcast_to(reference.simulate_counts(np.ones((1, 16, 16)), probe), counts.shape)
-    expected = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind](simulated, counts)
-    assert make_model(tiny_scan.probe, gridsize=2).flat_loss(batch, kind=kind) == pytest.approx(expected, rel=1e-3)
+    bad = np.zeros((16, 16), bool)
+    bad[6:9, 7] = True
+    batch["counts"][..., 6:9, 7] = 1e5  # would weigh more than all others
+    empty = np.broadcast_to(reference.simulate_counts(np.ones((1, 16, 16)), probe), counts.shape)
+    loss = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind]
+    tried = [loss(a**2 * empty, counts, good=~bad) for a in np.linspace(0.2, 1.5, 1301)]
+    assert 0 < np.argmin(tried) < 1300
+    found = make_model(tiny_scan.probe, gridsize=2).flat_loss(batch, kind=kind, mask=good_pixels(bad))
+    assert found == pytest.approx(min(tried), rel=1e-3)
 
 
 def test_good_pixels():

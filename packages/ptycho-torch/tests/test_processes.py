@@ -51,12 +51,23 @@ def trained(tmp_path, scan):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["unrolled", "cnn"])
-def test_two_processes_equal_one(trained, architecture):
-    """Invariant 41: 2 x 6 groups a step and 1 x 12 give the same weights to rounding, and the same losses."""
-    one, weights = trained(1, batch_size=12, architecture=architecture)
-    two, others = trained(2, batch_size=6, architecture=architecture)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"architecture": "cnn"}, {"architecture": "cnn", "learning_rate": 1e-9}, {"supervised_weight": 5.0}],
+    ids=["unrolled", "cnn", "restarted", "supervised"],
+)
+def test_two_processes_equal_one(trained, options):
+    """Invariant 41: 2 x 6 groups a step and 1 x 12 give the same weights to rounding, and the same losses.
+
+    A training that collapses begins anew in all processes at once (TRN-16).
+    """
+    one, weights = trained(1, batch_size=12, **options)
+    two, others = trained(2, batch_size=6, **options)
     assert two["steps"] == one["steps"] == 9
+    assert two["restarts"] == one["restarts"] == int("learning_rate" in options)
+    if "supervised_weight" in options:
+        error = one["losses"]["supervised_error"]
+        assert two["losses"]["supervised_error"] == pytest.approx(error, rel=1e-3)
     assert two["losses"]["val_loss"] == pytest.approx(one["losses"]["val_loss"], rel=1e-3)
     assert two["losses"]["train_loss"] == pytest.approx(one["losses"]["train_loss"], rel=0.05)
     assert weights.keys() == others.keys()

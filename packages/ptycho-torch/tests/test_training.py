@@ -17,12 +17,13 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError, WorkFailedError
 from ptycho_data.files import write_scan
 from ptycho_torch import training as training_module
 from ptycho_torch.backend import create_training_payload, train
 from ptycho_torch.bundle import load_bundle
+from ptycho_torch.recovery import PatchVariance
 
 SMALL = {"epochs": 2, "width": 2, "iterations": 1, "gridsize": 1, "n_groups": 40, "batch_size": 8, "val_fraction": 0.1}
 """36 groups of one pattern to train on, 4 for val_loss: 5 steps an epoch."""
@@ -115,7 +116,7 @@ def test_training_lowers_the_loss(run):
     """More epochs, lower val_loss than physics alone."""
     options = {"gridsize": 2, "sweeps": 1, "width": 4}
     short = run(epochs=1, execution={"learning_rate": 1e-9}, **options)
-    long = run(epochs=12, execution={"learning_rate": 3e-3}, **options)
+    long = run(epochs=20, execution={"learning_rate": 3e-3}, **options)
     losses = [done.summary["training"]["losses"]["val_loss"] for done in (short, long)]
     assert losses[1] < 0.9 * losses[0]
 
@@ -204,7 +205,8 @@ def test_several_scans(run, scan, tiny_scan, tmp_path):
     from ptycho_data.files import combine_scans
 
     brighter = replace(scan, measurements=np.asarray(scan.measurements) * 4)
-    done = run(combine_scans([scan, brighter]), gridsize=2, n_groups=60)
+    both = replace(combine_scans([scan, brighter]), object_truths={})  # a file holds one true object
+    done = run(both, gridsize=2, n_groups=60)
     gauges = done.summary["mean_counts"]
     assert gauges["1"] == pytest.approx(4 * gauges["0"], rel=1e-6)
     groups = done.trainer.train_dataloader.dataset.groups.nn_indices
@@ -299,13 +301,165 @@ def test_trains_on_simulated_objects(run, scan):
 def test_a_collapse_is_told(run):
     """Invariant 46: a network that explains no more than empty space is called so; one that learned is not."""
     flat = run(architecture="cnn", epochs=1, execution={"learning_rate": 1e-12})
-    good = run(architecture="unrolled")
+    good = run(architecture="unrolled", epochs=1)
     assert flat.summary["training"]["collapsed"]
     assert not good.summary["training"]["collapsed"]
     for done in (flat, good):
         losses = done.summary["training"]
         assert losses["collapsed"] == (losses["losses"]["val_loss"] >= 0.98 * losses["flat_loss"])
     assert flat.summary["training"]["flat_loss"] == good.summary["training"]["flat_loss"]
+    assert good.summary["training"]["patch_variance"] > 10 * flat.summary["training"]["patch_variance"]
+
+
+def test_patch_variance_against_numpy():
+    """TRN-14: by NumPy's variance, in batches of any size; 0 where every pattern has the same answer."""
+    rng = np.random.default_rng(0)
+    probe = rng.normal(size=(2, 6, 6)) + 1j * rng.normal(size=(2, 6, 6))
+    probe /= np.linalg.norm(probe)
+    patches = rng.normal(size=(9, 6, 6)) + 1j * rng.normal(size=(9, 6, 6)) + 2
+    expected = (np.var(patches, axis=0) * (np.abs(probe) ** 2).sum(0)).sum()
+    variance, same_for_all = PatchVariance(torch.from_numpy(probe)), PatchVariance(torch.from_numpy(probe))
+    assert float(variance.value()) == 0
+    for part in (patches[:1], patches[1:5], patches[5:]):
+        variance.add(torch.from_numpy(part))
+        same_for_all.add(torch.from_numpy(np.repeat(patches[:1], len(part), 0)))
+    assert float(variance.value()) == pytest.approx(expected)
+    assert float(same_for_all.value()) == pytest.approx(0, abs=1e-12)
+
+
+class TestRecovery:
+    """Invariant 46, TRN-16: a training that collapsed begins anew, once."""
+
+    FLAT = {"architecture": "cnn", "seed": 5}  # noqa: RUF012
+
+    def test_restarts_after_a_quarter_of_the_budget(self, run):
+        """Other weights, a third of the rate and a schedule from its start, for the epochs that are left."""
+        seen: list[tuple[str, int, int]] = []
+        execution = {"learning_rate": 1e-9, "checkpoint_save_top_k": -1}
+        done = run(**self.FLAT, epochs=8, execution=execution, progress=lambda *report: seen.append(report))
+        told = done.summary["training"]
+        assert (told["restarts"], told["epochs"], told["steps"], told["collapsed"]) == (1, 8, 40, True)
+        assert "after epoch 2 of 8 was not below 0.98" in told["restart_reason"]
+        again = 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(30) / 30)) / 2
+        np.testing.assert_allclose(done.rates[10:], 1e-9 / 3 * again, rtol=1e-6)
+        training = [report for report in seen if report[0].startswith("training")]
+        assert training[:10] == [("training", step, 40) for step in range(1, 11)]
+        assert training[10:] == [("training again", step, 30) for step in range(1, 31)]
+        states = {
+            int(path.stem[6:10]): training_module.SafetensorsCheckpoints().load_checkpoint(path)["state_dict"]
+            for path in done.out.glob("checkpoints/*.ckpt")
+        }
+        name = "model.network.stages.0.0.weight"
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=0, atol=1e-6)  # its own weights, to the end
+        torch.testing.assert_close(states[2][name], states[7][name], rtol=0, atol=1e-6)
+        assert (states[1][name] - states[2][name]).abs().max() > 0.01
+
+    @pytest.fixture
+    def start_with(self, monkeypatch):
+        """Change the weights that a training begins with, by a function of its model."""
+        made = training_module.PtychoModel.__init__
+
+        def patch(change: Callable[[Any], None]) -> None:
+            def begin(model: Any, *args: Any) -> None:
+                made(model, *args)
+                if not any(weight.is_meta for weight in model.parameters()):  # a bundle is being opened
+                    with torch.no_grad():
+                        change(model)
+
+            monkeypatch.setattr(training_module.PtychoModel, "__init__", begin)
+
+        return patch
+
+    @staticmethod
+    def dead(model: Any) -> None:
+        """Far off any object: the physics cannot mend it."""
+        model.network.nets[0].leave.bias.fill_(30.0)
+
+    def test_recovers(self, run, start_with):
+        """A network whose first weights are dead learns with the fresh ones; the best checkpoint is of these."""
+        start_with(self.dead)
+        done = run(epochs=4)
+        told = done.summary["training"]
+        assert told["restarts"] == 1
+        assert "after epoch 1 of 4" in told["restart_reason"]
+        assert not told["collapsed"]
+        assert told["losses"]["val_loss"] < 0.5 * told["flat_loss"]
+        assert load_bundle(done.out / "model.safetensors").model.network.nets[0].leave.bias.abs().max() < 1
+
+    @pytest.mark.parametrize("scheduler", ["constant", "plateau", "exponential"])
+    def test_the_second_attempt_has_no_past(self, run, start_with, scheduler):
+        """To rounding the training that begins with these weights and a third of the rate, and no other moments."""
+        whole = {"batch_size": 64, "seed": 3, "sweeps": 1}
+        execution = {"scheduler": scheduler, "enable_checkpointing": False}
+        start_with(self.dead)
+        after = run(**whole, epochs=4, execution={"learning_rate": 0.03, **execution})
+        assert after.summary["training"]["restarts"] == 1
+        weights = training_module._fresh(load_bundle(after.out / "model.safetensors").model, TrainingConfig(seed=3))
+        start_with(lambda model: model.network.load_state_dict(weights.state_dict()))
+        alone = run(**whole, epochs=3, execution={"learning_rate": 0.01, **execution})
+        np.testing.assert_allclose(after.rates[1:], alone.rates, rtol=1e-6)
+        for name, value in alone.weights.items():
+            torch.testing.assert_close(after.weights[name], value, rtol=1e-3, atol=1e-5)
+
+    def test_a_quarter_of_the_budget_at_least(self, run):
+        """Found at the end of early stopping or of the time, it still has a quarter; early stopping counts anew."""
+        execution = {"learning_rate": 1e-9, "early_stop_patience": 1}
+        told = run(**self.FLAT, epochs=100, execution=execution).summary["training"]
+        assert "after epoch 2 of 100" in told["restart_reason"]
+        assert told["stopped_by"] == "early stopping"
+        assert told["epochs"] == 4
+        short = run(**self.FLAT, epochs=1, execution={"learning_rate": 1e-9, "scheduler": "plateau"})
+        assert short.summary["training"]["epochs"] == 2
+        assert short.rates == pytest.approx([1e-9] * 5 + [1e-9 / 3] * 5)
+        timed = run(**self.FLAT, epochs=1_000_000, max_seconds=0.4, execution={"learning_rate": 1e-9})
+        assert timed.summary["training"]["restarts"] == 1
+        assert timed.summary["training"]["stopped_by"] == "max_seconds"
+
+
+class TestSupervised:
+    """TRN-15: the true object in the loss."""
+
+    WORDS = {"synthetic": 2, "n_groups": 60, "gridsize": 2, "sweeps": 1, "width": 4}  # noqa: RUF012
+
+    def test_lowers_the_error_of_the_object(self, run):
+        """Lower than at the start, and than with the patterns alone; val_loss stays the loss on the patterns."""
+        slow, fast = ({"learning_rate": rate} for rate in (1e-9, 3e-3))
+        start = run(**self.WORDS, epochs=1, supervised_weight=1.0, execution=slow)
+        patterns = run(**self.WORDS, epochs=1, execution=slow)
+        taught = run(**self.WORDS, epochs=8, supervised_weight=1.0, execution=fast)
+        hardly = run(**self.WORDS, epochs=8, supervised_weight=1e-6, execution=fast)
+        errors = [done.summary["training"]["losses"]["supervised_error"] for done in (start, taught, hardly)]
+        assert errors[1] < 0.9 * errors[0]
+        assert errors[1] < errors[2]
+        losses = [done.summary["training"]["losses"]["val_loss"] for done in (start, patterns)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        assert "supervised_error" not in patterns.summary["training"]["losses"]
+        assert not patterns.trainer.train_dataloader.dataset.truth
+
+    def test_takes_the_truth_of_the_files(self, run, scan):
+        """Every scan needs one; without it a clear error before any training."""
+        done = run(supervised_weight=1.0)
+        assert done.summary["training"]["losses"]["supervised_error"] < 1
+        bare = replace(scan, object_truth=None, object_origin_yx_px=None)
+        with pytest.raises(ContractError, match=r"truth\.missing") as caught:
+            run(bare, supervised_weight=1.0)
+        assert "--synthetic" in str(caught.value)
+        run(bare, supervised_weight=1.0, synthetic=2, n_groups=40)
+
+    def test_validation_without_truth_has_no_error(self, run, scan, tmp_path):
+        """val_loss of measured patterns while simulated objects teach."""
+        write_scan(tmp_path / "bare.npz", replace(scan, object_truth=None, object_origin_yx_px=None))
+        done = run(**self.WORDS, epochs=1, supervised_weight=1.0, validation=[tmp_path / "bare.npz"])
+        assert done.summary["training"]["losses"].keys() == {"train_loss", "val_loss"}
+
+    @pytest.mark.parametrize("option", [{"accum_steps": 2}, {"precision": "64-true"}, {"num_workers": 1}])
+    def test_works_with(self, run, option):
+        """Accumulated gradients, double precision, workers: finite, and near to the plain one or the same."""
+        plain = run(**self.WORDS, supervised_weight=1.0)
+        other = run(**self.WORDS, supervised_weight=1.0, execution=option)
+        errors = [done.summary["training"]["losses"]["supervised_error"] for done in (plain, other)]
+        assert errors[1] == pytest.approx(errors[0], rel=0.05)
+        assert same(plain, other) == ("num_workers" in option)
 
 
 def test_progress(run):

@@ -1,4 +1,4 @@
-"""What to try next, in words, from figures of a run (specs/cli.md, CLI-19 and CLI-26)."""
+"""What to try next, in words, from figures of a run (specs/cli.md, CLI-19, CLI-26, CLI-28)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ptycho_contracts.problems import Problem
+
 AT_FLOOR, NEAR_FLOOR = 1.1, 1.5
 """R over its Poisson floor up to which the patterns are explained, and nearly so."""
 OVERFIT = 1.2
@@ -14,6 +16,8 @@ OVERFIT = 1.2
 TREND = 0.02
 """Change of the FRC's frequency, as a fraction of Nyquist, that counts as one."""
 FEW_MODES, MOST_MODES = 3, 8
+ENOUGH_STEPS = 400
+"""Steps of a descent below which its R is still high with any number of modes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +83,9 @@ def advise(
 
 
 def hint(command: str, summary: Mapping[str, Any]) -> str | None:
-    """One line after a run that collapsed, or whose R stays far above its Poisson floor; else None (CLI-26)."""
-    training = summary.get("training", {})
-    if training.get("collapsed"):
-        return (
-            f"collapsed: val_loss {training.get('losses', {}).get('val_loss', math.nan):.4g} is no better than a flat "
-            f"object's {training.get('flat_loss', math.nan):.4g}: train longer, or with another --seed"
-        )
+    """One line after a run whose R stays far above its Poisson floor; else None (CLI-26)."""
+    if command == "train":
+        return _of_calibration(summary)
     residual, floor = (_used(summary.get(name)) for name in ("residual", "poisson_floor"))
     ratio = over_floor(residual, floor)
     if ratio is None or ratio <= NEAR_FLOOR:
@@ -98,16 +98,75 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
             corrects_positions=bool(own.get("correct_positions")),
             fits_background=bool(own.get("fit_background")),
         )
+        longer = _longer(summary, own)
+        remedy = f"try {longer}, then {remedy.removeprefix('try ')}" if longer else remedy
     else:
         modes = int(settings.get("model", {}).get("modes", 1))
         more = f"train with --modes {FEW_MODES}" if modes < FEW_MODES else ""
-        if command == "train":
-            remedy = more.replace("train with", "try") or "try more --epochs or a longer calibration"
-        elif not settings.get("inference", {}).get("refine"):
+        if not settings.get("inference", {}).get("refine"):
             remedy = "try --refine 5" + (f", or {more}" if more else "")
         else:
             remedy = more or "try a larger --refine, --correct-positions or --fit-background"
     return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
+
+
+def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
+    """What to say of a training that collapsed, also after its recovery; None where it did not (CLI-28).
+
+    Args:
+        summary: Of the training.
+        model: Path of the bundle that it wrote.
+    """
+    training = summary.get("training", {})
+    if not training.get("collapsed"):
+        return None
+    settings = summary.get("settings", {})
+    ways = ["more --epochs"]
+    ways += ["--architecture unrolled"] if settings.get("model", {}).get("architecture") == "cnn" else []
+    if not settings.get("training", {}).get("supervised_weight"):
+        ways.append("--synthetic N with --supervised-weight")
+    again = ", also when begun anew at a third of the learning rate" if training.get("restarts") else ""
+    return Problem(
+        model, "training.collapsed",
+        f"a val_loss below 0.98 of a uniform object's {training.get('flat_loss', math.nan):.4g}",
+        f"{training.get('losses', {}).get('val_loss', math.nan):.4g}{again}: the network has learned nothing of the "
+        "object, and its images show none; the files are written all the same",
+        "train with " + ", or ".join(ways),
+    )  # fmt: skip
+
+
+def _longer(summary: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What a short descent with few modes should try first; else nothing."""
+    epochs, used = summary.get("epochs", 0), summary.get("patterns", {}).get("used", 0)
+    fitted = used - (summary.get("validation") or {}).get("patterns", 0)
+    an_epoch = math.ceil(fitted / own.get("batch_size", 1))
+    if not epochs * an_epoch or epochs * an_epoch >= ENOUGH_STEPS or own.get("modes", 1) >= FEW_MODES:
+        return ""
+    if summary.get("stopped_by") == "early stopping":
+        return ""
+    asked = own.get("epochs", epochs)
+    longer = ["a longer --max-seconds"] if summary.get("stopped_by") == "max_seconds" else []
+    longer += [f"--epochs {math.ceil(ENOUGH_STEPS / an_epoch)}"] if asked * an_epoch < ENOUGH_STEPS else []
+    return " and ".join(longer)
+
+
+def _of_calibration(summary: Mapping[str, Any]) -> str | None:
+    """What to try where a training's calibrated probe does not explain its patterns."""
+    told, settings = (summary.get("probe") or {}).get("calibration") or {}, summary.get("settings", {})
+    residual, floor, steps = told.get("residual"), told.get("poisson_floor"), told.get("steps")
+    ratio = over_floor(residual, floor)
+    if ratio is None or ratio <= NEAR_FLOOR or not steps or summary.get("training", {}).get("collapsed"):
+        return None
+    modes, epochs = (int(settings.get(section, {}).get(name, 1))
+                     for section, name in (("model", "modes"), ("training", "calibration_epochs")))  # fmt: skip
+    wanted = FEW_MODES if modes < FEW_MODES else min(modes + 2, MOST_MODES)
+    more = f"--modes {wanted}" if modes < MOST_MODES else ""
+    if steps < ENOUGH_STEPS:
+        remedy = f"try --calibration-epochs {math.ceil(ENOUGH_STEPS / (steps / epochs))}"
+        remedy += f", then {more}" if more else ""
+    else:
+        remedy = f"try {more or f'--calibration-epochs {2 * epochs}'}"
+    return f"the calibrated probe's R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
 
 
 def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advice]:
@@ -119,7 +178,9 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
     if ratio <= NEAR_FLOOR:
         return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
     if rising:
-        return [Advice("residual.above", f"{times}: the descent is not done; with more epochs, if R stays, {remedy}")]
+        then = remedy.replace("more --epochs, ", "")
+        also = f"; if R stays with more epochs, {then}" if then != "try more --epochs" else ""
+        return [Advice("residual.above", f"{times}: the descent is not done{also}")]
     return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
 
 

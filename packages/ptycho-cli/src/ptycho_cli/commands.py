@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_cli.advice import hint
 from ptycho_cli.config_file import read_config
-from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, with_options
+from ptycho_cli.options import EVALUATE_OPTIONS, INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, with_options
 
 Backend = Literal["torch", "tf", "pytorch", "tensorflow"]
 OutputDir = Annotated[Path, Parameter(name="--output-dir", help="Folder for the results; created when missing.")]
@@ -22,6 +23,12 @@ ConfigFile = Annotated[
     Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags beat it.")
 ]
 _READ_WITH_TRUTH = ("measurement", "nphotons", "enable_progress_bar")
+Resume = Annotated[
+    bool,
+    Parameter(
+        name="--resume", negative=(), help="Go on from OUT/checkpoints/descent.safetensors, with the same settings."
+    ),
+]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="What computes (default: torch).")]
 
 
@@ -63,6 +70,7 @@ def infer(
     /,
     *,
     output_dir: OutputDir,
+    resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     typed: Typed = (),
@@ -73,8 +81,11 @@ def infer(
 
     settings = {**read_config(config, INFER_OPTIONS, extra=("backend",)), **overrides}
     _, summary = runs.infer(
-        model, data, output_dir=output_dir, overrides=settings, backend=_backend(backend, settings), command=typed
-    )
+        model, data, output_dir=output_dir, overrides=settings, resume=resume, backend=_backend(backend, settings),
+        command=typed,
+    )  # fmt: skip
+    if summary.get("training_collapsed"):
+        print(f"ptycho-cli: warning: {model}: its training collapsed; the image shows no object", file=sys.stderr)
     _say("infer", settings, f"wrote {output_dir / 'object.npz'}", summary)
 
 
@@ -84,6 +95,7 @@ def reconstruct(
     /,
     *,
     output_dir: OutputDir,
+    resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     typed: Typed = (),
@@ -94,12 +106,13 @@ def reconstruct(
 
     settings = {**read_config(config, RECONSTRUCT_OPTIONS, extra=("backend",)), **overrides}
     _, summary = runs.reconstruct(
-        data, output_dir=output_dir, overrides=settings, backend=_backend(backend, settings), command=typed
-    )
+        data, output_dir=output_dir, overrides=settings, resume=resume, backend=_backend(backend, settings),
+        command=typed,
+    )  # fmt: skip
     _say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
 
 
-@with_options(RECONSTRUCT_OPTIONS)
+@with_options(EVALUATE_OPTIONS)
 def evaluate(
     image: Annotated[Path | None, Parameter(help="Reconstruction (object.npz) to score; needs --truth.")] = None,
     /,
@@ -123,7 +136,7 @@ def evaluate(
     """Score an image beside a truth, or a scan without one: R beside its floor, FRC of half scans, advice."""
     from ptycho_cli import evaluation, runs
 
-    settings = {**read_config(config, RECONSTRUCT_OPTIONS, extra=("backend",)), **overrides}
+    settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
     _check_evaluation(image, truth, scan, backend, settings)
     if image is not None and truth is not None:
         settings.pop("backend", None)
@@ -237,7 +250,7 @@ def _check_evaluation(
     elif scan is not None and truth is not None:
         problem("usage.truth", "no --truth beside --scan", "one", "to use it: reconstruct, then evaluate IMAGE --truth")
     elif image is not None:
-        idle = [row.flag for row in RECONSTRUCT_OPTIONS if row.name in settings and row.name not in _READ_WITH_TRUTH]
+        idle = [row.flag for row in EVALUATE_OPTIONS if row.name in settings and row.name not in _READ_WITH_TRUTH]
         idle += ["--backend"] if backend is not None or "backend" in settings else []
         if idle:
             problem("usage.idle", "options of --scan only with --scan", ", ".join(idle), "nothing is fitted: omit them")
@@ -256,6 +269,10 @@ def _say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping
     if not settings.get("enable_progress_bar", True):
         return
     words = [first]
+    training = summary.get("training", {})
+    reached, flat = (training.get("losses", {}).get("val_loss"), training.get("flat_loss"))
+    if _is_finite(reached) and _is_finite(flat):
+        words.append(f"val_loss {reached:.4g}, a uniform object's {flat:.4g}")
     for title in ("residual", "poisson_floor"):
         figures = summary.get(title)
         if isinstance(figures, Mapping):

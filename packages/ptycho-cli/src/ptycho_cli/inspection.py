@@ -102,11 +102,26 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for name, layout in report["arrays"].items():
         yield f"  {name:<22} {layout}"
     for name, value in report["facts"].items():
-        yield f"  {name:<22} {_brief(value)}"
+        for part, content in _parts(name, value) if report["kind"] == "bundle" else [(name, value)]:
+            yield f"  {part:<22} {_brief(content)}"
     for check in report["checks"]:
         yield f"  {check['status']:<4} {check['name']:<17} {check['text']}"
     for path in report.get("previews", ()):
         yield f"  wrote {path}"
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A fact of a bundle, and the tables in it, such as its options by section."""
+    tables = {key: table for key, table in value.items() if isinstance(table, Mapping)} if _is_table(value) else {}
+    if not tables or len(tables) < len(value):
+        yield name, value
+    for key, table in tables.items():
+        if not all(_is_table(content) for content in table.values()):
+            yield f"{name}.{key}", table
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
 
 
 def _scan(path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool) -> Found:
@@ -195,10 +210,14 @@ def _brief(value: Any) -> str:
     """A fact in one short line; ``--json`` has all of it."""
     if isinstance(value, Mapping):
         inner = {key: part for key, part in value.items() if not isinstance(part, Mapping)}
-        text = ", ".join(f"{key} {part}" for key, part in inner.items()) or "none"
+        text = ", ".join(f"{key} {_figure(part)}" for key, part in inner.items()) or "none"
     else:
-        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        text = _figure(value)
     return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _layout(array: Any) -> str:

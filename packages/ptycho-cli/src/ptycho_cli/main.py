@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from cyclopts import App, CycloptsError
-from ptycho_contracts.problems import ContractError, MissingFileError
+from cyclopts import App, CycloptsError, MissingArgumentError
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
 from ptycho_cli import commands
 
@@ -102,6 +102,13 @@ def _fail(reason: str, code: int) -> int:
 def _one_line(error: Exception) -> str:
     known = isinstance(error, (CycloptsError, ContractError, MissingFileError))
     text = " ".join(str(error).split()) or "no message"
+    problems: Sequence[Problem] = getattr(error, "problems", ())
+    if len(problems) > 1 and len({(one.remedy, one.code) for one in problems}) == 1:
+        # What mends them all is said once.
+        each = " | ".join(f"{one.where}: expected {one.expected}, found {one.found}" for one in problems)
+        text = " ".join(f"{len(problems)} problems: {each}; {problems[0].remedy} [{problems[0].code}]".split())
+    if isinstance(error, MissingArgumentError) and not error.keyword and not (error.argument and error.argument.tokens):
+        text = text.replace("requires an argument", "is required, and was not given")
     if known or hasattr(error, "problems"):
         return text
     return f"{type(error).__name__}: {text} ({_DEBUG} shows the traceback)"

@@ -24,6 +24,7 @@ INFER_SECTIONS = (DataConfig, InferenceConfig, ExecutionConfig)
 RECONSTRUCT_SECTIONS = (DataConfig, ReconstructionConfig, ExecutionConfig)
 
 _MEASUREMENT = ("measurement", "nphotons")
+_DESCENT = ("enable_progress_bar", "enable_checkpointing", "early_stop_patience")
 
 
 def offered(
@@ -41,9 +42,10 @@ def offered(
 TRAIN_OPTIONS = offered(TRAIN_SECTIONS, without=("inference_batch_size",))
 INFER_OPTIONS = offered(
     INFER_SECTIONS,
-    only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", "enable_progress_bar"),
+    only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_DESCENT),
 )
-RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", "enable_progress_bar"))
+RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_DESCENT))
+EVALUATE_OPTIONS = tuple(row for row in RECONSTRUCT_OPTIONS if row.name != "enable_checkpointing")
 
 _TITLES = {
     "data": "Data",

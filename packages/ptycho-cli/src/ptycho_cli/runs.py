@@ -8,10 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
+from ptycho_contracts.config import DataConfig, ExecutionConfig, InferenceConfig, ReconstructionConfig, resolve
+from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.records import Reconstruction
 
+from ptycho_cli.advice import collapsed
 from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.descent_files import checkpoint_arguments, discard_checkpoint, require_judges
 from ptycho_cli.options import INFER_SECTIONS, RECONSTRUCT_SECTIONS, TRAIN_SECTIONS
 from ptycho_cli.progress import Progress, progress_on
 from ptycho_cli.publish import require_files, require_output_dir
@@ -44,7 +47,7 @@ def train(
 
     Raises:
         ContractError, MissingFileError: bad input, found before any work.
-        WorkFailedError: the training failed.
+        WorkFailedError: the training failed, or collapsed; in that case the files are written.
     """
     resolve(TRAIN_SECTIONS, {"explicit": overrides})
     require_output_dir(output_dir)
@@ -67,6 +70,9 @@ def train(
     summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)
     if first_rank:  # of several processes that train together, one writes the results
         publish_training(output_dir, summary)
+        problem = collapsed(summary, str(output_dir / MODEL_NAME))
+        if problem is not None:
+            raise WorkFailedError(problem)
     return summary
 
 
@@ -76,6 +82,7 @@ def infer(
     *,
     output_dir: Path,
     overrides: Mapping[str, Any],
+    resume: bool = False,
     backend: str = DEFAULT,
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -84,14 +91,17 @@ def infer(
 
     Raises: as :func:`train`.
     """
-    resolve(INFER_SECTIONS, {"explicit": overrides})
+    resolved = resolve(INFER_SECTIONS, {"explicit": overrides})
+    require_judges(overrides, resolved[InferenceConfig].val_fraction)
     require_output_dir(output_dir)
     require_files([("Model archive", model), ("Data file", data)])
+    wanted = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
+    kept = checkpoint_arguments(output_dir, wanted=wanted, resume=resume)
     worker = load_backend(backend)
     payload = worker.create_inference_payload(model, data, output_dir, overrides=dict(overrides), execution_config=None)
     inputs = described_files([model, data])
     with _progress(payload.execution_config, progress) as callback:
-        result, report = worker.infer(payload, progress=callback)
+        result, report = worker.infer(payload, **kept, progress=callback)
     return _published(output_dir, command, inputs, result, report)
 
 
@@ -100,6 +110,7 @@ def reconstruct(
     *,
     output_dir: Path,
     overrides: Mapping[str, Any],
+    resume: bool = False,
     backend: str = DEFAULT,
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -109,8 +120,11 @@ def reconstruct(
     Raises: as :func:`train`.
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_judges(overrides, resolved[ReconstructionConfig].val_fraction)
     require_output_dir(output_dir)
     require_files([("Data file", data)])
+    wanted = resolved[ExecutionConfig].enable_checkpointing
+    kept = checkpoint_arguments(output_dir, wanted=wanted, resume=resume)
     worker = load_backend(backend)
     inputs = described_files([data])
     with _progress(resolved[ExecutionConfig], progress) as callback:
@@ -120,6 +134,7 @@ def reconstruct(
             execution_config=resolved[ExecutionConfig],
             measurement=resolved[DataConfig].measurement,
             nphotons=overrides.get("nphotons"),
+            **kept,
             progress=callback,
         )
     return _published(output_dir, command, inputs, result, report)
@@ -172,6 +187,7 @@ def evaluate_scan(
     from ptycho_cli.evaluation import without_truth
 
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_judges(overrides, resolved[ReconstructionConfig].val_fraction)
     execution = resolved[ExecutionConfig]
     if output_dir is not None:
         require_output_dir(output_dir)
@@ -205,6 +221,8 @@ def _published(
     outputs = ["object.npz", "amplitude.png", "phase.png", "summary.json"]
     summary = full_summary(command, inputs, outputs, report)
     publish_reconstruction(output_dir, result, summary)
+    if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
+        discard_checkpoint(output_dir)
     return result, summary
 
 

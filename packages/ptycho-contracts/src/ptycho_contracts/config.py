@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 _HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
+_JUDGES = "share of the used patterns that judge the fit and are not fitted: the epoch of their lowest loss is kept"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +169,12 @@ class TrainingConfig(Section):
         "train on this many simulated objects under the scan's own probe, positions and dose, not on the scan",
         minimum=0,
     )
+    supervised_weight: float = option(
+        0.0,
+        "weight of the squared error of the object, beside the loss on the patterns; needs true objects: synthetic, or "
+        "files that hold theirs",
+        minimum=0.0,
+    )
     start_from: str | None = option(None, "model whose weights training starts from; of the same network")
     calibration_epochs: int = option(15, "epochs of the joint descent that calibrates the probe", minimum=1)
 
@@ -186,6 +193,7 @@ class InferenceConfig(Section):
     refine: int = option(0, "epochs of joint descent after the network's image", minimum=0)
     correct_positions: bool = option(False, "with refine: correct the positions by descent, too")
     fit_background: bool = option(False, "with refine: fit a background, the same for all patterns, too")
+    val_fraction: float = option(0.0, f"with refine: {_JUDGES}", minimum=0.0, maximum=0.5)
     assembly: str = option(
         "auto",
         "canvas: all patterns at once on one canvas; groups: stitch the groups' patches; auto: canvas where the "
@@ -197,7 +205,8 @@ class InferenceConfig(Section):
     )
 
     def _cross_checks(self) -> list[Problem]:
-        idle = [name for name in ("correct_positions", "fit_background") if getattr(self, name) and self.refine == 0]
+        needy = ("correct_positions", "fit_background", "val_fraction")
+        idle = [name for name in needy if getattr(self, name) and self.refine == 0]
         problems = [
             Problem(
                 where=f"inference.{name}",
@@ -225,6 +234,7 @@ class ReconstructionConfig(Section):
     probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
     correct_positions: bool = option(False, "correct the positions by descent, too")
     fit_background: bool = option(False, "fit a background, the same for all patterns, too")
+    val_fraction: float = option(0.0, _JUDGES, minimum=0.0, maximum=0.5)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
     hold_out: str | None = option(None, _HOLD_OUT)
@@ -267,7 +277,9 @@ class ExecutionConfig(Section):
         flag="--checkpoint-monitor",
     )
     checkpoint_mode: str = option("min", "whether less or more of the metric is better", choices=("min", "max"))
-    early_stop_patience: int = option(100, "epochs without improvement before training stops", minimum=1)
+    early_stop_patience: int = option(
+        100, "epochs without improvement before training, or a descent with val_fraction, stops", minimum=1
+    )
     logger_backend: str = option(
         "csv", "where metrics are logged", choices=("csv", "tensorboard", "mlflow", "none"), flag="--logger"
     )

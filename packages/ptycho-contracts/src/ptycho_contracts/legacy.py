@@ -9,6 +9,7 @@ from typing import Any
 from ptycho_contracts.config import (
     DataConfig,
     ExecutionConfig,
+    InferenceConfig,
     ModelConfig,
     Resolved,
     Section,
@@ -96,4 +97,7 @@ def _entries(section: Section) -> dict[str, Any]:
     if isinstance(section, TrainingConfig):
         entries["nepochs"] = section.epochs
         entries["probe.trainable"] = section.calibrate_probe is not False
+    if isinstance(section, InferenceConfig):
+        # The refinement's own share, beside that of the training.
+        entries["refine_val_fraction"] = entries.pop("val_fraction")
     return entries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,6 +26,11 @@ SCAN_ARRAYS = (
     ArraySpec("object_origin_yx_px", (2,), kinds="f", dtype="float64", optional=True, unit="px"),
 )
 
+TRUTH_ARRAYS = (
+    ArraySpec("object", ("object_y", "object_x"), kinds="c", dtype="complex64"),
+    ArraySpec("origin_yx_px", (2,), kinds="f", dtype="float64", unit="px"),
+)
+
 GROUP_ARRAYS = (
     ArraySpec("nn_indices", ("group", "channel"), kinds="i", dtype="int64", minimum=0),
     ArraySpec("coords_offsets", ("group", 1, 2, 1), kinds="f", dtype="float32", unit="px"),
@@ -35,7 +41,27 @@ BATCH_ARRAYS = (
     ArraySpec("counts", ("group", "channel", "N", "N"), kinds="f", dtype="float32", unit="counts", minimum=0.0),
     *GROUP_ARRAYS,
     ArraySpec("mean_counts", ("group",), kinds="f", dtype="float32", unit="counts", minimum=0.0),
+    ArraySpec("truth", ("group", "channel", "N", "N"), kinds="c", dtype="complex64", optional=True),
 )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Truth:
+    """The true object of one scan.
+
+    Attributes:
+        object: (H, W) complex64.
+        origin_yx_px: (2,) float64, object coordinate of ``object[0, 0]``.
+
+    Raises:
+        ContractError: with all problems at once, when the arrays break specs/arrays.md.
+    """
+
+    object: NDArray[np.complex64]
+    origin_yx_px: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        validate(self, TRUTH_ARRAYS, where="Truth")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,8 +78,9 @@ class Scan:
         probe_kind: ``"exact"`` only where the source says that the probe is the true one.
         bad_pixels: (N, N) bool or None; True marks a detector pixel to be ignored.
         scan_index: (pattern,) int64; groups never mix different values.
-        object_truth: (H, W) complex64 or None, the true object of a simulation.
+        object_truth: (H, W) complex64 or None, the true object of all patterns, of a simulation.
         object_origin_yx_px: (2,) float64, object coordinate of ``object_truth[0, 0]``.
+        object_truths: Where the scans have objects of their own: each scan's by its ``scan_index``.
         metadata: JSON values: source, decisions taken on reading, physical geometry.
 
     Raises:
@@ -69,6 +96,7 @@ class Scan:
     scan_index: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type]
     object_truth: NDArray[np.complex64] | None = None
     object_origin_yx_px: NDArray[np.float64] | None = None
+    object_truths: Mapping[int, Truth] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -80,6 +108,16 @@ class Scan:
         found += _pair_problems("Scan", self, ("object_truth", "object_origin_yx_px"))
         if found:
             raise ContractError(found)
+        if self.object_truths:
+            _require_truths(self)
+
+    @cached_property
+    def truths(self) -> Mapping[int, Truth]:
+        """True object of each scan by its ``scan_index``, as far as they are known (ARR-17)."""
+        if self.object_truth is None or self.object_origin_yx_px is None:
+            return self.object_truths
+        shared = Truth(object=self.object_truth, origin_yx_px=self.object_origin_yx_px)
+        return {int(number): shared for number in np.unique(self.scan_index)}
 
     @property
     def N(self) -> int:
@@ -129,6 +167,7 @@ class Batch:
         nn_indices, coords_offsets, coords_relative: as in :class:`Groups`.
         mean_counts: (group,) float32, mean counts per pattern of the scan that the group
             belongs to; it fixes the gauge of the probe (specs/physics.md).
+        truth: (group, C, N, N) complex64 or None, the true object under each pattern (PHY-4).
 
     Raises:
         ContractError: with all problems at once, when the arrays break specs/arrays.md.
@@ -139,6 +178,7 @@ class Batch:
     coords_offsets: NDArray[np.float32]
     coords_relative: NDArray[np.float32]
     mean_counts: NDArray[np.float32]
+    truth: NDArray[np.complex64] | None = None
 
     def __post_init__(self) -> None:
         _validate_grouped(self, BATCH_ARRAYS, "Batch")
@@ -197,6 +237,25 @@ def _pair_problems(where: str, record: Any, names: tuple[str, str]) -> list[Prob
         Problem(f"{where}: {missing[0]}", "record.pair", f"'{missing[0]}' beside '{present}'", "nothing",
                 f"provide '{missing[0]}' or leave '{present}' out")
     ]  # fmt: skip
+
+
+def _require_truths(scan: Scan) -> None:
+    """ARR-17: one way to give the truth, and only of scans that are there."""
+    found = []
+    if scan.object_truth is not None:
+        found.append(
+            Problem("Scan: object_truths", "record.truths", "either 'object_truth' or 'object_truths'", "both",
+                    "give one object for all patterns, or one for each scan")
+        )  # fmt: skip
+    strangers = sorted(set(scan.object_truths) - set(np.unique(scan.scan_index).tolist()))
+    if strangers:
+        known = np.unique(scan.scan_index).tolist()
+        found.append(
+            Problem("Scan: object_truths", "record.truths", f"keys among the scans {known[:8]}", f"{strangers}",
+                    "key each object by the 'scan_index' of its patterns")
+        )  # fmt: skip
+    if found:
+        raise ContractError(found)
 
 
 def _validate_grouped(record: Any, specs: Sequence[ArraySpec], where: str) -> None:

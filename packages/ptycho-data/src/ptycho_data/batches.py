@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Batch, Groups
 
+from ptycho_data.truths import TruthSource, truth_patches
+
 _BLOCK_PIXELS = 1 << 22
 
 
@@ -25,6 +27,10 @@ class PatternSource(Protocol):
     def __len__(self) -> int: ...
     def counts(self, index: Any = ...) -> NDArray[np.float32]:
         """Photon counts of the chosen patterns."""
+
+
+class GroupSource(PatternSource, TruthSource, Protocol):
+    """What groups are read from: a Scan or a Store."""
 
 
 def mean_counts(source: PatternSource, *, allowed: Any | None = None) -> dict[int, float]:
@@ -49,7 +55,9 @@ def mean_counts(source: PatternSource, *, allowed: Any | None = None) -> dict[in
     return {int(scan): float(photons[scan_index == scan].mean()) for scan in np.unique(scan_index)}
 
 
-def gather(source: PatternSource, groups: Groups, rows: Any, *, mean_counts: Mapping[int, float]) -> Batch:
+def gather(
+    source: GroupSource, groups: Groups, rows: Any, *, mean_counts: Mapping[int, float], truth: bool = False
+) -> Batch:
     """Read the patterns of some groups.
 
     Args:
@@ -57,12 +65,13 @@ def gather(source: PatternSource, groups: Groups, rows: Any, *, mean_counts: Map
         groups: All groups.
         rows: Which groups: a slice, or integers.
         mean_counts: Mean photons a pattern by value of ``scan_index``, of the training patterns.
+        truth: Also read the true object under each pattern.
 
     Returns:
         Batch: counts (n, C, N, N) float32, whatever the storage dtype and unit.
 
     Raises:
-        ContractError: groups of another source, or a scan without mean counts.
+        ContractError: groups of another source, a scan without mean counts, or one without the truth asked for.
     """
     indices = groups.nn_indices[rows]
     if indices.size and int(indices.max()) >= len(source):
@@ -84,4 +93,5 @@ def gather(source: PatternSource, groups: Groups, rows: Any, *, mean_counts: Map
         coords_offsets=groups.coords_offsets[rows],
         coords_relative=groups.coords_relative[rows],
         mean_counts=np.array([mean_counts[int(scan)] for scan in scans], np.float32),
+        truth=truth_patches(source, indices.ravel()).reshape(n, C, source.N, source.N) if truth else None,
     )

@@ -137,9 +137,20 @@ def write_array(folder: Path, name: str, array: NDArray[Any], advance: Callable[
 
 
 def finish_folder(
-    staging: Path, path: Path, kind: str, entries: Mapping[str, Any], facts: Any, report: Progress
+    staging: Path,
+    path: Path,
+    kind: str,
+    entries: Mapping[str, Any],
+    facts: Any,
+    report: Progress,
+    *,
+    without: Path | None = None,
 ) -> None:
-    """Write the manifest of a staged folder and put it in place by one rename."""
+    """Write the manifest of a staged folder and put it in place by one rename.
+
+    Args:
+        without: File that the staged folder needs until then, to be continued where it was left; removed last.
+    """
     content = {"format": FORMAT, "kind": kind, "schema": list(SCHEMA), "arrays": dict(entries), "facts": facts}
     key = digest(content)
     # The manifest comes last: without it the folder does not open.
@@ -149,6 +160,8 @@ def finish_folder(
         os.fsync(text.fileno())
     _sync(staging)
     report("commit", 0, 1)
+    if without is not None:
+        without.unlink()
     while not holds(path, kind, key) and not _take_place(staging, path):
         if not holds(path, kind, key):
             _set_aside(path)

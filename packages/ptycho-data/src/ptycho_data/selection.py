@@ -58,6 +58,29 @@ def used_indices(held_out: Any, M: int) -> NDArray[np.int64]:
     return np.flatnonzero(used).astype(np.int64)
 
 
+def validation_indices(used: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], ...]:
+    """Used patterns that are fitted, and those that judge the fit (specs/physics.md, PHY-30), each ascending int64.
+
+    Args:
+        used: (n,) indices.
+        fraction: Share of them that judges, at least one; 0 for none.
+        seed: Seed of the choice.
+
+    Raises:
+        ContractError: no pattern left to fit.
+    """
+    if fraction == 0:
+        return used, np.empty(0, np.int64)
+    count = max(1, round(fraction * len(used)))
+    if count >= len(used):
+        raise ContractError(
+            Problem("val_fraction", "selection.no_fit", "at least one pattern to fit beside one that judges",
+                    f"{len(used)} used patterns, val_fraction {fraction:g}", "use more patterns, or leave it out")
+        )  # fmt: skip
+    order = np.random.default_rng(seed).permutation(used)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
 def subsample_indices(
     M: int,
     *,

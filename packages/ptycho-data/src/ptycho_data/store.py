@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.arrays import validate
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
-from ptycho_contracts.records import SCAN_ARRAYS, Batch, Groups, MeasurementUnit, ProbeKind, Scan
+from ptycho_contracts.records import SCAN_ARRAYS, Batch, Groups, MeasurementUnit, ProbeKind, Scan, Truth
 
 from ptycho_data.batches import gather, mean_counts
 from ptycho_data.commits import commit_folder
 from ptycho_data.folders import ArrayFolder, Progress, digest, open_committed, open_folder, verify_folder
 from ptycho_data.grouping import GROUPING_VERSION, group
+from ptycho_data.truths import truth_arrays, truth_specs, truths_in
 
 __all__ = ["Store", "create_store", "gather", "mean_counts", "open_store", "verify_store"]
 
@@ -85,6 +87,14 @@ class Store:
         """(2,) float64 or None."""
         return self.arrays.get("object_origin_yx_px")
 
+    @cached_property
+    def truths(self) -> Mapping[int, Truth]:
+        """True object of each scan by its ``scan_index``, as far as they are known (ARR-17)."""
+        if self.object_truth is None or self.object_origin_yx_px is None:
+            return truths_in(self.arrays)
+        shared = Truth(object=self.object_truth, origin_yx_px=self.object_origin_yx_px)
+        return {int(number): shared for number in np.unique(self.scan_index)}
+
     @property
     def metadata(self) -> Mapping[str, Any]:
         """Metadata of the scan."""
@@ -142,9 +152,9 @@ class Store:
             return made  # a store on a full or read-only disk still has groups, in memory
         return made
 
-    def batch(self, groups: Groups, rows: Any, *, mean_counts: Mapping[int, float]) -> Batch:
+    def batch(self, groups: Groups, rows: Any, *, mean_counts: Mapping[int, float], truth: bool = False) -> Batch:
         """Patterns of some groups, as :func:`ptycho_data.batches.gather`."""
-        return gather(self, groups, rows, mean_counts=mean_counts)
+        return gather(self, groups, rows, mean_counts=mean_counts, truth=truth)
 
 
 def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = None) -> Store:
@@ -162,7 +172,7 @@ def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = No
         WorkFailedError: the disk refused the data, or rows written differ from rows declared.
     """
     path = Path(path)
-    arrays = {spec.name: getattr(scan, spec.name) for spec in SCAN_ARRAYS}
+    arrays = {spec.name: getattr(scan, spec.name) for spec in SCAN_ARRAYS} | truth_arrays(scan.object_truths)
     facts = {"unit": scan.unit, "probe_kind": scan.probe_kind, "metadata": dict(scan.metadata)}
     commit_folder(
         path, kind=KIND, arrays={name: array for name, array in arrays.items() if array is not None}, facts=facts,
@@ -187,8 +197,8 @@ def open_finished(path: Path) -> Store:
 
 
 def _store(folder: ArrayFolder) -> Store:
-    validate({spec.name: folder.arrays.get(spec.name) for spec in SCAN_ARRAYS}, SCAN_ARRAYS,
-             where=str(folder.path), content=False)  # fmt: skip
+    specs = (*SCAN_ARRAYS, *truth_specs(folder.arrays))
+    validate({spec.name: folder.arrays.get(spec.name) for spec in specs}, specs, where=str(folder.path), content=False)
     return Store(folder.path, folder.key, folder.arrays, folder.facts)
 
 

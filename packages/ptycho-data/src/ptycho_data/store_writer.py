@@ -30,6 +30,7 @@ from ptycho_data.commits import (
 from ptycho_data.files.npy import read_header
 from ptycho_data.folders import Progress, digest
 from ptycho_data.store import KIND, Store, open_finished
+from ptycho_data.truths import truth_specs
 
 _JOURNAL = "journal"
 _PATTERNS = "measurements"
@@ -49,7 +50,7 @@ class StoreWriter:
         unit: ``"counts"`` or ``"amplitude"``.
         positions_px: (M, 2) float64 ``[x, y]``.
         arrays: Other arrays of a Scan by name: ``scan_index``, ``probe``, ``bad_pixels``,
-            ``object_truth``, ``object_origin_yx_px``.
+            ``object_truth``, ``object_origin_yx_px``, or both of these with ``_<scan_index>`` for each scan.
         probe_kind: ``"exact"`` or ``"guess"``.
         metadata: JSON values.
         resume_key: What identifies the source, such as its path, size and time; None keeps nothing.
@@ -128,8 +129,9 @@ class StoreWriter:
             for name, array in self._arrays.items():
                 entries[name] = write_array(self._staging, name, array, lambda count: None)
             self._journal.close()
-            (self._staging / _JOURNAL).unlink()
-            finish_folder(self._staging, self.path, KIND, entries, self._facts, self._report)
+            finish_folder(
+                self._staging, self.path, KIND, entries, self._facts, self._report, without=self._staging / _JOURNAL
+            )
         except OSError as error:
             raise disk_error(self.path, error) from error
         self._leave()
@@ -173,7 +175,10 @@ class StoreWriter:
                 sums = Checksum.after(blocks[: rows * row_bytes // BLOCK_BYTES])
                 stream.seek(begin + len(sums.blocks) * BLOCK_BYTES)
                 sums.update(memoryview(stream.read(rows * row_bytes - len(sums.blocks) * BLOCK_BYTES)))
-        journal.write_text("".join(f"{block.hex()}\n" for block in sums.blocks), encoding="ascii")
+        # In one piece: a kill between emptying and writing it would lose all that is there.
+        renewed = journal.with_name(f"{journal.name}.new")
+        renewed.write_text("".join(f"{block.hex()}\n" for block in sums.blocks), encoding="ascii")
+        renewed.replace(journal)
         return ArrayWriter(path, self.shape, self.dtype, done=rows, checksum=sums)
 
 
@@ -259,15 +264,16 @@ def _sums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
 
 def _check_arrays(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     """All that can be wrong with a Scan but the values of its patterns."""
-    known = {spec.name for spec in SCAN_ARRAYS}
+    specs = (*SCAN_ARRAYS, *truth_specs(arrays))
+    known = {spec.name for spec in specs}
     patterns = np.broadcast_to(np.zeros((), dtype), shape)
     found = [
         Problem(f"StoreWriter: {name}", "array.unknown", f"one of {', '.join(sorted(known))}", name, "leave it out")
         for name in sorted(set(arrays) - known | ({_PATTERNS} & set(arrays)))
     ]
-    found += problems_of({**arrays, _PATTERNS: patterns}, SCAN_ARRAYS, where="StoreWriter", content=False)
+    found += problems_of({**arrays, _PATTERNS: patterns}, specs, where="StoreWriter", content=False)
     if not found:
-        others = [spec for spec in SCAN_ARRAYS if spec.name != _PATTERNS]
+        others = [spec for spec in specs if spec.name != _PATTERNS]
         found = problems_of(arrays, others, where="StoreWriter")
     if found:
         raise ContractError(found)

@@ -3,57 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, to_dict
 from ptycho_contracts.records import Reconstruction
-from ptycho_data.batches import PatternSource, mean_counts
+from ptycho_data.batches import mean_counts
+from ptycho_data.bundle_file import NETWORK, require_same_network
+from ptycho_data.config_parameters import descent_options
+from ptycho_data.descent_checkpoints import run_checkpoints
+from ptycho_data.descent_course import sha256_of
 from ptycho_data.files import read_scan
-from ptycho_data.geometry import canvas_geometry
-from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
+from ptycho_data.probe_calibration import find_probe, training_probe
+from ptycho_data.probes import in_gauge, orthogonal_modes, with_modes
+from ptycho_data.run_summary import (
+    Summary,
+    after_descent,
+    descent_summary,
+    imaging_summary,
+    residuals,
+    training_summary,
+    versions,
+)
+from ptycho_data.scan_checks import require_light, require_photons, require_probe
+from ptycho_data.scan_view import ScanView, assembly_of, imaging_groups, scan_view
+from ptycho_data.selection import validation_indices
+from ptycho_data.stages import Progress, Stages
 from ptycho_data.store import create_store
+from ptycho_data.training_groups import synthetic_scans, training_groups, training_patterns
+from ptycho_data.truths import has_truth, require_truth
 
 from ptycho_tf.bundle import Bundle, load_bundle, save_bundle
-from ptycho_tf.calibration import Descend, calibrate, find_probe
+from ptycho_tf.calibration import descend, judge
 from ptycho_tf.config_factory import (
     InferencePayload,
     TrainingPayload,
     create_inference_payload,
     create_training_payload,
 )
-from ptycho_tf.descent import JointFit, joint_descent
+from ptycho_tf.descent import TENSOR_FILES, joint_descent
 from ptycho_tf.devices import on_device, pick_device
-from ptycho_tf.evaluation import far_field_residual
+from ptycho_tf.evaluation import view_residual
 from ptycho_tf.framework import tf
 from ptycho_tf.inference import image_by_groups, image_on_canvas
 from ptycho_tf.layers import fresh, put_weights
 from ptycho_tf.loader import GroupDataset
 from ptycho_tf.model import PtychoModel
 from ptycho_tf.physics import illumination, place_scan
-from ptycho_tf.runs import (
-    Progress,
-    ScanView,
-    Stages,
-    Summary,
-    after_descent,
-    assembly_of,
-    common_summary,
-    descent_options,
-    imaging_groups,
-    require_light,
-    require_photons,
-    require_probe,
-    require_same_network,
-    residuals,
-    scan_view,
-    synthetic_scans,
-    training_groups,
-    training_patterns,
-)
 
 __all__ = ["create_inference_payload", "create_training_payload", "infer", "reconstruct", "train"]
 
@@ -74,12 +74,15 @@ def train(
         ContractError: data that cannot be trained on as asked, or options that TensorFlow cannot follow.
         WorkFailedError: a fit diverged.
     """
-    from ptycho_tf.training import fit, require_possible
+    from ptycho_tf.replicas import prepare_devices, require_possible
+    from ptycho_tf.training import fit
 
     training, execution = payload.pt_training_config, payload.execution_config
     require_possible(execution)
+    prepare_devices(execution)
     device = pick_device(execution)
     require_light(payload.scan)
+    earlier = None if training.start_from is None else _earlier(payload, Path(training.start_from))
     stages = Stages()
     payload.output_dir.mkdir(parents=True, exist_ok=True)
     with stages.measure("store"):
@@ -87,8 +90,12 @@ def train(
     used, held = training_patterns(source, payload.pt_data_config, training)
     gauges = mean_counts(source, allowed=used)
     require_photons(gauges)
-    earlier = None if training.start_from is None else _earlier(payload, Path(training.start_from))
-    probe, found = _probe(payload, source, used, gauges, stages, partial(_descend, device), progress)
+    if training.supervised_weight and not training.synthetic:
+        require_truth(source, used)
+    probe, found = training_probe(
+        partial(descend, device), partial(judge, device), payload.scan, source, used, gauges,
+        modes=payload.pt_model_config.modes, training=training, stages=stages, progress=progress,
+    )  # fmt: skip
     learned, learned_from, learned_gauges = source, used, gauges
     if training.synthetic:
         with stages.measure("simulation"):
@@ -99,47 +106,64 @@ def train(
         parts = training_groups(
             learned, learned_from, payload.pt_data_config, training, learned_gauges, validation_files
         )
-    kept, validation = (GroupDataset(origin, groups, mean_counts=means) for origin, groups, means in parts)
+    supervised = training.supervised_weight > 0
+    kept, validation = (
+        GroupDataset(
+            origin, groups, mean_counts=means, truth=supervised and has_truth(origin, groups.nn_indices.ravel())
+        )
+        for origin, groups, means in parts
+    )
     with on_device(device):
         model = PtychoModel(payload.pt_model_config, probe, make=fresh(training.seed, "float32"))
         if earlier is not None:
-            put_weights(
-                model.network, {name: value.numpy() for name, value in earlier.model.weights.items()}, "network."
-            )
+            put_weights(model.network, {name: value.numpy() for name, value in earlier.model.weights.items()}, NETWORK)
     with stages.measure("training"):
         outcome = fit(
             model, kept, validation, training=training, execution=execution, output_dir=payload.output_dir,
             device=device, progress=progress,
         )  # fmt: skip
-    summary = _common(payload, stages, outcome.device, payload.pt_training_config) | {
-        "patterns": {"used": len(used), "held_out": len(held)},
-        "groups": {"training": len(kept), "validation": len(validation)},
-        "mean_counts": {str(scan): value for scan, value in gauges.items()},
-        "measurement": payload.scan.metadata.get("measurement"),
-        "probe": found,
-        "parameters": sum(int(np.prod(variable.shape)) for variable in model.weights.values()),
-        "training": {"epochs": outcome.epochs, "steps": outcome.steps, "stopped_by": outcome.stopped_by,
-                     "losses": dict(outcome.losses), "flat_loss": outcome.flat_loss, "collapsed": outcome.collapsed},
-        "patterns_per_cpu_second": stages.rate(outcome.steps * training.batch_size * execution.accum_steps
-                                               * payload.pt_data_config.C, "training"),
-    }  # fmt: skip
+    summary = training_summary(
+        payload, outcome, stages, packages=_packages(), used=len(used), held_out=len(held),
+        groups=(len(kept), len(validation)), mean_counts=gauges, probe=found,
+        parameters=sum(int(np.prod(variable.shape)) for variable in model.weights.values()),
+    )  # fmt: skip
     bundle = Bundle(model, float(np.mean(list(gauges.values()))), summary)
     save_bundle(payload.output_dir / MODEL_NAME, bundle)
     return summary
 
 
-def infer(payload: InferencePayload[Bundle], *, progress: Progress | None = None) -> tuple[Reconstruction, Summary]:
+def infer(
+    payload: InferencePayload[Bundle],
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
     """Image a scan with a trained model, and refine the image where that was asked for.
 
+    Args:
+        payload: From :func:`create_inference_payload`.
+        checkpoint: File that keeps the state of the refinement between epochs; none is kept where not given.
+        resume: Go on from that file.
+        progress: Called as ``progress(stage, done, total)``.
+
     Raises:
-        ContractError: several scans in one file, or a network that cannot image as asked.
+        ContractError: several scans in one file, a network that cannot image as asked, or a checkpoint that is none
+            of this run.
+        MissingFileError: no checkpoint to go on from.
         WorkFailedError: a refinement diverged.
     """
     config, model = payload.pt_inference_config, payload.bundle.model
     device = pick_device(payload.execution_config)
     stages = Stages()
     view = scan_view(payload.scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
-    own = payload.scan.probe
+    fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
+    checkpoints = run_checkpoints(
+        checkpoint if config.refine else None, TENSOR_FILES, resume=resume, backend="tf", device=device,
+        enabled=payload.execution_config.enable_checkpointing, versions=versions(_packages()),
+        settings=[to_dict(section) for section in (payload.pt_data_config, payload.pt_model_config, config)],
+        model=sha256_of(*(value.numpy() for value in model.weights.values())),
+    )  # fmt: skip
     if config.probe_source == "file":
         given = require_probe(payload.scan, "infer --probe-source file")
         model.probe = tf.constant(in_gauge(with_modes(given, payload.pt_model_config.modes), 1.0))
@@ -154,34 +178,25 @@ def infer(payload: InferencePayload[Bundle], *, progress: Progress | None = None
         else:
             groups = imaging_groups(view, payload.pt_data_config, config.seed)
             object_ = image_by_groups(model, view, groups, **options)
-    rate = stages.rate(len(view.used), "imaging")
     probe = model.probe.numpy()
-    summary: Summary = {"assembly": assembly, "network": residuals(view, _residual(view, object_, probe, device))}
+    found: Summary = {"assembly": assembly, "network": residuals(view, view_residual(view, object_, probe, device))}
     background = None
     if config.refine:
         with stages.measure("refinement"):
             fit = joint_descent(
-                view.source, _placement(view), probe, indices=view.used, mean_counts=view.mean_counts,
+                view.source, _placement(view), probe, indices=fitted, mean_counts=view.mean_counts,
                 epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
+                validation=judges, patience=payload.execution_config.early_stop_patience, checkpoints=checkpoints,
                 **descent_options(ReconstructionConfig(
                     seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
                 )),
             )  # fmt: skip
         object_, probe, background = fit.object, fit.probe, fit.background
-        view, fitted = after_descent(view, fit.losses, fit.shifts_yx_px, fit.background)
-        summary |= fitted
+        view, went = after_descent(view, fit, fitted)
+        found |= went
     with stages.measure("residuals"):
-        found = residuals(view, _residual(view, object_, probe, device, background))
-    summary = _common(payload, stages, device, config) | summary | {
-        "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
-        "mean_counts": view.mean_counts,
-        "mean_counts_of_training": payload.bundle.mean_counts,
-        "measurement": payload.scan.metadata.get("measurement"),
-        "probe": {"source": config.probe_source, "mode_powers": mode_powers(probe),
-                  "overlap_with_file": None if own is None else overlap(probe, own)},
-        "patterns_per_cpu_second": rate,
-        **found,
-    }  # fmt: skip
+        found |= residuals(view, view_residual(view, object_, probe, device, background))
+    summary = imaging_summary(payload, view, probe, stages, packages=_packages(), device=device, found=found)
     return _reconstruction(view, object_, probe), summary
 
 
@@ -192,12 +207,22 @@ def reconstruct(
     execution_config: ExecutionConfig,
     measurement: str = "auto",
     nphotons: float | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Joint descent on object and probe from empty space and the file's probe; no network.
 
+    Args:
+        data_file: One scan.
+        config, execution_config, measurement, nphotons: Options of the descent, the device and the reading.
+        checkpoint: File that keeps the state of the descent between epochs; none is kept where not given.
+        resume: Go on from that file.
+        progress: Called as ``progress(stage, done, total)``.
+
     Raises:
-        ContractError: bad data, several scans in one file, no probe.
+        ContractError: bad data, several scans in one file, or a checkpoint that is none of this run.
+        MissingFileError: no checkpoint to go on from.
         WorkFailedError: the descent diverged.
     """
     scan = read_scan(Path(data_file), measurement=measurement, nphotons=nphotons)
@@ -205,37 +230,35 @@ def reconstruct(
     device = pick_device(execution_config)
     stages = Stages()
     view = scan_view(scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
+    fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
+    checkpoints = run_checkpoints(
+        checkpoint, TENSOR_FILES, resume=resume, backend="tf", device=device,
+        enabled=execution_config.enable_checkpointing, versions=versions(_packages()),
+        settings=[to_dict(config), {"measurement": measurement, "nphotons": nphotons}],
+    )  # fmt: skip
     start, search = scan.probe, None
     if start is None:
         with stages.measure("probe search"):
             start, search = find_probe(
-                partial(_descend, device), view.source, view.positions_px, indices=view.used,
+                partial(descend, device), view.source, view.positions_px, indices=view.used,
                 mean_counts=view.mean_counts, config=config, progress=progress,
             )  # fmt: skip
     with stages.measure("descent"):
         fit = joint_descent(
-            view.source, _placement(view), with_modes(start, config.modes), indices=view.used,
+            view.source, _placement(view), with_modes(start, config.modes), indices=fitted,
             mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
+            validation=judges, patience=execution_config.early_stop_patience, checkpoints=checkpoints,
             progress=progress, **descent_options(config),
         )  # fmt: skip
-    view, fitted = after_descent(view, fit.losses, fit.shifts_yx_px, fit.background)
+    view, went = after_descent(view, fit, fitted)
     with stages.measure("residuals"):
-        found = residuals(view, _residual(view, fit.object, fit.probe, device, fit.background))
-    summary = common_summary((config, execution_config), config.seed, stages, device, _packages()) | {
-        "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
-        "mean_counts": view.mean_counts,
-        "measurement": scan.metadata.get("measurement"),
-        "probe": {
-            "mode_powers": mode_powers(fit.probe),
-            "search": search,
-            "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe),
-        },
-        "epochs": len(fit.losses),
-        **fitted,
-        "patterns_per_cpu_second": stages.rate(len(view.used) * len(fit.losses), "descent"),
-        **found,
-    }
-    return _reconstruction(view, fit.object, fit.probe), summary
+        went |= residuals(view, view_residual(view, fit.object, fit.probe, device, fit.background))
+    summary = descent_summary(
+        scan, view, fit, stages, config=config, execution=execution_config, packages=_packages(), device=device,
+        fitted=len(fitted), search=search, found=went,
+    )  # fmt: skip
+    # Only what was fitted was seen: patterns that judged light no pixel of the object.
+    return _reconstruction(replace(view, used=fitted), fit.object, fit.probe), summary
 
 
 def _earlier(payload: TrainingPayload, path: Path) -> Bundle:
@@ -245,80 +268,8 @@ def _earlier(payload: TrainingPayload, path: Path) -> Bundle:
     return bundle
 
 
-def _descend(
-    device: str,
-    source: PatternSource,
-    positions_px: NDArray[np.float64],
-    probe: NDArray[np.complex64],
-    *,
-    mean_counts: float,
-    config: ReconstructionConfig,
-    stage: str,
-    progress: Progress | None,
-) -> JointFit:
-    """Joint descent of all patterns of a source, on a canvas of their own."""
-    sites = place_scan(positions_px, canvas_geometry(positions_px, source.N), source.N)
-    return joint_descent(source, sites, probe, indices=np.arange(len(source)), mean_counts=mean_counts,
-                         epochs=config.epochs, device=device, progress=progress, stage=stage,
-                         **descent_options(config))  # fmt: skip
-
-
-def _probe(
-    payload: TrainingPayload,
-    source: PatternSource,
-    used: NDArray[np.int64],
-    gauges: dict[int, float],
-    stages: Stages,
-    descend: Descend,
-    progress: Progress | None,
-) -> tuple[NDArray[np.complex64], Summary]:
-    """The probe to train with: given, calibrated on the first scan, or found where the file has none."""
-    training, scan = payload.pt_training_config, payload.scan
-    scans = scan.scan_index[used]
-    first: dict[str, Any] = {
-        "indices": used[scans == scans[0]], "mean_counts": gauges[int(scans[0])], "progress": progress,
-        "config": ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss),
-    }  # fmt: skip
-    found: Summary = {}
-    start = scan.probe
-    if start is None:
-        with stages.measure("probe search"):
-            start, found["search"] = find_probe(descend, source, scan.positions_px, **first)
-    probe = with_modes(start, payload.pt_model_config.modes)
-    calibrates = training.calibrate_probe
-    if calibrates is None:
-        calibrates = scan.probe is None or scan.probe_kind == "guess"
-    found["calibrated"] = calibrates
-    if calibrates:
-        with stages.measure("calibration"):
-            fit = calibrate(descend, source, scan.positions_px, probe, **first)
-        probe = fit.probe
-        found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
-    found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
-    found["mode_powers"] = mode_powers(probe)
-    return probe, found
-
-
 def _placement(view: ScanView) -> Any:
     return place_scan(view.positions_px, view.geometry, view.source.N)
-
-
-def _residual(
-    view: ScanView,
-    object_: NDArray[np.complex64],
-    probe: NDArray[np.complex64],
-    device: str,
-    background: NDArray[np.float32] | None = None,
-) -> Any:
-    """Function of indices to their residual and its floor."""
-    counts = None if background is None else background * np.float32(view.mean_counts)
-
-    def residual(indices: NDArray[np.int64]) -> tuple[float | None, float | None]:
-        with on_device(device):
-            gauge, sites = in_gauge(probe, view.mean_counts), _placement(view)
-            return far_field_residual(view.source, object_, gauge, sites, indices, background=counts)
-
-    return residual
 
 
 def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]) -> Reconstruction:
@@ -331,12 +282,6 @@ def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArr
         probe=gauge,
         positions_px=view.positions_px,
     )
-
-
-def _common(payload: TrainingPayload | InferencePayload[Bundle], stages: Stages, device: str, own: Section) -> Summary:
-    sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
-    summary = common_summary(sections, own.seed, stages, device, _packages())  # type: ignore[attr-defined]
-    return summary | {"overrides_applied": {name: dict(entry) for name, entry in payload.overrides_applied.items()}}
 
 
 def _packages() -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptycho_tf.bundle_file import BundleFile, broken, read_bundle, write_bundle
+from ptycho_data.bundle_file import NETWORK, BundleFile, broken, read_bundle, write_bundle
+
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import put_weights, shapes_only
 from ptycho_tf.model import PtychoModel
+from ptycho_tf.tensor_files import TENSOR_FILES
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,8 @@ def save_bundle(path: Path, bundle: Bundle) -> None:
     """
     model = bundle.model
     values = {name: variable.numpy() for name, variable in model.weights.items()}
-    write_bundle(path, BundleFile(model.config, values, model.probe.numpy(), bundle.mean_counts, bundle.provenance))
+    content = BundleFile(model.config, values, model.probe.numpy(), bundle.mean_counts, bundle.provenance)
+    write_bundle(path, content, TENSOR_FILES)
 
 
 def load_bundle(path: Path) -> Bundle:
@@ -47,7 +50,7 @@ def load_bundle(path: Path) -> Bundle:
         ContractError: not a bundle, truncated or altered, of an unknown schema, or with missing, additional or
             misshapen tensors.
     """
-    content = read_bundle(path)
+    content = read_bundle(path, TENSOR_FILES)
     try:
         # Places without memory of their own: what is allocated is decided by the file's tensors, not by its header.
         model = PtychoModel(content.config, content.probe, make=shapes_only)
@@ -57,7 +60,7 @@ def load_bundle(path: Path) -> Bundle:
     found = {name: value.shape for name, value in content.weights.items()}
     if wanted != found:
         raise broken(path, "the tensors of its configuration", _difference(wanted, found))
-    put_weights(model.network, content.weights, "network.")
+    put_weights(model.network, content.weights, NETWORK)
     # As it is in the file, bit for bit, and not brought to unit energy once more.
     model.probe = tf.constant(content.probe)
     return Bundle(model, content.mean_counts, content.provenance)

@@ -46,6 +46,11 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink(missing_ok=True)
         self._kept = best
 
+    @property
+    def best_epoch(self) -> int | None:
+        """Number of the best epoch; None where none was kept."""
+        return self._kept[0][1] if self._kept else None
+
     def best(self) -> Weights | None:
         """Weights of the best epoch; None where none was kept.
 

@@ -1,54 +1,32 @@
-"""Joint descent on object, probe modes, positions and background (specs/physics.md, PHY-27)."""
+"""Joint descent on object, probe modes, positions and background (specs/physics.md, PHY-27 to PHY-32)."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
-from ptycho_contracts.problems import Problem, WorkFailedError
 from ptycho_data.batches import PatternSource
+from ptycho_data.descent_checkpoints import DescentCheckpoints
+from ptycho_data.descent_course import Arrays, Course, JointFit, Moments, descent_facts, run_course
 from ptycho_data.probes import orthogonal_modes
+from ptycho_data.stages import Progress
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
 from ptycho_tf.losses import LOSSES
 from ptycho_tf.model import good_pixels
 from ptycho_tf.physics import Placement, Tensor, extract_patches, simulate, to_corner
+from ptycho_tf.tensor_files import TENSOR_FILES
 
-Progress = Callable[[str, int, int], None]
+__all__ = ["TENSOR_FILES", "JointFit", "Progress", "joint_descent"]
 
 _BETAS = (0.9, 0.99)
 _SMALLEST_ROOT = 1e-8
-_LAST_STEP = 0.02
-"""Learning rates follow a half cosine from 1 to this share of their start."""
-_POSITIONS_WAIT = 0.1
-"""Share of the descent after which positions begin to move: before, there is no object to align them to."""
-
-
-@dataclass(frozen=True, eq=False)
-class JointFit:
-    """Outcome of a descent.
-
-    Attributes:
-        object: (H, W) complex64, for a probe of unit energy.
-        probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
-        losses: Mean training loss of each epoch that was finished.
-        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
-            patterns that were not fitted, and where positions were kept.
-        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
-    """
-
-    object: NDArray[np.complex64]
-    probe: NDArray[np.complex64]
-    losses: tuple[float, ...]
-    shifts_yx_px: NDArray[np.float64]
-    background: NDArray[np.float32]
 
 
 def joint_descent(
@@ -68,6 +46,9 @@ def joint_descent(
     background_learning_rate: float = 0.0,
     object_start: NDArray[np.complex64] | None = None,
     max_seconds: float | None = None,
+    validation: NDArray[np.int64] | None = None,
+    patience: int | None = None,
+    checkpoints: DescentCheckpoints | None = None,
     device: str = "cpu",
     progress: Progress | None = None,
     stage: str = "descent",
@@ -89,53 +70,32 @@ def joint_descent(
         background_learning_rate: Step in units of the root mean intensity of a pixel; 0 fits none.
         object_start: (H, W) complex for a probe of unit energy; empty space where not given.
         max_seconds: The schedule ends after this wall time, if not earlier.
+        validation: Patterns that are not fitted, and whose loss picks the epoch that is handed out.
+        patience: Epochs without a lower validation loss before the descent stops; never where not given.
+        checkpoints: Where the state is kept between epochs, and what to go on from; where there is an
+            ``object_start``, they are to be told what made it.
         progress: Called as ``progress(stage, steps done, steps in all)``.
 
     Raises:
-        WorkFailedError: the fit diverged.
+        WorkFailedError: the fit diverged, or a checkpoint could not be written.
+        ContractError: a checkpoint of another run, or a broken one.
     """
     rates = (object_learning_rate, probe_learning_rate, position_learning_rate, background_learning_rate)
+    if checkpoints is not None:
+        checkpoints.belong_to(**descent_facts(
+            source, indices=indices, validation=validation,
+            sites=(np.asarray(placement.corners_yx), np.asarray(placement.fractions_yx)),
+            probe=probe, canvas=list(placement.shape), mean_counts=mean_counts, epochs=epochs,
+            batch_size=batch_size, rates=list(rates), loss=loss, seed=seed, max_seconds=max_seconds,
+            patience=patience,
+        ))  # fmt: skip
     with on_device(device):
-        fit = _Fit(placement, probe, object_start, rates, loss, mean_counts, good_pixels(source.bad_pixels))
-        batches = math.ceil(len(indices) / batch_size)
-        steps, done = epochs * batches, 0
-        losses: list[float] = []
-        began = time.monotonic()
-        for epoch in range(epochs):
-            # The order of an epoch depends on seed and epoch alone, not on the epochs before.
-            order = np.random.default_rng((seed, epoch)).permutation(indices)
-            epoch_losses: list[Tensor] = []
-            for batch in np.array_split(order, batches):
-                elapsed = 0.0 if max_seconds is None else (time.monotonic() - began) / max_seconds
-                if elapsed >= 1 and losses:
-                    return _checked(fit, stage).finished(losses, indices)
-                share = max(done / steps, min(elapsed, 1.0))
-                factor = _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * share))
-                rows = np.sort(batch)
-                epoch_losses.append(
-                    fit.step(rows, source.counts(rows), factor, positions_move=share >= _POSITIONS_WAIT)
-                )
-                done += 1
-                if progress is not None:
-                    progress(stage, done, steps)
-            losses.append(float(np.mean([float(value) for value in epoch_losses])))
-            if not math.isfinite(losses[-1]):
-                raise _diverged(stage, f"a loss of {losses[-1]} in epoch {len(losses)}")
-        return _checked(fit, stage).finished(losses, indices)
-
-
-def _checked(fit: _Fit, stage: str) -> _Fit:
-    """The fit, unless its last steps, which no loss has seen yet, ruined it."""
-    if not all(np.isfinite(value.numpy()).all() for value in fit.parameters):
-        raise _diverged(stage, "NaN or infinite values in what was fitted")
-    return fit
-
-
-def _diverged(stage: str, found: str) -> WorkFailedError:
-    return WorkFailedError(
-        Problem(stage, "descent.diverged", "a finite fit", found,
-                "lower the learning rates or check the data with inspect")
-    )  # fmt: skip
+        fit = _Fit(source, placement, probe, object_start, rates, loss, mean_counts)
+        course = run_course(
+            fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, max_seconds=max_seconds,
+            validation=validation, patience=patience, checkpoints=checkpoints, progress=progress, stage=stage,
+        )  # fmt: skip
+        return fit.finished(course, indices)
 
 
 class _Adam:
@@ -159,19 +119,31 @@ class _Adam:
             beta2_power=second, lr=rate, beta1=_BETAS[0], beta2=_BETAS[1], epsilon=eps, grad=gradient,
         )  # fmt: skip
 
+    @property
+    def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
+        """Both moments, and the number of steps."""
+        first, second = (value.numpy().copy() for value in self._moments)
+        return first, second, self._steps
+
+    def restore(self, first: NDArray[np.float32], second: NDArray[np.float32], steps: int) -> None:
+        """Take a state."""
+        self._steps = steps
+        for moment, value in zip(self._moments, (first, second), strict=True):
+            moment.assign(value)
+
 
 class _Fit:
-    """Parameters of a descent, each in its own unit, and the patterns that they simulate."""
+    """Parameters of a descent, each in its own unit, the patterns that they simulate, and Adam's steps."""
 
     def __init__(
         self,
+        source: PatternSource,
         placement: Placement,
         probe: NDArray[np.complex64],
         object_start: NDArray[np.complex64] | None,
         rates: tuple[float, ...],
         loss: str,
         mean_counts: float,
-        mask: Tensor | None,
     ) -> None:
         side = placement.N
         start = np.ones(placement.shape, np.complex64) if object_start is None else object_start
@@ -184,43 +156,48 @@ class _Fit:
         # The background is the square of this, so that it is never negative; at 0 it would have no gradient.
         self.root_background = tf.Variable(tf.fill((side, side), 1e-3))
         self._fits = tuple(rate > 0 for rate in rates)
-        self._adam = [_Adam(value, rate) for value, rate in zip(self.parameters, rates, strict=True)]
+        self._variables = (self.object, self.modes, self.shifts, self.root_background)
+        self._adam = [_Adam(value, rate) for value, rate in zip(self._variables, rates, strict=True)]
         self._pixel = 1.0 / side**2
-        self._placement, self._loss, self._mean_counts, self._mask = placement, LOSSES[loss], mean_counts, mask
+        self._source, self._placement, self._mask = source, placement, good_pixels(source.bad_pixels)
+        self._loss, self._mean_counts = LOSSES[loss], mean_counts
         self._graphs = {
             moves: tf.function(self._step_of(moves), reduce_retracing=True, autograph=False) for moves in (False, True)
         }
+        self._judge = tf.function(partial(self._value, positions_move=True), reduce_retracing=True, autograph=False)
 
-    @property
-    def parameters(self) -> tuple[tf.Variable, ...]:
-        return self.object, self.modes, self.shifts, self.root_background
-
-    def step(
-        self, rows: NDArray[np.int64], counts: NDArray[np.float32], factor: float, *, positions_move: bool
-    ) -> Tensor:
+    def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Tensor:
         """One step of the descent; returns the loss before it."""
         numbers = [self._adam[number].numbers(factor) for number in self._chosen(positions_move)]
         return self._graphs[positions_move](
-            tf.constant(rows), tf.constant(counts), tf.constant(numbers, tf.float32, (len(numbers), 4))
-        )
+            tf.constant(rows), tf.constant(self._source.counts(rows)),
+            tf.constant(numbers, tf.float32, (len(numbers), 4)),
+        )  # fmt: skip
+
+    def loss(self, rows: NDArray[np.int64]) -> float:
+        """Loss of these patterns as they are simulated now."""
+        return float(self._judge(tf.constant(rows), tf.constant(self._source.counts(rows))))
 
     def _chosen(self, positions_move: bool) -> list[int]:
         return [number for number, fits in enumerate(self._fits) if fits and (number != 2 or positions_move)]
 
     def _step_of(self, positions_move: bool) -> Callable[..., Tensor]:
         chosen = self._chosen(positions_move)
-        variables = [self.parameters[number] for number in chosen]
+        variables = [self._variables[number] for number in chosen]
 
         def step(rows: Tensor, counts: Tensor, numbers: Tensor) -> Tensor:
-            measured = to_corner(counts) / self._mean_counts
             with tf.GradientTape() as tape:
-                simulated = self._simulated(rows, positions_move)
-                value = self._loss(simulated, measured, eps=EPS_COUNTS / self._mean_counts, mask=self._mask)
+                value = self._value(rows, counts, positions_move)
             for place, (number, gradient) in enumerate(zip(chosen, tape.gradient(value, variables), strict=True)):
                 self._adam[number].apply(tf.convert_to_tensor(gradient), numbers[place])
             return value
 
         return step
+
+    def _value(self, rows: Tensor, counts: Tensor, positions_move: bool) -> Tensor:
+        measured = to_corner(counts) / self._mean_counts
+        simulated = self._simulated(rows, positions_move)
+        return self._loss(simulated, measured, eps=EPS_COUNTS / self._mean_counts, mask=self._mask)
 
     def _simulated(self, rows: Tensor, positions_move: bool) -> Tensor:
         """(n, N, N) intensities of the patterns at ``rows`` in units of the mean counts."""
@@ -241,20 +218,51 @@ class _Fit:
         corners = tf.floor(tf.stop_gradient(moved))
         return Placement(tf.cast(corners, tf.int64), moved - corners, sites.shape, sites.N)
 
-    def finished(self, losses: list[float], indices: NDArray[np.int64]) -> JointFit:
+    @property
+    def _named(self) -> dict[str, tf.Variable]:
+        names = ("object", "modes", "shifts_yx_px", "root_background")
+        return dict(zip(names, self._variables, strict=True))
+
+    def parameters(self) -> Arrays:
+        """All parameters, complex ones as pairs."""
+        return {name: value.numpy().copy() for name, value in self._named.items()}
+
+    def restore(self, parameters: Arrays) -> None:
+        """Take these parameters."""
+        for name, value in self._named.items():
+            value.assign(parameters[name])
+
+    def moments(self) -> Moments:
+        """Adam's state of the parameters that have been stepped."""
+        states = {name: adam.state for name, adam in zip(self._named, self._adam, strict=True)}
+        return {name: state for name, state in states.items() if state[2]}
+
+    def restore_moments(self, moments: Moments) -> None:
+        """Take this state of Adam."""
+        for name, adam in zip(self._named, self._adam, strict=True):
+            if name in moments:
+                adam.restore(*moments[name])
+
+    def finished(self, course: Course, indices: NDArray[np.int64]) -> JointFit:
         """Orthogonal modes of unit energy, and the object that goes with them."""
         found = orthogonal_modes(_complex(self.modes * self._peak).numpy())
         scale = float(np.sqrt((np.abs(found) ** 2).sum(dtype=np.float64)))
         shifts = np.zeros(self.shifts.shape)
         if self._fits[2]:
-            shifts[indices] = self.shifts.numpy()[indices]
+            # As they were used: held on the canvas.
+            sites = self._placement
+            start = np.asarray(sites.corners_yx) + np.asarray(sites.fractions_yx, np.float64)
+            room = np.asarray(sites.shape) - sites.N - 1 + 0.999
+            moved = np.clip(start + self.shifts.numpy(), 0, room)
+            shifts[indices] = (moved - start)[indices]
         background = np.square(self.root_background.numpy()) * np.float32(self._pixel * self._fits[3])
         return JointFit(
             object=_complex(self.object).numpy() * np.complex64(scale),
             probe=found / np.float32(scale),
-            losses=tuple(losses),
+            losses=course.losses,
             shifts_yx_px=shifts,
             background=background,
+            course=course,
         )
 
 

@@ -8,12 +8,43 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_data.batches import PatternSource
 from ptycho_data.metrics import ResidualSum, poisson_floor
+from ptycho_data.probes import in_gauge
+from ptycho_data.run_summary import Residual
+from ptycho_data.scan_view import ScanView
 
+from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
-from ptycho_tf.physics import Placement, Tensor, extract_patches, simulate, to_centre
+from ptycho_tf.physics import Placement, Tensor, extract_patches, place_scan, simulate, to_centre
 
 _CHUNK_PIXELS = 1 << 19
 _FLOOR_PATTERNS = 64
+
+
+def view_residual(
+    view: ScanView,
+    object_: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    device: str,
+    background: NDArray[np.float32] | None = None,
+) -> Residual:
+    """Function of indices to their R and its floor.
+
+    Args:
+        view: The scan.
+        object_: (H, W), for a probe of unit energy.
+        probe: (K, N, N), any scale.
+        device: As :func:`ptycho_tf.devices.pick_device` names it.
+        background: (N, N) in units of the mean counts, zero frequency at [0, 0].
+    """
+    counts = None if background is None else background * np.float32(view.mean_counts)
+
+    def residual(indices: NDArray[np.int64]) -> tuple[float | None, float | None]:
+        with on_device(device):
+            gauge = in_gauge(probe, view.mean_counts)
+            sites = place_scan(view.positions_px, view.geometry, view.source.N)
+            return far_field_residual(view.source, object_, gauge, sites, indices, background=counts)
+
+    return residual
 
 
 def far_field_residual(

@@ -26,6 +26,15 @@ def _without_banner() -> Iterator[None]:
             os.close(kept)
 
 
+def _with_as_many_threads() -> None:
+    """TensorFlow's own thread pools read neither OMP_NUM_THREADS nor anything else that other libraries read."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    if wanted.isdecimal() and int(wanted) > 0:
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ.setdefault(name, wanted)
+
+
+_with_as_many_threads()
 try:
     with _without_banner():
         import keras

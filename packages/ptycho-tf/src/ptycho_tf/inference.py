@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Groups
 from ptycho_data.geometry import group_canvas_shape
+from ptycho_data.read_ahead import read_ahead
+from ptycho_data.scan_view import ScanView
+from ptycho_data.stages import Progress
 from ptycho_data.stitch import Stitcher
 
 from ptycho_tf.devices import on_device
@@ -20,13 +23,10 @@ from ptycho_tf.physics import (
     Placement,
     Tensor,
     extract_patches,
-    illumination,
     place_scan,
     squared_modulus,
-    to_corner,
 )
-from ptycho_tf.reading import read_ahead
-from ptycho_tf.runs import Progress, ScanView
+from ptycho_tf.sweeps import scan_light
 
 _GROUP_BATCH = 32
 
@@ -58,11 +58,12 @@ class MeasuredModuli:
 
     def __getitem__(self, subset: Tensor) -> Tensor:
         """(n, N, N) moduli for a probe of unit energy, zero frequency at [0, 0]."""
-        counts = next(self._counts)
+        # In NumPy: shifts of small batches cost TensorFlow several times as much.
+        counts = np.fft.ifftshift(next(self._counts), axes=(-2, -1))
         self._done += 1
         if self._progress is not None:
             self._progress("imaging", self._done, self._steps)
-        return tf.sqrt(to_corner(tf.constant(counts)) / self._mean_counts)
+        return tf.constant(np.sqrt(counts / np.float32(self._mean_counts)))
 
     def close(self) -> None:
         """End the readers."""
@@ -107,7 +108,7 @@ def sweep_subsets(probe: Tensor, placement: Placement, *, batch_size: int | None
 
     The order is a fixed permutation: the same scan gives the same image.
     """
-    light = illumination(probe, placement).numpy()
+    light = scan_light(probe, placement).numpy()
     brightest = squared_modulus(probe).numpy().sum(0).max()
     layers = np.square(light).sum() / light.sum() / brightest
     count = max(1, min(len(placement), math.ceil(float(layers))))

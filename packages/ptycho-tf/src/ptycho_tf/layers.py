@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,20 @@ def weights(part: Conv | Layers, prefix: str = "") -> Iterator[tuple[str, Any]]:
         return
     for name, inner in part.parts().items():
         yield from weights(inner, f"{prefix}{name}.")
+
+
+def with_weights(part: Any, values: Iterator[Tensor]) -> Any:
+    """A copy of a network that computes with other tensors, taken in the order of :func:`weights`."""
+    twin = copy(part)
+    if isinstance(part, Conv):
+        twin.weight, twin.bias = next(values), next(values)
+        return twin
+    for name, value in vars(part).items():
+        if isinstance(value, Conv | Layers):
+            setattr(twin, name, with_weights(value, values))
+        elif type(value) is list:
+            setattr(twin, name, [with_weights(item, values) for item in value])
+    return twin
 
 
 def put_weights(part: Conv | Layers, values: Mapping[str, Any], prefix: str = "", *, dtype: str = "float32") -> None:

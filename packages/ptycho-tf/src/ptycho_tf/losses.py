@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ptycho_contracts.physics import EPS_COUNTS
+from ptycho_contracts.physics import EPS_COUNTS, LEAST_TRUTH, SMOOTHED_CORRELATION
 
 from ptycho_tf.framework import tf
-from ptycho_tf.physics import Tensor
+from ptycho_tf.physics import Tensor, squared_modulus
 
 
 def amplitude_loss(
@@ -39,6 +39,27 @@ def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:
         values, measured = values * mask, measured * mask
     least = tf.constant(tf.as_dtype(measured.dtype).as_numpy_dtype(1e-37), measured.dtype)
     return tf.reduce_sum(values) / tf.maximum(tf.reduce_sum(measured), least)
+
+
+def supervised_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Squared error of patches after each group's best global phase, in units of the truth's power (PHY-33).
+
+    ``(sum w |O|^2 + sum w |T|^2 - 2 |sum w conj(T) O|) / sum w |T|^2``, the mean over groups.
+
+    Args:
+        estimate, truth: (groups, C, N, N) complex.
+        weight: (N, N) real, illumination of a patch, its largest value 1.
+    """
+    power = _weighed(squared_modulus(truth), weight)
+    least = tf.maximum(power, LEAST_TRUTH * float(truth.shape[1]) * tf.reduce_sum(weight))
+    product = tf.math.conj(truth) * estimate
+    real, imaginary = _weighed(tf.math.real(product), weight), _weighed(tf.math.imag(product), weight)
+    modulus = tf.sqrt(tf.square(real) + tf.square(imaginary) + tf.square(SMOOTHED_CORRELATION * least))
+    return tf.reduce_mean((_weighed(squared_modulus(estimate), weight) + power - 2 * modulus) / least)
+
+
+def _weighed(values: Tensor, weight: Tensor) -> Tensor:
+    return tf.reduce_sum(values * weight, axis=(1, 2, 3))
 
 
 LOSSES = {"amplitude": amplitude_loss, "poisson": poisson_loss}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +12,38 @@ from ptycho_contracts.physics import EARLIER_ITERATIONS, EPS_COUNTS
 
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import Make, fresh, weights
-from ptycho_tf.losses import LOSSES
+from ptycho_tf.losses import LOSSES, supervised_error
 from ptycho_tf.network import build_network
-from ptycho_tf.physics import Placement, Tensor, extract_patches, place_groups, simulate, to_corner, unit_probe
+from ptycho_tf.physics import (
+    Placement,
+    Tensor,
+    extract_patches,
+    place_groups,
+    simulate,
+    squared_modulus,
+    to_centre,
+    to_corner,
+    unit_probe,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What a batch of groups costs.
+
+    Attributes:
+        total: All iterations on the diffraction patterns, the last one most (TRN-1).
+        last: The last estimate alone, without gradient.
+        supervised: PHY-33 of all iterations in the same way (TRN-15); None where the batch has no truth.
+        supervised_last: The last estimate alone, without gradient, or None.
+        patches: (B * C, N, N) complex, the last estimate under each pattern, without gradient.
+    """
+
+    total: Tensor
+    last: Tensor
+    supervised: Tensor | None
+    supervised_last: Tensor | None
+    patches: Tensor
 
 
 class PtychoModel:
@@ -69,8 +99,7 @@ class PtychoModel:
         measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
         placement = place_groups(batch["coords_relative"], canvas_shape, side)
         # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
-        first = tf.range(groups) * channels
-        subsets = [first + channel for channel in range(channels)]
+        subsets = tf.range(channels)[:, None] + tf.range(groups) * channels
         estimates = self.network(
             tf.sqrt(measured), self.probe_for(measured), placement, subsets=subsets, canvases=groups, mask=mask
         )
@@ -82,28 +111,52 @@ class PtychoModel:
 
     def loss(
         self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], kind: str, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Training loss (all iterations, the last one most) and the loss of the last estimate alone."""
+    ) -> Losses:
+        """Losses of a batch on its diffraction patterns, and on the true object where the batch holds it."""
         estimates, placement, measured = self(batch, canvas_shape=canvas_shape, mask=mask)
         channels = batch["counts"].shape[1]
         eps = tf.repeat(EPS_COUNTS / tf.cast(batch["mean_counts"], self.dtype), channels)[:, None, None]
         probe = self.probe_for(measured)
-        losses = [
-            LOSSES[kind](simulate(extract_patches(estimate, placement), probe), measured, eps=eps, mask=mask)
-            for estimate in estimates
-        ]
-        earlier = tf.add_n(losses[:-1]) if losses[:-1] else tf.zeros_like(losses[-1])
-        return losses[-1] + EARLIER_ITERATIONS * earlier, tf.stop_gradient(losses[-1])
+        patches = [extract_patches(estimate, placement) for estimate in estimates]
+        losses = [LOSSES[kind](simulate(seen, probe), measured, eps=eps, mask=mask) for seen in patches]
+        errors = []
+        if "truth" in batch:
+            truth, power = tf.cast(batch["truth"], probe.dtype), tf.reduce_sum(squared_modulus(probe), 0)
+            shape, weight = (-1, *truth.shape[1:]), power / tf.reduce_max(power)
+            errors = [supervised_error(tf.reshape(seen, shape), truth, weight) for seen in patches]
+        return Losses(
+            total=_summed(losses),
+            last=tf.stop_gradient(losses[-1]),
+            supervised=_summed(errors) if errors else None,
+            supervised_last=tf.stop_gradient(errors[-1]) if errors else None,
+            patches=tf.stop_gradient(patches[-1]),
+        )
 
     def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
-        """Loss of empty space: what a network must beat to have learned anything."""
+        """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
         counts = tf.constant(batch["counts"])
         mean_counts = tf.constant(batch["mean_counts"])
         channels, side = counts.shape[1:3]
         measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
         eps = tf.repeat(EPS_COUNTS / mean_counts, channels)[:, None, None]
-        flat = simulate(tf.ones((1, side, side), tf.complex64), self.probe)
-        return float(LOSSES[kind](tf.broadcast_to(flat, measured.shape), measured, eps=eps, mask=mask))
+        empty = tf.broadcast_to(simulate(tf.ones((1, side, side), tf.complex64), self.probe), measured.shape)
+        good = empty * (1 if mask is None else mask)
+        seen = tf.sqrt(good * measured) if kind == "amplitude" else measured * (1 if mask is None else mask)
+        power = tf.reduce_sum(seen) / tf.reduce_sum(good)
+        uniform = empty * (tf.square(power) if kind == "amplitude" else power)
+        return float(LOSSES[kind](uniform, measured, eps=eps, mask=mask))
+
+
+def _summed(losses: list[Tensor]) -> Tensor:
+    """That of the last estimate, and of every earlier one with its smaller weight."""
+    earlier = tf.add_n(losses[:-1]) if losses[:-1] else tf.zeros_like(losses[-1])
+    return losses[-1] + EARLIER_ITERATIONS * earlier
+
+
+def light_on(batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
+    """Sum of a batch's measured intensities over good pixels, in units of the mean counts: what its loss divides by."""
+    light = batch["counts"] / batch["mean_counts"][:, None, None, None]
+    return tf.reduce_sum(light if mask is None else light * to_centre(tf.cast(mask, light.dtype)))
 
 
 def good_pixels(bad_pixels: NDArray[np.bool_] | None, dtype: str = "float32") -> Tensor | None:

@@ -9,38 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import HALO_PX, MOMENTUM, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, damping_course
+from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, damping_course
 
 from ptycho_tf.framework import tf
-from ptycho_tf.layers import Conv, Layers, Make, doubled
-from ptycho_tf.physics import (
-    Placement,
-    Tensor,
-    add_patches,
-    exit_waves,
-    extract_patches,
-    from_detector,
-    illumination,
-    intensity,
-    scaled,
-    squared_modulus,
-    times,
-    to_centre,
-    to_detector,
-)
-
-"""Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
-rounding of a float32 transform, whose random phase would else carry the measured modulus into the object."""
-
-
-class Moduli(Protocol):
-    """Measured moduli by pattern number."""
-
-    def __getitem__(self, subset: Tensor) -> Tensor: ...
+from ptycho_tf.layers import Conv, Layers, Make, doubled, weights, with_weights
+from ptycho_tf.physics import Placement, Tensor, add_patches, illumination, scaled, squared_modulus, to_centre
+from ptycho_tf.sweeps import Moduli, SweepOfModuli, SweepOfTensor
 
 
 class CanvasNet(Layers):
@@ -76,9 +54,9 @@ class Unrolled(Layers):
 
     An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
     simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum. Then the net sees the estimate, what the
-    sweeps changed, and the illumination, and adds its correction. The same weights serve a group's canvas and that
-    of a whole scan.
+    canvas, divides by the subset's illumination, and steps with momentum; the last sweep ends with the mean of what it
+    went through. Then the net sees the estimate, what the sweeps changed, and the illumination, and adds its
+    correction. The same weights serve a group's canvas and that of a whole scan.
 
     Args:
         compute_dtype: Of the nets' work; physics stays in the precision of the probe.
@@ -91,19 +69,18 @@ class Unrolled(Layers):
         self.sweeps = sweeps
         self.nets = [CanvasNet(self._inputs, width, make=make) for _ in range(iterations)]
         self.compute_dtype = compute_dtype
-        # Traced once, not for every subset of every iteration; and eager callers, who read their patterns subset
-        # by subset, work in graphs all the same.
-        self._step = tf.function(_physics_step, reduce_retracing=True, autograph=False)
-        self._corrected = [tf.function(partial(_corrected, net, compute_dtype), reduce_retracing=True, autograph=False)
-                           for net in self.nets]  # fmt: skip
+        # One graph for the nets of all iterations, which differ in their weights alone.
+        self._corrected = tf.function(
+            partial(_corrected, self.nets[0], compute_dtype), reduce_retracing=True, autograph=False
+        )
 
     def __call__(
         self,
-        amplitude: Moduli,
+        amplitude: Tensor | Moduli,
         probe: Tensor,
         placement: Placement,
         *,
-        subsets: Sequence[Tensor],
+        subsets: Tensor | Sequence[Tensor],
         canvases: Any = 1,
         mask: Tensor | None = None,
     ) -> list[Tensor]:
@@ -111,64 +88,35 @@ class Unrolled(Layers):
 
         Args:
             amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or anything
-                that gives (n, N, N) for a subset.
+                that gives (n, N, N) for a subset, then without gradients.
             probe: (K, N, N) complex, unit energy.
             placement: Sites of the M patches on the (stacked) canvas.
-            subsets: Indices of the patterns of each step of a sweep; together all M.
+            subsets: Indices of the patterns of each step of a sweep, together all M; of one size where the moduli
+                are a tensor.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
-        if tf.is_tensor(amplitude):
-            amplitude = _Rows(amplitude)
         brightest = tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
-        sites = [placement[subset] for subset in subsets]
-        lights = [illumination(probe, site) for site in sites]
-        light = tf.add_n(lights)
-        seen = light / (light + SEEN_LIGHT * brightest)
+        course = damping_course(self.sweeps * len(self.nets))
+        sweep: SweepOfTensor | SweepOfModuli
+        if tf.is_tensor(amplitude):
+            sweep = SweepOfTensor(amplitude, probe, placement, tf.convert_to_tensor(subsets), mask)
+        else:
+            sweep = SweepOfModuli(amplitude, probe, placement, subsets, mask)
+        seen = sweep.light / (sweep.light + SEEN_LIGHT * brightest)
         object_ = tf.ones(placement.shape, probe.dtype)
         velocity = tf.zeros_like(object_)
-        dampings = iter(damping_course(self.sweeps * len(self.nets)))
         estimates = []
-        for corrected in self._corrected:
-            before = object_
-            for _ in range(self.sweeps):
-                damping = next(dampings) * brightest
-                for subset, site, subset_light in zip(subsets, sites, lights, strict=True):
-                    object_, velocity = self._step(
-                        object_, velocity, amplitude[subset], probe, site.corners_yx, site.fractions_yx,
-                        subset_light + damping, mask,
-                    )  # fmt: skip
-            object_ = _tiled(corrected, before, object_, seen, canvases)
+        for number, net in enumerate(self.nets):
+            dampings = tf.constant(course[number * self.sweeps : (number + 1) * self.sweeps], seen.dtype) * brightest
+            ends = number == len(self.nets) - 1
+            swept, velocity = sweep(object_, velocity, dampings, ends_with_mean=ends)
+            values = [tf.convert_to_tensor(value) for _, value in weights(net)]
+            # Outside a graph a net is called too few times to be worth one.
+            corrected = partial(_corrected, net, self.compute_dtype) if tf.executing_eagerly() else self._corrected
+            object_ = _tiled(partial(corrected, values), object_, swept, seen, canvases)
             estimates.append(object_)
         return estimates
-
-
-class _Rows:
-    """A tensor of moduli (M, N, N), read by subsets."""
-
-    def __init__(self, values: Tensor) -> None:
-        self._values = values
-
-    def __getitem__(self, subset: Tensor) -> Tensor:
-        return tf.gather(self._values, subset)
-
-
-def _physics_step(
-    object_: Tensor,
-    velocity: Tensor,
-    amplitude: Tensor,
-    probe: Tensor,
-    corners_yx: Tensor,
-    fractions_yx: Tensor,
-    divisor: Tensor,
-    mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Estimate and velocity after the step of one subset of the patterns."""
-    shape = tuple(known or open_ for known, open_ in zip(object_.shape, tf.unstack(tf.shape(object_)), strict=True))
-    placement = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]))
-    step = scaled(back_project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
-    velocity = times(velocity, MOMENTUM) + step
-    return object_ + (step + times(velocity, MOMENTUM)), velocity
 
 
 def _tiled(corrected: Any, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any) -> Tensor:
@@ -190,33 +138,23 @@ def _tiled(corrected: Any, before: Tensor, object_: Tensor, seen: Tensor, canvas
 
 
 def _corrected(
-    net: CanvasNet, compute_dtype: str, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any
+    net: CanvasNet,
+    compute_dtype: str,
+    values: Sequence[Tensor],
+    before: Tensor,
+    object_: Tensor,
+    seen: Tensor,
+    canvases: Any,
 ) -> Tensor:
-    """The estimate after a sweep with a net's correction."""
+    """The estimate after a sweep with the correction of a net of these weights."""
     moved = object_ - before
     real, imag = tf.math.real, tf.math.imag
     features = tf.stack((real(object_) - 1, imag(object_), real(moved), imag(moved), seen), axis=-1)
     height, width = tf.shape(object_)[0], tf.shape(object_)[1]
     features = tf.reshape(features, (canvases, height // canvases, width, features.shape[-1]))
-    change = net(tf.cast(features, compute_dtype))
+    change = with_weights(net, iter(values))(tf.cast(features, compute_dtype))
     change = tf.reshape(tf.cast(change, seen.dtype), (height, width, 2)) * seen[..., None]
     return object_ + tf.complex(change[..., 0], change[..., 1])
-
-
-def back_project(
-    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
-) -> Tensor:
-    """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
-
-    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
-    simulated one where ``mask`` is 0.
-    """
-    waves = to_detector(exit_waves(extract_patches(object_, placement), probe))
-    excess = amplitude * tf.math.rsqrt(intensity(waves) + SMALLEST_INTENSITY) - 1
-    if mask is not None:
-        excess = excess * mask
-    replaced = from_detector(scaled(waves, excess[:, None]))
-    return add_patches(tf.reduce_sum(replaced * tf.math.conj(probe), axis=1), placement)
 
 
 class PatchNet(Layers):

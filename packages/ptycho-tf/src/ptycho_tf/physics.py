@@ -7,7 +7,7 @@ All functions work eagerly and inside ``tf.function``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,14 @@ class Placement:
         shape: (H, W) of the canvas; (B * H, W) for B group canvases, one below the other. Numbers, or scalar
             tensors where a traced batch leaves B open.
         N: Side of a patch.
+        fixed: Whether nobody fits the positions, so that the fractions need no gradient.
     """
 
     corners_yx: Tensor
     fractions_yx: Tensor
     shape: tuple[Any, Any]
     N: int
+    fixed: bool = False
 
     def __len__(self) -> int:
         return int(self.corners_yx.shape[0])
@@ -43,7 +45,9 @@ class Placement:
     def __getitem__(self, index: Any) -> Placement:
         """The patches at integer positions, given as a tensor or array."""
         rows = tf.convert_to_tensor(index)
-        return Placement(tf.gather(self.corners_yx, rows), tf.gather(self.fractions_yx, rows), self.shape, self.N)
+        return replace(
+            self, corners_yx=tf.gather(self.corners_yx, rows), fractions_yx=tf.gather(self.fractions_yx, rows)
+        )
 
 
 def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: int) -> Placement:
@@ -52,7 +56,8 @@ def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: i
     # A patch may end with the canvas, to rounding: read it as the far side of the pixel before.
     over = corners + N + 1 > np.asarray(geometry.shape)
     corners, fractions = corners - over, fractions + over
-    return Placement(tf.constant(corners, tf.int64), tf.constant(fractions, tf.float32), geometry.shape, N)
+    corners, fractions = tf.constant(corners, tf.int64), tf.constant(fractions, tf.float32)
+    return Placement(corners, fractions, geometry.shape, N, fixed=True)
 
 
 def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
@@ -74,7 +79,7 @@ def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Pla
     fractions = tf.cast(top_left - corners, tf.float32)
     below = tf.repeat(tf.range(tf.cast(batch, tf.int64)), channels) * height
     corners = tf.cast(corners, tf.int64) + tf.stack((below, tf.zeros_like(below)), axis=1)
-    return Placement(corners, fractions, (batch * height, width), N)
+    return Placement(corners, fractions, (batch * height, width), N, fixed=True)
 
 
 def _size(tensor: Tensor, axis: int) -> Any:
@@ -86,8 +91,14 @@ def _size(tensor: Tensor, axis: int) -> Any:
 def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
     """Read (M, N, N) patches from a canvas (H, W), bilinear between pixels (PHY-4).
 
-    Its gradient is :func:`add_patches`; the fractions, that is the positions, have one, too.
+    Its gradient is :func:`add_patches`; the fractions, that is the positions, have one, too, unless they are fixed.
     """
+
+    @tf.custom_gradient
+    def extract_fixed(values: Tensor) -> tuple[Tensor, Any]:
+        windows = _read_windows(values, placement.corners_yx, placement.N + 1)
+        patches = _interpolate(windows, placement.fractions_yx)
+        return patches, lambda upstream: add_patches(upstream, placement)
 
     @tf.custom_gradient
     def extract(values: Tensor, fractions_yx: Tensor) -> tuple[Tensor, Any]:
@@ -98,7 +109,7 @@ def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
 
         return _interpolate(windows, fractions_yx), gradients
 
-    return extract(canvas, placement.fractions_yx)
+    return extract_fixed(canvas) if placement.fixed else extract(canvas, placement.fractions_yx)
 
 
 def add_patches(patches: Tensor, placement: Placement) -> Tensor:
@@ -114,11 +125,21 @@ def add_patches(patches: Tensor, placement: Placement) -> Tensor:
     return add(patches)
 
 
+def with_patch(canvas: Tensor, patch: Tensor, site: Placement) -> Tensor:
+    """The canvas with one patch (1, N, N) added at its site: in its own memory where nobody else holds it."""
+    n, corner = site.N + 1, site.corners_yx[0]
+    there = tf.slice(canvas, corner, (n, n)) + _spread(patch, site.fractions_yx)[0]
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=canvas, begin=corner, end=corner + n, strides=tf.ones(2, tf.int64), value=there
+    )
+
+
 def _read_windows(canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
     """(H, W) canvas to (M, n, n) windows at integer corners."""
+    if corners_yx.shape[0] == 1:
+        return tf.slice(canvas, corners_yx[0], (n, n))[None]
     if tf.config.list_logical_devices("GPU"):
-        flat = tf.reshape(canvas, (-1,))
-        return tf.gather(flat, _flat_indices(corners_yx, n, _size(canvas, 1)))
+        return tf.gather(tf.reshape(canvas, (-1,)), _flat_indices(corners_yx, n, _size(canvas, 1)))
     # On a CPU slices beat a gather of single pixels, the more the larger the patch.
     count = _size(corners_yx, 0)
     windows = tf.TensorArray(canvas.dtype, count, element_shape=(n, n))
@@ -130,15 +151,14 @@ def _read_windows(canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
 def _add_windows(windows: Tensor, corners_yx: Tensor, shape: tuple[Any, Any]) -> Tensor:
     """(M, n, n) windows summed onto an (H, W) canvas."""
     height, width = shape
-    flat = _flat_indices(corners_yx, int(windows.shape[-1]), width)
+    flat = _flat_indices(corners_yx, _size(windows, 2), width)
     return tf.reshape(tf.math.unsorted_segment_sum(windows, flat, height * width), (height, width))
 
 
-def _flat_indices(corners_yx: Tensor, n: int, width: Any) -> Tensor:
-    """(M, n, n) int64 indices of the windows' pixels in a canvas laid out row after row."""
-    width = tf.cast(width, tf.int64)
-    pixel = tf.range(n, dtype=tf.int64)
-    first = corners_yx[:, 0] * width + corners_yx[:, 1]
+def _flat_indices(corners_yx: Tensor, n: Any, width: Any) -> Tensor:
+    """(M, n, n) int32 indices of the windows' pixels in a canvas laid out row after row."""
+    corners, pixel = tf.cast(corners_yx, tf.int32), tf.range(n)
+    first = corners[:, 0] * width + corners[:, 1]
     return first[:, None, None] + (pixel[:, None] * width + pixel)
 
 
@@ -243,9 +263,20 @@ def unit_probe(probe: Tensor) -> Tensor:
 
 
 def illumination(probe: Tensor, placement: Placement) -> Tensor:
-    """Summed |P|^2 of all patterns on the canvas, (H, W) real."""
+    """Summed |P|^2 of all patterns on the canvas, (H, W) real; without gradients."""
     power = tf.reduce_sum(squared_modulus(probe), axis=0)
-    return add_patches(tf.repeat(power[None], _size(placement.corners_yx, 0), axis=0), placement)
+    return light_of(power, placement.corners_yx, placement.fractions_yx, placement.shape)
+
+
+def light_of(power: Tensor, corners_yx: Tensor, fractions_yx: Tensor, shape: Any) -> Tensor:
+    """Sum of one real patch (N, N) placed at each of M sites, (H, W); arguments as in :class:`Placement`."""
+    # One patch at all sites: its four neighbours, mixed by a product of matrices.
+    around = [tf.reshape(tf.pad(power, ((y, 1 - y), (x, 1 - x))), (-1,)) for y in (0, 1) for x in (0, 1)]
+    fy, fx = tf.unstack(tf.cast(fractions_yx, power.dtype), axis=1)
+    shares = tf.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
+    n = _size(power, 0) + 1
+    windows = tf.reshape(tf.linalg.matmul(shares, tf.stack(around)), (-1, n, n))
+    return tf.stop_gradient(_add_windows(windows, corners_yx, (shape[0], shape[1])))
 
 
 def to_corner(patterns: Tensor) -> Tensor:

@@ -7,31 +7,31 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
-from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
+from ptycho_data.collapse import CollapseWatch, is_flat
 from ptycho_data.geometry import group_canvas_shape
 
 from ptycho_tf.checkpoints import Checkpoints
+from ptycho_tf.course import Course, diverged, plateau, steps_done
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import keras, tf
-from ptycho_tf.layers import put_weights
+from ptycho_tf.layers import fresh, put_weights
 from ptycho_tf.loader import GroupDataset, make_loader
 from ptycho_tf.loggers import loggers
-from ptycho_tf.model import PtychoModel, good_pixels
+from ptycho_tf.model import PtychoModel, good_pixels, light_on
+from ptycho_tf.optimiser import AdamW
 from ptycho_tf.physics import Tensor
+from ptycho_tf.recovery import PATCH_VARIANCE, PatchVariance, Recovery, Renamed
+from ptycho_tf.replicas import Replicas, merged, require_possible, share_of, summed
 
 Progress = Callable[[str, int, int], None]
 
-COLLAPSE_SHARE = 0.98
-"""A val_loss above this share of a flat object's is a network that has learned nothing."""
-
-_LAST_RATE = 0.02
 _WEIGHT_DECAY = 1e-3
-_EXPONENTIAL_DECADES = 1.7
 _PRECISIONS = {
     "32-true": ("float32", "float32"),
     "64-true": ("float64", "float64"),
@@ -54,6 +54,9 @@ class TrainingOutcome:
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
         flat_loss: Loss of a flat object on the validation groups.
         collapsed: Whether the trained network explains the validation groups no better than a flat object.
+        patch_variance: Variance of its estimate across the validation patterns (TRN-14).
+        restarts: 0, or 1 where the training collapsed and began anew (TRN-16).
+        restart_reason: Why, in words, or None.
     """
 
     epochs: int
@@ -65,27 +68,9 @@ class TrainingOutcome:
     stopped_by: str
     flat_loss: float
     collapsed: bool
-
-
-def require_possible(execution: ExecutionConfig) -> None:
-    """Refuse, all at once, execution options that this backend cannot follow, with the reason.
-
-    Raises:
-        ContractError: several devices or machines, or a strategy for them.
-    """
-    reasons = {
-        "devices": (1, "ptycho-tf trains on one device, and TensorFlow takes all cores of a CPU as one"),
-        "num_nodes": (1, "ptycho-tf trains on one machine"),
-        "strategy": ("auto", "PyTorch's strategies for several processes have no meaning in TensorFlow"),
-    }
-    problems = [
-        Problem(f"execution.{name}", "execution.impossible", f"{only!r}: {reason}", repr(getattr(execution, name)),
-                "leave it out or use --backend torch")
-        for name, (only, reason) in reasons.items()
-        if getattr(execution, name) != only
-    ]  # fmt: skip
-    if problems:
-        raise ContractError(problems)
+    patch_variance: float
+    restarts: int
+    restart_reason: str | None
 
 
 class _Trainee(keras.Model):
@@ -95,16 +80,23 @@ class _Trainee(keras.Model):
         self,
         model: PtychoModel,
         *,
-        loss: str,
+        training: TrainingConfig,
         canvas_shape: tuple[int, int],
         masks: tuple[Tensor | None, Tensor | None],
+        judges_objects: bool,
     ) -> None:
         super().__init__()
         self._ptycho = model
-        self._options: dict[str, Any] = {"canvas_shape": canvas_shape, "kind": loss}
+        self._options: dict[str, Any] = {"canvas_shape": canvas_shape, "kind": training.loss}
+        self._supervised_weight = training.supervised_weight
         self._training_mask, self._validation_mask = masks
-        self._mean = {name: keras.metrics.Mean(name=name) for name in ("train_loss", "loss")}
+        names = ("train_loss", "loss", *(["supervised_error"] if judges_objects else []))
+        self._mean = {name: keras.metrics.Mean(name=name) for name in names}
+        self._variance = PatchVariance(model.probe)
         self.built = True
+
+    def _maybe_symbolic_build(self, *_: Any, **__: Any) -> None:
+        """Nothing: all is built; Keras would take a batch for it, and so change the order of those that follow."""
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -119,70 +111,44 @@ class _Trainee(keras.Model):
     @property
     def metrics(self) -> list[Any]:
         """Means over an epoch, which Keras puts back to 0."""
-        return list(self._mean.values())
+        return [*self._mean.values(), self._variance]
 
     @tf.autograph.experimental.do_not_convert
     def train_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """One step of the optimiser; ``train_loss`` so far in this epoch."""
         variables = self.trainable_variables
+        dtype = self._ptycho.dtype
+        light, groups = share_of(light_on(batch, self._training_mask), dtype), share_of(_groups_in(batch), dtype)
         with tf.GradientTape() as tape:
-            total, last = self._ptycho.loss(batch, mask=self._training_mask, **self._options)
+            losses = self._ptycho.loss(batch, mask=self._training_mask, **self._options)
+            total = losses.total * light
+            if losses.supervised is not None:
+                total = total + self._supervised_weight * losses.supervised * groups
             scaled = self.optimizer.scale_loss(total)
-        self.optimizer.apply(tape.gradient(scaled, variables), variables)
-        return self._logged("train_loss", tf.where(tf.math.is_finite(total), last, total), batch)
+        self.optimizer.apply(merged(tape.gradient(scaled, variables)), variables)
+        value = tf.where(tf.math.is_finite(total), losses.last * light, total)
+        return self._logged("train_loss", value, batch)
 
     @tf.autograph.experimental.do_not_convert
     def test_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``val_loss`` so far: Keras puts ``val_`` before the name."""
-        _, last = self._ptycho.loss(batch, mask=self._validation_mask, **self._options)
-        return self._logged("loss", last, batch)
+        """``val_loss`` and other figures so far: Keras puts ``val_`` before the names."""
+        losses, dtype = self._ptycho.loss(batch, mask=self._validation_mask, **self._options), self._ptycho.dtype
+        light, groups = share_of(light_on(batch, self._validation_mask), dtype), share_of(_groups_in(batch), dtype)
+        logged = self._logged("loss", losses.last * light, batch)
+        if losses.supervised_last is not None:
+            logged |= self._logged("supervised_error", losses.supervised_last * groups, batch)
+        self._variance.update_state(losses.patches)
+        return logged | {PATCH_VARIANCE: self._variance.result()}
 
-    def _logged(self, name: str, value: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        self._mean[name].update_state(value, sample_weight=tf.shape(batch["counts"])[0])
+    def _logged(self, name: str, part: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A figure, of which each device has a part, with the mean over the epoch so far; the same on all devices."""
+        value, groups = summed([part, tf.cast(_groups_in(batch), part.dtype)])
+        self._mean[name].update_state(value, sample_weight=groups)
         return {name: self._mean[name].result()}
 
 
-class _Course(keras.callbacks.Callback):
-    """Sets the learning rate, reports progress, refuses losses that are not finite, and watches the clock."""
-
-    def __init__(
-        self, training: TrainingConfig, execution: ExecutionConfig, steps: int, progress: Progress | None
-    ) -> None:
-        super().__init__()
-        self._max_seconds, self._execution = training.max_seconds, execution
-        self._steps, self._progress = steps, progress
-        self._began = time.monotonic()
-        self.expired = False
-
-    def _share(self) -> float:
-        """Share of the training that is done: of the steps or of the time, whichever is more."""
-        elapsed = 0.0 if self._max_seconds is None else (time.monotonic() - self._began) / self._max_seconds
-        return min(1.0, max(int(self.model.optimizer.iterations) / self._steps, elapsed))
-
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        kind = self._execution.scheduler
-        if kind in ("cosine", "exponential"):
-            factor = _cosine(self._share()) if kind == "cosine" else 10 ** (-_EXPONENTIAL_DECADES * self._share())
-            self.model.optimizer.learning_rate = self._execution.learning_rate * factor
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not math.isfinite(float(logs["train_loss"])):
-            raise _diverged(f"a loss of {float(logs['train_loss'])}")
-        if self._max_seconds is not None and time.monotonic() - self._began >= self._max_seconds:
-            self.expired = self.model.stop_training = True
-        if self._progress is not None:
-            self._progress("training", round(self._share() * self._steps), self._steps)
-
-
-def _diverged(found: str) -> WorkFailedError:
-    return WorkFailedError(
-        Problem("training", "training.diverged", "a finite loss and finite weights", found,
-                "lower --learning-rate or check the data with inspect")
-    )  # fmt: skip
-
-
-def _cosine(share: float) -> float:
-    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
+def _groups_in(batch: dict[str, Tensor]) -> Tensor:
+    return tf.cast(tf.shape(batch["counts"])[0], tf.float32)
 
 
 def fit(
@@ -205,55 +171,86 @@ def fit(
         execution: Precision, schedule, checkpoints, logger.
         output_dir: Takes ``checkpoints/`` and ``logs/``.
         device: From :func:`ptycho_tf.devices.pick_device`.
-        progress: Called as ``progress("training", steps done, steps in all)``.
+        progress: Called as ``progress("training", steps done, steps in all)``; in a second attempt (TRN-16) the
+            stage is ``"training again"``.
 
     Raises:
         ContractError: options that cannot be followed, or a logger that is not installed.
         WorkFailedError: the loss or the weights stopped being finite.
     """
     require_possible(execution)
+    replicas = Replicas(device, execution.devices)
     keeper = Checkpoints(execution, output_dir / "checkpoints") if execution.enable_checkpointing else None
     metric, mode = execution.checkpoint_monitor_metric, execution.checkpoint_mode
     stopper = keras.callbacks.EarlyStopping(metric, min_delta=0.0, patience=execution.early_stop_patience, mode=mode)
-    batches = math.ceil(len(training_groups) / training.batch_size)
-    course = _Course(training, execution, max(1, training.epochs * batches // execution.accum_steps), progress)
-    callbacks = [course, *_plateau(execution), stopper, *([keeper] if keeper else [])]
+    batches = math.ceil(len(training_groups) / (training.batch_size * execution.devices))
+    course = Course(training, execution, max(1, training.epochs * batches // execution.accum_steps), progress)
+    watch = CollapseWatch(_flat_loss(model, validation_groups, training), epochs=training.epochs,
+                          max_seconds=training.max_seconds)  # fmt: skip
+    recovery = Recovery(watch, share=course.share, epochs=training.epochs)
+    callbacks = [Renamed(), course, *plateau(execution), stopper, recovery, *([keeper] if keeper else [])]
     callbacks += loggers(execution.logger_backend, output_dir)
     began, cpu = time.monotonic(), time.process_time()
-    with on_device(device), _framework_state(execution):
+    with replicas.scope(), _framework_state(execution):
         trainee = _trainee(model, training_groups, validation_groups, training, execution)
-        workers: dict[str, Any] = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
-        history = trainee.fit(
-            make_loader(training_groups, batch_size=training.batch_size, shuffle=True, seed=training.seed, **workers),
-            validation_data=make_loader(validation_groups, batch_size=training.batch_size, shuffle=False, **workers),
-            epochs=training.epochs,
-            callbacks=callbacks,
-            shuffle=False,  # the loader has shuffled
-            verbose=0,
-        )
+        fitting: dict[str, Any] = {"callbacks": callbacks, "shuffle": False, "verbose": 0}  # the loader shuffles
+        data = partial(_data, replicas, training_groups, validation_groups, training, execution)
+        history = trainee.fit(epochs=training.epochs, **data(first_pass=0), **fitting)
+        epochs, steps = len(history.epoch), steps_done(trainee)
+        if recovery.due:
+            recovery.epochs = epochs + watch.epochs_left(epochs)
+            course.begin_anew(watch, max(1, (recovery.epochs - epochs) * batches // execution.accum_steps))
+            other = PtychoModel(model.config, model.probe.numpy(), make=fresh(training.seed + 1, "float32"))
+            other.probe = model.probe
+            trainee = _trainee(other, training_groups, validation_groups, training, execution)
+            history = trainee.fit(initial_epoch=epochs, epochs=recovery.epochs, **data(first_pass=epochs), **fitting)
+            epochs, steps = epochs + len(history.epoch), steps + steps_done(trainee)
         last = {name: variable.numpy() for name, variable in trainee.named_weights.items()}
         weights = (keeper.best() if keeper else None) or last
         if not all(np.isfinite(value).all() for value in weights.values()):
-            raise _diverged("NaN or infinite weights")
+            raise diverged("NaN or infinite weights")
+    with on_device(device):
         put_weights(model.network, weights, "network.")
-        flat = _flat_loss(model, validation_groups, training)
+    kept = None if keeper is None else keeper.best_epoch
+    figures = recovery.figures[max(recovery.figures) if kept is None else kept]
     early = stopper.stopped_epoch > 0
     losses = {name: float(values[-1]) for name, values in history.history.items()}
     return TrainingOutcome(
-        epochs=len(history.epoch),
-        steps=int(trainee.optimizer.iterations),
+        epochs=epochs,
+        steps=steps,
         seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu,
-        losses=losses,
+        losses={name: value for name, value in losses.items() if name != PATCH_VARIANCE},
         device=device,
         stopped_by="max_seconds" if course.expired else "early stopping" if early else "epochs",
-        flat_loss=flat,
-        collapsed=not losses.get("val_loss", flat) < COLLAPSE_SHARE * flat,
+        flat_loss=watch.flat_loss,
+        collapsed=is_flat(figures["val_loss"], watch.flat_loss),
+        patch_variance=figures[PATCH_VARIANCE],
+        restarts=watch.restarts,
+        restart_reason=watch.reason,
+    )
+
+
+def _data(
+    replicas: Replicas, training_groups: GroupDataset, validation_groups: GroupDataset, training: TrainingConfig,
+    execution: ExecutionConfig, *, first_pass: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The loaders, as arguments of Keras' fit."""
+    options: dict[str, Any] = {
+        "batch_size": training.batch_size, "devices": replicas.count, "num_workers": execution.num_workers,
+        "prefetch_factor": execution.prefetch_factor,
+    }  # fmt: skip
+    step = training.batch_size * replicas.count
+    steps = math.ceil(len(training_groups) / step), math.ceil(len(validation_groups) / step)
+    return replicas.fitting(
+        make_loader(training_groups, shuffle=True, seed=training.seed, first_pass=first_pass, **options),
+        make_loader(validation_groups, shuffle=False, **options),
+        steps=steps,
     )
 
 
 def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfig) -> float:
-    """Loss of empty space on the same groups and by the same means as ``val_loss``."""
+    """Loss of a uniform object on the same groups and by the same means as ``val_loss`` (TRN-14)."""
     mask = good_pixels(groups.source.bad_pixels)
     total = 0.0
     for first in range(0, len(groups), training.batch_size):
@@ -275,27 +272,22 @@ def _trainee(
     shapes = [group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
               for part in (training_groups, validation_groups)]  # fmt: skip
     trainee = _Trainee(
-        working, loss=training.loss,
+        working, training=training, judges_objects=validation_groups.truth,
         canvas_shape=(max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)),
         masks=(good_pixels(training_groups.source.bad_pixels, dtype),
                good_pixels(validation_groups.source.bad_pixels, dtype)),
     )  # fmt: skip
-    optimiser = keras.optimizers.AdamW(
+    optimiser = AdamW(
         execution.learning_rate, weight_decay=_WEIGHT_DECAY, epsilon=1e-8,
-        global_clipnorm=execution.gradient_clip_val,
+        # Gradients come in parts that the optimiser adds up only after it has clipped each (see merged).
+        global_clipnorm=execution.gradient_clip_val and execution.gradient_clip_val / execution.devices,
         gradient_accumulation_steps=execution.accum_steps if execution.accum_steps > 1 else None,
     )  # fmt: skip
     if compute_dtype == "float16":
         optimiser = keras.mixed_precision.LossScaleOptimizer(optimiser)
+    optimiser.build(trainee.trainable_variables)  # else the first step would, and be traced twice for it
     trainee.compile(optimizer=optimiser, jit_compile=False)
     return trainee
-
-
-def _plateau(execution: ExecutionConfig) -> list[keras.callbacks.Callback]:
-    """Halves the rate after more than 3 epochs without a lower val_loss; Keras counts 4."""
-    if execution.scheduler != "plateau":
-        return []
-    return [keras.callbacks.ReduceLROnPlateau("val_loss", factor=0.5, patience=4, min_delta=0.0, mode="min")]
 
 
 @contextmanager

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from ptycho_contracts.config import ModelConfig, from_tables, to_dict
-from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from ptycho_data.bundle_file import NETWORK, BundleFile, broken, read_bundle, write_bundle
 
 from ptycho_torch.model import PtychoModel
-
-FORMAT = "ptycho-bundle"
-SCHEMA = 1
-_NETWORK = "network."
+from ptycho_torch.tensor_files import TENSOR_FILES
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,34 +35,10 @@ def save_bundle(path: Path | str, bundle: Bundle) -> None:
     Raises:
         WorkFailedError: weights that are NaN or infinite.
     """
-    path = Path(path)
-    config = bundle.model.config
-    tensors = {name: value.contiguous() for name, value in bundle.model.network.state_dict(prefix=_NETWORK).items()}
-    tensors["probe"] = torch.view_as_real(bundle.model.probe).contiguous()
-    tensors["mean_counts"] = torch.tensor([bundle.mean_counts], dtype=torch.float64)
-    tensors = {name: value.cpu() for name, value in tensors.items()}
-    broken = _not_finite(tensors)
-    if broken:
-        raise WorkFailedError(
-            Problem(str(path), "bundle.not_finite", "finite weights", f"NaN or infinite values in {broken}",
-                    "train with a lower learning rate")
-        )  # fmt: skip
-    header = {
-        "format": FORMAT,
-        "schema": str(SCHEMA),
-        "config": json.dumps({"data": to_dict(config.data), "model": to_dict(config)}),
-        "provenance": json.dumps(bundle.provenance),
-    }
-    header["sha256"] = _digest(header, tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata=header)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    model = bundle.model
+    weights = {name: value.cpu().numpy() for name, value in model.network.state_dict(prefix=NETWORK).items()}
+    content = BundleFile(model.config, weights, model.probe.cpu().numpy(), bundle.mean_counts, bundle.provenance)
+    write_bundle(Path(path), content, TENSOR_FILES)
 
 
 def load_bundle(path: Path | str) -> Bundle:
@@ -85,98 +50,16 @@ def load_bundle(path: Path | str) -> Bundle:
             misshapen tensors.
     """
     path = Path(path)
-    if not path.exists():
-        raise MissingFileError(
-            Problem(str(path), "bundle.missing", "a model written by training", "no such file",
-                    "Model archive not found: check the path")
-        )  # fmt: skip
-    header, tensors = _read(path)
-    config = _config(path, header)
-    provenance = _json(path, header, "provenance")
-    _check_tensors(path, config, tensors)
-    if header.get("sha256") != _digest(header, tensors):
-        raise _broken(path, "the content that its checksum is of", "tensors or settings that were altered")
-    probe = torch.view_as_complex(tensors.pop("probe"))
-    mean_counts = float(tensors.pop("mean_counts"))
-    weights = {name.removeprefix(_NETWORK): value for name, value in tensors.items()}
+    content = read_bundle(path, TENSOR_FILES)
+    # Copies, in memory aligned as torch aligns it: the same bits as from the model that was saved.
+    weights = {name.removeprefix(NETWORK): torch.from_numpy(value).clone() for name, value in content.weights.items()}
     try:
         # Without memory of its own: what is allocated is decided by the file's tensors, not by its header.
         with torch.device("meta"):
-            model = PtychoModel(config, probe.numpy())
+            model = PtychoModel(content.config, content.probe)
         model.network.load_state_dict(weights, assign=True)
     except (RuntimeError, OverflowError, TypeError) as error:
-        raise _broken(path, "the tensors of its configuration", " ".join(str(error).split())) from error
-    model.probe = probe
-    return Bundle(model.eval(), mean_counts, provenance)
-
-
-def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Names, dtypes and values of all tensors, and the shapes of those that are not weights."""
-    wanted = {"probe": (config.modes, config.data.N, config.data.N, 2), "mean_counts": (1,)}
-    for name, shape in wanted.items():
-        found = tuple(tensors[name].shape) if name in tensors else "none"
-        if found != shape:
-            raise _broken(path, f"'{name}' of shape {shape}", str(found))
-    for name, value in tensors.items():
-        dtype = torch.float64 if name == "mean_counts" else torch.float32
-        if not (name in wanted or name.startswith(_NETWORK)) or value.dtype != dtype:
-            raise _broken(path, f"'probe', 'mean_counts' and '{_NETWORK}...', as {dtype}", f"'{name}' as {value.dtype}")
-    broken = _not_finite(tensors)
-    if broken:
-        raise _broken(path, "finite values", f"NaN or infinite values in {broken}")
-    if not tensors["probe"].any() or not float(tensors["mean_counts"]) > 0:
-        raise _broken(path, "a probe with light and positive 'mean_counts'", "zeros")
-
-
-def _not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    return ", ".join(name for name, value in tensors.items() if not torch.isfinite(value).all())
-
-
-def _digest(header: Mapping[str, str], tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of settings and tensors, as specs/bundle.md BUN-6 has it."""
-    found = hashlib.sha256()
-    for key in ("config", "provenance"):
-        found.update(f"{key}\n{header[key]}\n".encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        found.update(f"{name}\n{'x'.join(map(str, value.shape))}\n".encode())
-        found.update(np.ascontiguousarray(value.numpy()).data)
-    return found.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, str], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            # Copies: the file may be replaced while the model is in use.
-            names = file.keys()
-            return file.metadata() or {}, {name: file.get_tensor(name).clone() for name in names}
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise _broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
-
-
-def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
-    if header.get("format") != FORMAT:
-        raise _broken(path, f"format '{FORMAT}'", repr(header.get("format")))
-    if header.get("schema") != str(SCHEMA):
-        raise _broken(path, f"schema {SCHEMA}", repr(header.get("schema")))
-    tables = _json(path, header, "config")
-    try:
-        resolved = from_tables(tables)
-        model = resolved[ModelConfig]
-    except (ContractError, KeyError, TypeError, AttributeError) as error:
-        raise _broken(path, "a configuration with tables 'data' and 'model'", str(error)) from error
-    return model
-
-
-def _json(path: Path, header: Mapping[str, str], key: str) -> Any:
-    try:
-        value = json.loads(header[key])
-    except (KeyError, ValueError, RecursionError) as error:
-        raise _broken(path, f"JSON under '{key}'", repr(error)) from error
-    if not isinstance(value, dict):
-        raise _broken(path, f"a JSON object under '{key}'", type(value).__name__)
-    return value
-
-
-def _broken(path: Path, expected: str, found: str) -> ContractError:
-    return ContractError(Problem(str(path), "bundle.broken", expected, found, "train again or copy the file again"))
+        raise broken(path, "the tensors of its configuration", " ".join(str(error).split())) from error
+    # As it is in the file, bit for bit, and not brought to unit energy once more.
+    model.probe = torch.from_numpy(content.probe).clone()
+    return Bundle(model.eval(), content.mean_counts, content.provenance)

@@ -1,137 +1,55 @@
-"""The probe of a scan by joint descent: calibrated from a guess, or found where there is none (specs/training.md)."""
+"""What finding and calibrating a probe asks of this backend (``ptycho_data.probe_calibration``)."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_data.batches import PatternSource
+from ptycho_data.config_parameters import descent_options
 from ptycho_data.geometry import canvas_geometry
-from ptycho_data.probes import from_mean_pattern
+from ptycho_data.probe_calibration import Fit
+from ptycho_data.probes import in_gauge
+from ptycho_data.stages import Progress
 
-from ptycho_torch.descent import JointFit, Progress, joint_descent
-from ptycho_torch.physics import place_scan
-
-CALIBRATION_PATTERNS = 2048
-"""A larger scan's probe is calibrated on this many neighbouring patterns."""
-SEARCH_PATTERNS = 150
-SEARCH_EPOCHS = 6
-DEFOCUS_CYCLES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 4.0, -4.0, 8.0, -8.0, 16.0, -16.0)
-"""Defoci tried where no probe is given; the best one's surroundings are tried next."""
+from ptycho_torch.descent import JointFit, joint_descent
+from ptycho_torch.devices import threads
+from ptycho_torch.evaluation import far_field_residual
+from ptycho_torch.physics import Placement, place_scan
 
 
-class Chosen:
-    """Some patterns of a source, numbered from 0."""
-
-    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
-        self._source, self._indices = source, indices
-        self.N, self.bad_pixels = source.N, source.bad_pixels
-        self.scan_index = np.asarray(source.scan_index)[indices]
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
-        """Photon counts, as the source gives them."""
-        return self._source.counts(self._indices[index])
-
-
-def central(positions_px: NDArray[np.float64], indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Those of the patterns at ``indices`` that lie nearest to the middle of the scan, at most ``count``, ascending."""
-    mine = positions_px[indices]
-    distance = np.abs(mine - np.median(mine, axis=0)).max(axis=1)
-    return np.sort(indices[np.argsort(distance, kind="stable")[:count]])
-
-
-def calibrate(
+def descend(
+    device: torch.device,
     source: PatternSource,
     positions_px: NDArray[np.float64],
     probe: NDArray[np.complex64],
     *,
-    indices: NDArray[np.int64],
     mean_counts: float,
     config: ReconstructionConfig,
-    device: torch.device,
-    progress: Progress | None = None,
-    stage: str = "calibration",
-    patterns: int = CALIBRATION_PATTERNS,
-) -> tuple[NDArray[np.complex64], JointFit]:
-    """The probe after a joint descent on a scan, or on its middle part where it is large.
-
-    Args:
-        source: Scan or store.
-        positions_px: (M, 2) [x, y] of all its patterns.
-        probe: (K, N, N) guess, any scale.
-        indices: Patterns of one scan that may be used.
-        mean_counts: Their mean photons a pattern.
-        config: Epochs, rates, loss and seed.
-
-    Returns:
-        The probe, (K, N, N) of unit energy, and the whole outcome.
-    """
-    mine = central(positions_px, indices, patterns)
-    # Sites of the chosen patterns alone: a large scan's canvas is not needed.
-    geometry = canvas_geometry(positions_px[mine], source.N)
-    fit = joint_descent(
-        Chosen(source, mine),
-        place_scan(positions_px[mine], geometry, source.N),
-        probe,
-        indices=np.arange(len(mine)),
-        mean_counts=mean_counts,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        object_learning_rate=config.object_learning_rate,
-        probe_learning_rate=config.probe_learning_rate,
-        loss=config.loss,
-        seed=config.seed,
-        device=device,
-        progress=progress,
-        stage=stage,
-    )
-    return fit.probe, fit
+    stage: str,
+    progress: Progress | None,
+) -> JointFit:
+    """Joint descent of all patterns of a source, on a canvas of their own."""
+    with threads(1):
+        return joint_descent(source, _placement(source, positions_px), probe, indices=np.arange(len(source)),
+                             mean_counts=mean_counts, epochs=config.epochs, device=device, progress=progress,
+                             stage=stage, **descent_options(config))  # fmt: skip
 
 
-def find_probe(
+def judge(
     source: PatternSource,
     positions_px: NDArray[np.float64],
-    *,
+    fit: Fit,
     indices: NDArray[np.int64],
+    *,
     mean_counts: float,
-    config: ReconstructionConfig,
-    device: torch.device,
-    progress: Progress | None = None,
-) -> tuple[NDArray[np.complex64], dict[str, Any]]:
-    """A probe from the patterns alone: the mean pattern's modulus at the defocus that explains a few patterns best.
+) -> tuple[float | None, float | None]:
+    """R and its floor of what :func:`descend` came to with the same source and positions."""
+    with threads(1):
+        return far_field_residual(source, fit.object, in_gauge(fit.probe, mean_counts),
+                                  _placement(source, positions_px), indices)  # fmt: skip
 
-    Each defocus starts a short joint descent; the lowest loss wins, first on a coarse ladder, then around its best.
-    The twin (PHY-13) explains the patterns as well: which of the two is found is arbitrary.
 
-    Returns:
-        (1, N, N) probe, and for the summary the defoci with their losses.
-    """
-    mine = central(positions_px, indices, SEARCH_PATTERNS)
-    modulus = np.sqrt(source.counts(central(positions_px, indices, CALIBRATION_PATTERNS)).mean(axis=0))
-    short = ReconstructionConfig(epochs=SEARCH_EPOCHS, loss=config.loss, seed=config.seed)
-    tried: dict[float, float] = {}
-
-    def loss_of(defocus: float) -> float:
-        if defocus not in tried:
-            _, fit = calibrate(
-                source, positions_px, from_mean_pattern(modulus, defocus_cycles=defocus), indices=mine,
-                mean_counts=mean_counts, config=short, device=device,
-            )  # fmt: skip
-            tried[defocus] = fit.losses[-1]
-            if progress is not None:
-                progress("probe search", len(tried), len(DEFOCUS_CYCLES) + 4)
-        return tried[defocus]
-
-    best = min(DEFOCUS_CYCLES, key=loss_of)
-    near = [best * factor for factor in (0.7, 0.85, 1.2, 1.45)] if best else [0.25, -0.25]
-    best = min([best, *near], key=loss_of)
-    return from_mean_pattern(modulus, defocus_cycles=best), {
-        "defocus_cycles": best,
-        "losses": [{"defocus_cycles": defocus, "loss": loss} for defocus, loss in sorted(tried.items())],
-    }
+def _placement(source: PatternSource, positions_px: NDArray[np.float64]) -> Placement:
+    return place_scan(positions_px, canvas_geometry(positions_px, source.N), source.N)

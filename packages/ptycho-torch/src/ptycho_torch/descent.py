@@ -1,52 +1,28 @@
-"""Joint descent on object, probe modes, positions and background (specs/physics.md, PHY-27)."""
+"""Joint descent on object, probe modes, positions and background (specs/physics.md, PHY-27 to PHY-32)."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
-from ptycho_contracts.problems import Problem, WorkFailedError
 from ptycho_data.batches import PatternSource
+from ptycho_data.descent_checkpoints import DescentCheckpoints
+from ptycho_data.descent_course import Arrays, Course, JointFit, Moments, descent_facts, run_course
 from ptycho_data.probes import orthogonal_modes
+from ptycho_data.stages import Progress
 from torch import Tensor
 
 from ptycho_torch.losses import LOSSES
 from ptycho_torch.model import good_pixels
 from ptycho_torch.physics import Placement, extract_patches, simulate, to_corner
+from ptycho_torch.tensor_files import TENSOR_FILES
 
-Progress = Callable[[str, int, int], None]
+__all__ = ["TENSOR_FILES", "JointFit", "Progress", "joint_descent"]
 
 _BETAS = (0.9, 0.99)
-_LAST_STEP = 0.02
-"""Learning rates follow a half cosine from 1 to this share of their start."""
-_POSITIONS_WAIT = 0.1
-"""Share of the descent after which positions begin to move: before, there is no object to align them to."""
-
-
-@dataclass(frozen=True, eq=False)
-class JointFit:
-    """Outcome of a descent.
-
-    Attributes:
-        object: (H, W) complex64, for a probe of unit energy.
-        probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
-        losses: Mean training loss of each epoch that was finished.
-        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
-            patterns that were not fitted, and where positions were kept.
-        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
-    """
-
-    object: NDArray[np.complex64]
-    probe: NDArray[np.complex64]
-    losses: tuple[float, ...]
-    shifts_yx_px: NDArray[np.float64]
-    background: NDArray[np.float32]
 
 
 def joint_descent(
@@ -66,6 +42,9 @@ def joint_descent(
     background_learning_rate: float = 0.0,
     object_start: NDArray[np.complex64] | None = None,
     max_seconds: float | None = None,
+    validation: NDArray[np.int64] | None = None,
+    patience: int | None = None,
+    checkpoints: DescentCheckpoints | None = None,
     device: torch.device | None = None,
     progress: Progress | None = None,
     stage: str = "descent",
@@ -87,78 +66,46 @@ def joint_descent(
         background_learning_rate: Step in units of the root mean intensity of a pixel; 0 fits none.
         object_start: (H, W) complex for a probe of unit energy; empty space where not given.
         max_seconds: The schedule ends after this wall time, if not earlier.
+        validation: Patterns that are not fitted, and whose loss picks the epoch that is handed out.
+        patience: Epochs without a lower validation loss before the descent stops; never where not given.
+        checkpoints: Where the state is kept between epochs, and what to go on from; where there is an
+            ``object_start``, they are to be told what made it.
         progress: Called as ``progress(stage, steps done, steps in all)``.
 
     Raises:
-        WorkFailedError: the fit diverged.
+        WorkFailedError: the fit diverged, or a checkpoint could not be written.
+        ContractError: a checkpoint of another run, or a broken one.
     """
     device = device or torch.device("cpu")
-    fit = _Fit(placement.to(device), probe, object_start, device)
     rates = (object_learning_rate, probe_learning_rate, position_learning_rate, background_learning_rate)
-    optimiser = torch.optim.Adam(
-        [{"params": [value], "lr": rate} for value, rate in zip(fit.parameters, rates, strict=True) if rate > 0],
-        betas=_BETAS,
-    )
-    chosen_rates = [rate for rate in rates if rate > 0]
-    for value, rate in zip(fit.parameters, rates, strict=True):
-        value.requires_grad_(rate > 0)
-    mask = good_pixels(source.bad_pixels)
-    mask = None if mask is None else mask.to(device)
-    batches = math.ceil(len(indices) / batch_size)
-    steps, done = epochs * batches, 0
-    losses: list[float] = []
-    began = time.monotonic()
-    for epoch in range(epochs):
-        # The order of an epoch depends on seed and epoch alone, not on the epochs before.
-        order = np.random.default_rng((seed, epoch)).permutation(indices)
-        epoch_losses: list[float] = []
-        for batch in np.array_split(order, batches):
-            elapsed = 0.0 if max_seconds is None else (time.monotonic() - began) / max_seconds
-            if elapsed >= 1 and losses:
-                return _checked(fit, stage).finished(losses, indices)
-            share = max(done / steps, min(elapsed, 1.0))
-            factor = _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * share))
-            for group, rate in zip(optimiser.param_groups, chosen_rates, strict=True):
-                group["lr"] = rate * factor
-            fit.positions_move = share >= _POSITIONS_WAIT
-            rows = torch.from_numpy(np.sort(batch))
-            measured = to_corner(torch.from_numpy(source.counts(rows.numpy())).to(device)) / mean_counts
-            value = LOSSES[loss](fit.simulated(rows.to(device)), measured, eps=EPS_COUNTS / mean_counts, mask=mask)
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            epoch_losses.append(float(value.detach()))
-            done += 1
-            if progress is not None:
-                progress(stage, done, steps)
-        losses.append(float(np.mean(epoch_losses)))
-        if not math.isfinite(losses[-1]):
-            raise _diverged(stage, f"a loss of {losses[-1]} in epoch {len(losses)}")
-    return _checked(fit, stage).finished(losses, indices)
-
-
-def _checked(fit: _Fit, stage: str) -> _Fit:
-    """The fit, unless its last steps, which no loss has seen yet, ruined it."""
-    if not all(torch.isfinite(value).all() for value in fit.parameters):
-        raise _diverged(stage, "NaN or infinite values in what was fitted")
-    return fit
-
-
-def _diverged(stage: str, found: str) -> WorkFailedError:
-    return WorkFailedError(
-        Problem(stage, "descent.diverged", "a finite fit", found,
-                "lower the learning rates or check the data with inspect")
+    if checkpoints is not None:
+        checkpoints.belong_to(**descent_facts(
+            source, indices=indices, validation=validation,
+            sites=(placement.corners_yx.cpu().numpy(), placement.fractions_yx.cpu().numpy()),
+            probe=probe, canvas=list(placement.shape), mean_counts=mean_counts, epochs=epochs,
+            batch_size=batch_size, rates=list(rates), loss=loss, seed=seed, max_seconds=max_seconds,
+            patience=patience,
+        ))  # fmt: skip
+    fit = _Fit(source, placement.to(device), probe, object_start, rates, loss, mean_counts, device)
+    course = run_course(
+        fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, max_seconds=max_seconds,
+        validation=validation, patience=patience, checkpoints=checkpoints, progress=progress, stage=stage,
     )  # fmt: skip
+    return fit.finished(course, indices)
 
 
 class _Fit:
-    """Parameters of a descent, each in its own unit, and the patterns that they simulate."""
+    """Parameters of a descent, each in its own unit, the patterns that they simulate, and Adam's steps."""
 
     def __init__(
         self,
+        source: PatternSource,
         placement: Placement,
         probe: NDArray[np.complex64],
         object_start: NDArray[np.complex64] | None,
+        rates: tuple[float, ...],
+        loss: str,
+        mean_counts: float,
         device: torch.device,
     ) -> None:
         side = placement.N
@@ -172,17 +119,46 @@ class _Fit:
         # The background is the square of this, so that it is never negative; at 0 it would have no gradient.
         self.root_background = torch.full((side, side), 1e-3, device=device)
         self._pixel = 1.0 / side**2
-        self._placement = placement
-        self.positions_move = False
+        self._source, self._placement, self._device = source, placement, device
+        self._loss, self._mean_counts = LOSSES[loss], mean_counts
+        mask = good_pixels(source.bad_pixels)
+        self._mask = None if mask is None else mask.to(device)
+        for value, rate in zip(self._named.values(), rates, strict=True):
+            value.requires_grad_(rate > 0)
+        self._rates = [rate for rate in rates if rate > 0]
+        self._adam = torch.optim.Adam(
+            [{"params": [value]} for value in self._named.values() if value.requires_grad], betas=_BETAS
+        )
 
     @property
-    def parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.object, self.modes, self.shifts, self.root_background
+    def _named(self) -> dict[str, Tensor]:
+        return {"object": self.object, "modes": self.modes, "shifts_yx_px": self.shifts,
+                "root_background": self.root_background}  # fmt: skip
 
-    def simulated(self, rows: Tensor) -> Tensor:
+    def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Tensor:
+        """One step of the descent; returns the loss before it."""
+        for group, rate in zip(self._adam.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        value = self._value(rows, positions_move)
+        self._adam.zero_grad(set_to_none=True)
+        value.backward()  # type: ignore[no-untyped-call]
+        self._adam.step()
+        return value.detach()
+
+    def loss(self, rows: NDArray[np.int64]) -> float:
+        """Loss of these patterns as they are simulated now."""
+        with torch.no_grad():
+            return float(self._value(rows, True))
+
+    def _value(self, rows: NDArray[np.int64], positions_move: bool) -> Tensor:
+        measured = to_corner(torch.from_numpy(self._source.counts(rows)).to(self._device)) / self._mean_counts
+        simulated = self._simulated(torch.from_numpy(rows).to(self._device), positions_move)
+        return self._loss(simulated, measured, eps=EPS_COUNTS / self._mean_counts, mask=self._mask)
+
+    def _simulated(self, rows: Tensor, positions_move: bool) -> Tensor:
         """(n, N, N) intensities of the patterns at ``rows`` in units of the mean counts."""
         sites = self._placement[rows]
-        if self.shifts.requires_grad and self.positions_move:
+        if self.shifts.requires_grad and positions_move:
             sites = self._shifted(sites, self.shifts[rows])
         intensities = simulate(extract_patches(self.object, sites), self.modes * self._peak)
         if self.root_background.requires_grad:
@@ -197,7 +173,33 @@ class _Fit:
         corners = moved.detach().floor()
         return Placement(corners.long(), moved - corners, sites.shape, sites.N)
 
-    def finished(self, losses: list[float], indices: NDArray[np.int64]) -> JointFit:
+    def parameters(self) -> Arrays:
+        """All parameters, complex ones as pairs."""
+        return {name: _array(value) for name, value in self._named.items()}
+
+    def restore(self, parameters: Arrays) -> None:
+        """Take these parameters."""
+        with torch.no_grad():
+            for name, value in self._named.items():
+                value.copy_(_tensor(parameters[name], value))
+
+    def moments(self) -> Moments:
+        """Adam's state of the parameters that have been stepped."""
+        kept = {name: self._adam.state[value] for name, value in self._named.items() if self._adam.state.get(value)}
+        return {
+            name: (_array(state["exp_avg"]), _array(state["exp_avg_sq"]), int(state["step"]))
+            for name, state in kept.items()
+        }
+
+    def restore_moments(self, moments: Moments) -> None:
+        """Take this state of Adam."""
+        for name, (first, second, steps) in moments.items():
+            value = self._named[name]
+            state: dict[str, Any] = {"step": torch.tensor(float(steps))}
+            state |= {"exp_avg": _tensor(first, value), "exp_avg_sq": _tensor(second, value)}
+            self._adam.state[value] = state
+
+    def finished(self, course: Course, indices: NDArray[np.int64]) -> JointFit:
         """Orthogonal modes of unit energy, and the object that goes with them."""
         found = orthogonal_modes((self.modes.detach() * self._peak).cpu().numpy())
         scale = float(np.sqrt((np.abs(found) ** 2).sum(dtype=np.float64)))
@@ -215,7 +217,21 @@ class _Fit:
         return JointFit(
             object=self.object.detach().cpu().numpy() * np.complex64(scale),
             probe=found / np.float32(scale),
-            losses=tuple(losses),
+            losses=course.losses,
             shifts_yx_px=shifts,
             background=background.cpu().numpy(),
+            course=course,
         )
+
+
+def _array(value: Tensor) -> NDArray[np.float32]:
+    """A copy in NumPy; complex values as pairs."""
+    value = value.detach()
+    array: NDArray[np.float32] = (torch.view_as_real(value) if value.is_complex() else value).cpu().numpy().copy()
+    return array
+
+
+def _tensor(array: NDArray[np.float32], like: Tensor) -> Tensor:
+    """A tensor of its own, of dtype and device of another."""
+    tensor = torch.from_numpy(np.array(array)).to(like.device)
+    return torch.view_as_complex(tensor) if like.is_complex() else tensor

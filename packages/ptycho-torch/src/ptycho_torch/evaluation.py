@@ -7,11 +7,34 @@ import torch
 from numpy.typing import NDArray
 from ptycho_data.batches import PatternSource
 from ptycho_data.metrics import ResidualSum, poisson_floor
+from ptycho_data.probes import in_gauge
+from ptycho_data.run_summary import Residual
+from ptycho_data.scan_view import ScanView
 
+from ptycho_torch.inference import placement_of
 from ptycho_torch.physics import Placement, extract_patches, simulate
 
 _CHUNK_PIXELS = 1 << 19
 _FLOOR_PATTERNS = 64
+
+
+def view_residual(
+    view: ScanView,
+    object_: NDArray[np.complex64],
+    probe: NDArray[np.complex64],
+    background: NDArray[np.float32] | None = None,
+) -> Residual:
+    """Function of indices to their R and its floor.
+
+    Args:
+        view: The scan.
+        object_: (H, W), for a probe of unit energy.
+        probe: (K, N, N), any scale.
+        background: (N, N) in units of the mean counts, zero frequency at [0, 0].
+    """
+    gauge, placement = in_gauge(probe, view.mean_counts), placement_of(view)
+    counts = None if background is None else background * np.float32(view.mean_counts)
+    return lambda indices: far_field_residual(view.source, object_, gauge, placement, indices, background=counts)
 
 
 def far_field_residual(

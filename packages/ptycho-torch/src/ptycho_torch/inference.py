@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups
-from ptycho_data.batches import PatternSource
-from ptycho_data.geometry import CanvasGeometry, group_canvas_shape
+from ptycho_data.geometry import group_canvas_shape
+from ptycho_data.read_ahead import read_ahead
+from ptycho_data.scan_view import ScanView
+from ptycho_data.stages import Progress
 from ptycho_data.stitch import Stitcher
 from torch import Tensor
 
 from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel, good_pixels
-from ptycho_torch.physics import Placement, extract_patches, illumination, squared_modulus, to_corner
-
-Progress = Callable[[str, int, int], None]
+from ptycho_torch.physics import Placement, extract_patches, illumination, place_scan, squared_modulus, to_corner
 
 _GROUP_BATCH = 32
-_READ_AHEAD = 2
 
 
-@dataclass(frozen=True, eq=False)
-class ScanView:
-    """One scan as imaging sees it.
-
-    Attributes:
-        source: Scan or store of one scan.
-        positions_px: (M, 2) float64 [x, y] of all patterns.
-        geometry: Canvas of all positions.
-        placement: Sites of all patterns on it.
-        used: Indices of the patterns that may be used.
-        mean_counts: Mean photons of the used patterns.
-    """
-
-    source: PatternSource
-    positions_px: NDArray[np.float64]
-    geometry: CanvasGeometry
-    placement: Placement
-    used: NDArray[np.int64]
-    mean_counts: float
+def placement_of(view: ScanView) -> Placement:
+    """Sites of all of a scan's patterns on its canvas."""
+    return place_scan(view.positions_px, view.geometry, view.source.N)
 
 
 class MeasuredModuli:
@@ -71,34 +51,22 @@ class MeasuredModuli:
         workers: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        self._view, self._device, self._progress = view, device, progress
-        self._to_come = iter([part.cpu().numpy() for part in subsets] * sweeps)
-        self._steps, self._done = len(subsets) * sweeps, 0
-        self._pool = ThreadPoolExecutor(workers) if workers else None
-        self._ahead: deque[Future[NDArray[np.float32]]] = deque()
-
-    def __enter__(self) -> MeasuredModuli:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        rows = [view.used[part.cpu().numpy()] for part in subsets] * sweeps
+        self._counts = read_ahead(view.source.counts, rows, workers=workers)
+        self._mean_counts, self._device, self._progress = view.mean_counts, device, progress
+        self._done, self._steps = 0, len(rows)
 
     def __getitem__(self, subset: Tensor) -> Tensor:
         """(n, N, N) moduli for a probe of unit energy, zero frequency at [0, 0]."""
-        counts = self._read(subset.cpu().numpy()) if self._pool is None else self._read_ahead(self._pool)
+        counts = next(self._counts)
         self._done += 1
         if self._progress is not None:
             self._progress("imaging", self._done, self._steps)
-        return (to_corner(torch.from_numpy(counts).to(self._device)) / self._view.mean_counts).sqrt()
+        return (to_corner(torch.from_numpy(counts).to(self._device)) / self._mean_counts).sqrt()
 
-    def _read(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return self._view.source.counts(self._view.used[rows])
-
-    def _read_ahead(self, pool: ThreadPoolExecutor) -> NDArray[np.float32]:
-        while len(self._ahead) < _READ_AHEAD and (rows := next(self._to_come, None)) is not None:
-            self._ahead.append(pool.submit(self._read, rows))
-        return self._ahead.popleft().result()
+    def close(self) -> None:
+        """End the readers."""
+        self._counts.close()
 
 
 def image_on_canvas(
@@ -122,11 +90,11 @@ def image_on_canvas(
     """
     device = model.probe.device
     mask = good_pixels(view.source.bad_pixels)
-    placement = view.placement[torch.from_numpy(view.used)].to(device)
+    placement = placement_of(view)[torch.from_numpy(view.used)].to(device)
     subsets = sweep_subsets(model.probe, placement, batch_size=batch_size)
     sweeps = model.config.iterations * model.config.sweeps
-    reading = MeasuredModuli(view, subsets, sweeps=sweeps, device=device, workers=num_workers, progress=progress)
-    with reading as moduli, torch.inference_mode():
+    moduli = MeasuredModuli(view, subsets, sweeps=sweeps, device=device, workers=num_workers, progress=progress)
+    with closing(moduli), torch.inference_mode():
         estimates = model.network(
             moduli,
             model.probe,
@@ -193,17 +161,3 @@ def image_by_groups(
             progress("groups", done, len(groups))
     canvas, seen = stitcher.result()
     return np.where(seen > 0, canvas, np.complex64(1))
-
-
-def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
-    """Imaging makes one object; several scans in one file are several objects.
-
-    Raises:
-        ContractError: more than one value of ``scan_index``.
-    """
-    scans = np.unique(scan_index)
-    if len(scans) > 1:
-        raise ContractError(
-            Problem(where, "scan.several", "patterns of one scan", f"{len(scans)} scans: {scans[:8].tolist()}",
-                    "image each scan from a file of its own")
-        )  # fmt: skip

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from ptycho_contracts.records import Batch, Groups
-from ptycho_data.batches import PatternSource, gather
+from ptycho_data.batches import GroupSource, gather
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -23,28 +22,29 @@ class GroupDataset(Dataset[dict[str, Tensor]]):
         source: Scan or store.
         groups: Its groups.
         mean_counts: Mean photons a pattern by value of ``scan_index``, of the patterns that are used.
+        truth: Whether batches hold the true object under each pattern, too.
     """
 
-    def __init__(self, source: PatternSource, groups: Groups, *, mean_counts: Mapping[int, float]) -> None:
+    def __init__(
+        self, source: GroupSource, groups: Groups, *, mean_counts: Mapping[int, float], truth: bool = False
+    ) -> None:
         self.source = source
         self.groups = groups
         self.mean_counts = dict(mean_counts)
+        self.truth = truth
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __getitem__(self, rows: Any) -> dict[str, Tensor]:
-        return tensors(gather(self.source, self.groups, np.asarray(rows), mean_counts=self.mean_counts))
+        rows = np.asarray(rows)
+        return tensors(gather(self.source, self.groups, rows, mean_counts=self.mean_counts, truth=self.truth))
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """Tensors of a batch, by the names of its fields."""
-    return {row.name: torch.from_numpy(np.ascontiguousarray(getattr(batch, row.name))) for row in fields(batch)}
-
-
-def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
-    """Some of the groups."""
-    return Groups(**{row.name: getattr(groups, row.name)[rows] for row in fields(groups)})
+    """Tensors of a batch, by the names of its fields; without those that are None."""
+    arrays = {row.name: getattr(batch, row.name) for row in fields(batch)}
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items() if array is not None}
 
 
 class BatchOrder(Sampler[list[int]]):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from ptycho_contracts.physics import EPS_COUNTS
+from ptycho_contracts.physics import EPS_COUNTS, LEAST_TRUTH, SMOOTHED_CORRELATION
 from torch import Tensor
+
+from ptycho_torch.physics import squared_modulus
 
 
 def amplitude_loss(
@@ -37,6 +39,27 @@ def _mean(values: Tensor, measured: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         values, measured = values * mask, measured * mask
     return values.sum() / measured.sum().clamp_min(torch.finfo(measured.dtype).tiny)
+
+
+def supervised_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """Squared error of patches after each group's best global phase, in units of the truth's power (PHY-33).
+
+    ``(sum w |O|^2 + sum w |T|^2 - 2 |sum w conj(T) O|) / sum w |T|^2``, the mean over groups.
+
+    Args:
+        estimate, truth: (groups, C, N, N) complex.
+        weight: (N, N) real, illumination of a patch, its largest value 1.
+    """
+    power = _weighed(squared_modulus(truth), weight)
+    least = power.clamp_min(LEAST_TRUTH * float(truth.shape[1]) * weight.sum())
+    product = truth.conj() * estimate
+    real, imaginary = _weighed(product.real, weight), _weighed(product.imag, weight)
+    modulus = (real.square() + imaginary.square() + (SMOOTHED_CORRELATION * least).square()).sqrt()
+    return ((_weighed(squared_modulus(estimate), weight) + power - 2 * modulus) / least).mean()
+
+
+def _weighed(values: Tensor, weight: Tensor) -> Tensor:
+    return (values * weight).sum((1, 2, 3))
 
 
 LOSSES = {"amplitude": amplitude_loss, "poisson": poisson_loss}

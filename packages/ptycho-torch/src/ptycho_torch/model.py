@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,9 +12,36 @@ from ptycho_contracts.config import ModelConfig
 from ptycho_contracts.physics import EARLIER_ITERATIONS, EPS_COUNTS
 from torch import Tensor, nn
 
-from ptycho_torch.losses import LOSSES
+from ptycho_torch.losses import LOSSES, supervised_error
 from ptycho_torch.network import build_network
-from ptycho_torch.physics import Placement, extract_patches, place_groups, simulate, to_corner, unit_probe
+from ptycho_torch.physics import (
+    Placement,
+    extract_patches,
+    place_groups,
+    simulate,
+    squared_modulus,
+    to_corner,
+    unit_probe,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """What a batch of groups costs.
+
+    Attributes:
+        total: All iterations on the diffraction patterns, the last one most (TRN-1).
+        last: The last estimate alone, detached.
+        supervised: PHY-33 of all iterations in the same way (TRN-15); None where the batch has no truth.
+        supervised_last: The last estimate alone, detached, or None.
+        patches: (B * C, N, N) complex, the last estimate under each pattern, detached.
+    """
+
+    total: Tensor
+    last: Tensor
+    supervised: Tensor | None
+    supervised_last: Tensor | None
+    patches: Tensor
 
 
 class PtychoModel(nn.Module):
@@ -60,15 +88,19 @@ class PtychoModel(nn.Module):
         return estimates, placement, measured
 
     def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
-        """Loss of empty space: what a network must beat to have learned anything."""
+        """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
         counts = batch["counts"]
         channels, side = counts.shape[1], counts.shape[-1]
         measured = (to_corner(counts) / batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
         eps = (EPS_COUNTS / batch["mean_counts"]).repeat_interleave(channels)[:, None, None]
         with torch.no_grad():
             probe = self.probe_for(measured)
-            simulated = simulate(torch.ones((1, side, side), dtype=probe.dtype, device=probe.device), probe)
-            return float(LOSSES[kind](simulated.expand_as(measured), measured, eps=eps, mask=mask))
+            empty = simulate(torch.ones((1, side, side), dtype=probe.dtype, device=probe.device), probe)
+            good = empty.expand_as(measured) * (1 if mask is None else mask)
+            seen = (good * measured).sqrt() if kind == "amplitude" else measured * (1 if mask is None else mask)
+            power = seen.sum() / good.sum()
+            uniform = empty * (power.square() if kind == "amplitude" else power)
+            return float(LOSSES[kind](uniform.expand_as(measured), measured, eps=eps, mask=mask))
 
     def probe_for(self, measured: Tensor) -> Tensor:
         """The probe in the precision of the measurements; ``module.double()`` leaves complex buffers alone."""
@@ -76,18 +108,31 @@ class PtychoModel(nn.Module):
 
     def loss(
         self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], kind: str, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Training loss (all iterations, the last one most) and the loss of the last estimate alone."""
+    ) -> Losses:
+        """Losses of a batch on its diffraction patterns, and on the true object where the batch holds it."""
         estimates, placement, measured = self(batch, canvas_shape=canvas_shape, mask=mask)
         channels = batch["counts"].shape[1]
         eps = (EPS_COUNTS / batch["mean_counts"]).repeat_interleave(channels)[:, None, None]
         probe = self.probe_for(measured)
-        losses = [
-            LOSSES[kind](simulate(extract_patches(estimate, placement), probe), measured, eps=eps, mask=mask)
-            for estimate in estimates
-        ]
-        earlier = sum(losses[:-1], start=torch.zeros_like(losses[-1]))
-        return losses[-1] + EARLIER_ITERATIONS * earlier, losses[-1].detach()
+        patches = [extract_patches(estimate, placement) for estimate in estimates]
+        losses = [LOSSES[kind](simulate(seen, probe), measured, eps=eps, mask=mask) for seen in patches]
+        errors = []
+        if "truth" in batch:
+            truth, power = batch["truth"].to(probe.dtype), squared_modulus(probe).sum(0)
+            errors = [supervised_error(seen.reshape(truth.shape), truth, power / power.max()) for seen in patches]
+        return Losses(
+            total=_summed(losses),
+            last=losses[-1].detach(),
+            supervised=_summed(errors) if errors else None,
+            supervised_last=errors[-1].detach() if errors else None,
+            patches=patches[-1].detach(),
+        )
+
+
+def _summed(losses: list[Tensor]) -> Tensor:
+    """That of the last estimate, and of every earlier one with its smaller weight."""
+    earlier = sum(losses[:-1], start=torch.zeros_like(losses[-1]))
+    return losses[-1] + EARLIER_ITERATIONS * earlier
 
 
 def good_pixels(bad_pixels: NDArray[np.bool_] | None) -> Tensor | None:

@@ -88,9 +88,9 @@ class Unrolled(nn.Module):
 
     An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
     simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum. Then the net sees the estimate, what the
-    sweeps changed, and the illumination, and adds its correction. The same weights serve a group's canvas and that
-    of a whole scan.
+    canvas, divides by the subset's illumination, and steps with momentum; the last sweep ends with the mean of what it
+    went through. Then the net sees the estimate, what the sweeps changed, and the illumination, and adds its
+    correction. The same weights serve a group's canvas and that of a whole scan.
     """
 
     images_whole_canvas = True
@@ -128,17 +128,22 @@ class Unrolled(nn.Module):
         seen = light / (light + SEEN_LIGHT * brightest)
         object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device)
         velocity = torch.zeros_like(object_)
-        dampings = iter(damping_course(self.sweeps * len(self.nets)))
+        course = damping_course(self.sweeps * len(self.nets))
+        last = len(course) - 1
         estimates = []
-        for net in self.nets:
-            before = object_
-            for _ in range(self.sweeps):
-                damping = next(dampings) * brightest
+        for number, net in enumerate(self.nets):
+            before, visited = object_, torch.zeros_like(object_)
+            for sweep in range(number * self.sweeps, (number + 1) * self.sweeps):
+                damping = course[sweep] * brightest
                 for subset, subset_light in zip(subsets, lights, strict=True):
                     step = back_project(object_, amplitude[subset], probe, placement[subset], mask=mask)
                     step = step / (subset_light + damping)
                     velocity = MOMENTUM * velocity + step
                     object_ = object_ + step + MOMENTUM * velocity
+                    if sweep == last:
+                        visited = visited + object_
+            if number == len(self.nets) - 1:
+                object_ = visited / len(subsets)  # the mean: steps towards single subsets carry their noise
             moved = object_ - before
             features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
             features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)

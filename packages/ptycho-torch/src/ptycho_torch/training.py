@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +12,21 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.callbacks import Callback
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
-from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
+from ptycho_contracts.problems import Problem, WorkFailedError
+from ptycho_data.collapse import CollapseWatch, is_flat
 from ptycho_data.geometry import group_canvas_shape
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
-from ptycho_torch.devices import pick_device
 from ptycho_torch.loader import GroupDataset, make_loader
-from ptycho_torch.model import PtychoModel, good_pixels
+from ptycho_torch.model import Losses, PtychoModel, good_pixels
+from ptycho_torch.network import build_network
+from ptycho_torch.recovery import PATCH_VARIANCE, PatchVariance, Stopper
+from ptycho_torch.trainer import framework_state, make_keeper, make_trainer, require_precision
 
 Progress = Callable[[str, int, int], None]
-
-COLLAPSE_SHARE = 0.98
-"""A val_loss above this share of a flat object's is a network that has learned nothing."""
 
 _LAST_RATE = 0.02
 _WEIGHT_DECAY = 1e-3
@@ -49,6 +46,9 @@ class TrainingOutcome:
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
         flat_loss: Loss of a flat object on the validation groups.
         collapsed: Whether the trained network explains the validation groups no better than a flat object.
+        patch_variance: Variance of its estimate across the validation patterns (TRN-14).
+        restarts: 0, or 1 where the training collapsed and began anew (TRN-16).
+        restart_reason: Why, in words, or None.
         is_first_rank: Whether this process is the one that writes results.
     """
 
@@ -61,6 +61,9 @@ class TrainingOutcome:
     stopped_by: str
     flat_loss: float
     collapsed: bool
+    patch_variance: float
+    restarts: int
+    restart_reason: str | None
     is_first_rank: bool
 
 
@@ -90,17 +93,31 @@ class _Module(pl.LightningModule):
         self.register_buffer("validation_mask", validation_mask, persistent=False)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        total, last = self._losses(batch, self.mask)
-        self.log("train_loss", last, on_step=False, on_epoch=True, batch_size=len(batch["counts"]), sync_dist=True)
+        losses = self._losses(batch, self.mask)
+        mean: dict[str, Any] = {"on_epoch": True, "batch_size": len(batch["counts"]), "sync_dist": True}
+        self.log("train_loss", losses.last, on_step=False, **mean)
+        total = losses.total * self._share(batch)
+        if losses.supervised is not None:
+            total = total + self._training.supervised_weight * losses.supervised * self._share_of_groups(batch)
         if not torch.isfinite(total):
             raise _diverged(f"a loss of {float(total.detach())}")
-        return total * self._share(batch)
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        self._variance = PatchVariance(self.model.probe)
 
     def validation_step(self, batch: dict[str, Tensor], _: int) -> None:
-        last = self._losses(batch, self.validation_mask)[1]
-        self.log("val_loss", last, on_epoch=True, batch_size=len(batch["counts"]), sync_dist=True)
+        losses = self._losses(batch, self.validation_mask)
+        mean: dict[str, Any] = {"on_epoch": True, "batch_size": len(batch["counts"]), "sync_dist": True}
+        self.log("val_loss", losses.last, **mean)
+        if losses.supervised_last is not None:
+            self.log("supervised_error", losses.supervised_last, **mean)
+        self._variance.add(losses.patches)
 
-    def _losses(self, batch: dict[str, Tensor], mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def on_validation_epoch_end(self) -> None:
+        self.log(PATCH_VARIANCE, self._variance.value(), sync_dist=True)
+
+    def _losses(self, batch: dict[str, Tensor], mask: Tensor | None) -> Losses:
         return self.model.loss(batch, canvas_shape=self._canvas_shape, kind=self._training.loss, mask=mask)
 
     def _share(self, batch: dict[str, Tensor]) -> Tensor | float:
@@ -109,6 +126,15 @@ class _Module(pl.LightningModule):
             return 1.0
         light = batch["counts"] / batch["mean_counts"][:, None, None, None]
         mine = (light if self.mask is None else light * torch.fft.fftshift(self.mask)).sum()
+        everyone = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
+        share: Tensor = mine * self.trainer.world_size / everyone
+        return share
+
+    def _share_of_groups(self, batch: dict[str, Tensor]) -> Tensor | float:
+        """The same for a mean over groups."""
+        if self.trainer.world_size == 1:
+            return 1.0
+        mine = batch["mean_counts"].new_tensor(len(batch["counts"]))
         everyone = self.trainer.strategy.reduce(mine.clone(), reduce_op="sum")
         share: Tensor = mine * self.trainer.world_size / everyone
         return share
@@ -125,7 +151,7 @@ class _Module(pl.LightningModule):
 
     def _factor(self, step: int) -> float:
         """Learning rate beside its start, by the share of the training that is done."""
-        share = self._clock.share(step, int(self.trainer.estimated_stepping_batches))
+        share = self._clock.share(step, self.trainer)
         if self._execution.scheduler == "cosine":
             return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * share))
         if self._execution.scheduler == "exponential":
@@ -140,23 +166,34 @@ class _Clock(Callback):
         self._max_seconds, self._progress = max_seconds, progress
         self._began = time.monotonic()
         self._elapsed = 0.0
+        self._stage = "training"
+        self.first_step = 0
         self.expired = False
 
-    def share(self, step: int, steps: int) -> float:
-        """Share of the training that is done: of the steps or of the time, whichever is more."""
-        return min(1.0, max(step / max(steps, 1), self._elapsed))
+    def steps(self, trainer: pl.Trainer) -> int:
+        """Steps of the attempt that is under way."""
+        return max(int(trainer.estimated_stepping_batches) - self.first_step, 1)
+
+    def share(self, step: int, trainer: pl.Trainer) -> float:
+        """Share of this attempt that is done: of the steps or of the time, whichever is more."""
+        return min(1.0, max((step - self.first_step) / self.steps(trainer), self._elapsed))
+
+    def begin_anew(self, step: int, watch: CollapseWatch) -> None:
+        """A second attempt, with the time that is left."""
+        now = time.monotonic()
+        self._max_seconds, self._began = watch.seconds_left(now - self._began), now
+        self._elapsed, self._stage, self.first_step, self.expired = 0.0, "training again", step, False
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._look(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        steps = int(trainer.estimated_stepping_batches)
         self._look(trainer)
         if self._elapsed >= 1:
             self.expired = trainer.should_stop = True
         if self._progress is not None and trainer.is_global_zero:
-            share = self.share(trainer.global_step, steps)
-            self._progress("training", round(share * steps), steps)
+            steps = self.steps(trainer)
+            self._progress(self._stage, round(self.share(trainer.global_step, trainer) * steps), steps)
 
     def _look(self, trainer: pl.Trainer) -> None:
         """The first process' clock counts for all: learning rates must agree."""
@@ -183,13 +220,14 @@ def fit(
         training: What to fit and for how long.
         execution: Device, precision, schedule, checkpoints, logger.
         output_dir: Takes ``checkpoints/`` and ``logs/``.
-        progress: Called as ``progress("training", steps done, steps in all)``.
+        progress: Called as ``progress("training", steps done, steps in all)``; in a second attempt (TRN-16) the
+            stage is ``"training again"``.
 
     Raises:
         ContractError: a logger that is not installed, a device that does not exist, or a precision that it lacks.
         WorkFailedError: the loss or the weights stopped being finite.
     """
-    _require_precision(execution)
+    require_precision(execution)
     clock = _Clock(training.max_seconds, progress)
     shapes = [group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
               for part in (training_groups, validation_groups)]  # fmt: skip
@@ -199,13 +237,16 @@ def fit(
         mask=good_pixels(training_groups.source.bad_pixels), clock=clock,
         validation_mask=good_pixels(validation_groups.source.bad_pixels),
     )  # fmt: skip
-    keeper = _keeper(execution, output_dir)
-    stopper = EarlyStopping(
-        execution.checkpoint_monitor_metric, patience=execution.early_stop_patience, mode=execution.checkpoint_mode
-    )
+    keeper = make_keeper(execution, output_dir)
+    watch = CollapseWatch(_flat_loss(model, validation_groups, training), epochs=training.epochs,
+                          max_seconds=training.max_seconds)  # fmt: skip
+    stopper = Stopper(
+        execution, watch, share=lambda trainer: clock.share(trainer.global_step, trainer),
+        fresh=lambda: _fresh(model, training), restarted=lambda step: clock.begin_anew(step, watch),
+    )  # fmt: skip
     began, cpu = time.monotonic(), time.process_time()
-    with _framework_state(execution):
-        trainer = _trainer(training, execution, output_dir, [clock, stopper, *([keeper] if keeper else [])])
+    with framework_state(execution):
+        trainer = make_trainer(training, execution, output_dir, [clock, stopper, *([keeper] if keeper else [])])
         workers: dict[str, Any] = {"num_workers": execution.num_workers, "prefetch_factor": execution.prefetch_factor}
         trainer.fit(
             module,
@@ -213,9 +254,11 @@ def fit(
             make_loader(validation_groups, batch_size=training.batch_size, shuffle=False, **workers),
         )
     device = str(trainer.strategy.root_device)
+    figures = stopper.figures
     if keeper is not None and keeper.best_model_path:
-        state = SafetensorsCheckpoints().load_checkpoint(keeper.best_model_path)["state_dict"]
-        module.load_state_dict(state)
+        state = SafetensorsCheckpoints().load_checkpoint(keeper.best_model_path)
+        module.load_state_dict(state["state_dict"])
+        figures = state["callbacks"][stopper.state_key]["figures"]
     # .float() leaves complex buffers alone; .to(torch.float32) would drop their imaginary part.
     module.float().cpu()
     model.eval()
@@ -223,23 +266,35 @@ def fit(
         raise _diverged("NaN or infinite weights")
     early = stopper.stopped_epoch > 0
     losses = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    flat = _flat_loss(model, validation_groups, training)
+    figures = figures or losses  # processes that were spawned keep their callbacks to themselves
+    steps_an_epoch = math.ceil(trainer.num_training_batches / execution.accum_steps)
+    attempts = clock.first_step, trainer.global_step - clock.first_step
     return TrainingOutcome(
-        epochs=math.ceil(trainer.global_step / math.ceil(trainer.num_training_batches / execution.accum_steps)),
+        epochs=sum(math.ceil(steps / steps_an_epoch) for steps in attempts),
         steps=trainer.global_step,
         seconds=time.monotonic() - began,
         cpu_seconds=time.process_time() - cpu,
-        losses=losses,
+        losses={name: value for name, value in losses.items() if name != PATCH_VARIANCE},
         device=device,
-        flat_loss=flat,
-        collapsed=not losses.get("val_loss", flat) < COLLAPSE_SHARE * flat,
+        flat_loss=watch.flat_loss,
+        collapsed=is_flat(figures["val_loss"], watch.flat_loss),
+        patch_variance=figures[PATCH_VARIANCE],
+        restarts=watch.restarts,
+        restart_reason=watch.reason,
         stopped_by="max_seconds" if clock.expired else "early stopping" if early else "epochs",
         is_first_rank=trainer.is_global_zero,
     )
 
 
+def _fresh(model: PtychoModel, training: TrainingConfig) -> nn.Module:
+    """The model's network with other weights; a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(training.seed + 1)
+        return build_network(model.config)
+
+
 def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfig) -> float:
-    """Loss of empty space on the same groups and by the same means as ``val_loss``."""
+    """Loss of a uniform object on the same groups and by the same means as ``val_loss`` (TRN-14)."""
     mask = good_pixels(groups.source.bad_pixels)
     total = count = 0.0
     for first in range(0, len(groups), training.batch_size):
@@ -254,96 +309,3 @@ def _diverged(found: str) -> WorkFailedError:
         Problem("training", "training.diverged", "a finite loss and finite weights", found,
                 "lower --learning-rate or check the data with inspect")
     )  # fmt: skip
-
-
-def _require_precision(execution: ExecutionConfig) -> None:
-    """Lightning would take another precision in silence, or fail inside a step."""
-    lacks = {"cpu": "16-mixed", "mps": "64-true"}
-    device = pick_device(execution).type
-    if lacks.get(device) == execution.precision:
-        raise ContractError(
-            Problem("execution.precision", "precision.absent", f"a precision that {device} computes in",
-                    repr(execution.precision), "use --precision bf16-mixed or 32-true")
-        )  # fmt: skip
-
-
-def _trainer(
-    training: TrainingConfig, execution: ExecutionConfig, output_dir: Path, callbacks: list[Callback]
-) -> pl.Trainer:
-    return pl.Trainer(
-        accelerator=execution.accelerator,
-        devices=execution.devices,
-        num_nodes=execution.num_nodes,
-        strategy=execution.strategy,
-        deterministic=execution.deterministic,
-        precision=execution.precision,  # type: ignore[arg-type]
-        gradient_clip_val=execution.gradient_clip_val,
-        accumulate_grad_batches=execution.accum_steps,
-        max_epochs=training.epochs,
-        callbacks=callbacks,
-        logger=_logger(execution, output_dir),
-        plugins=[SafetensorsCheckpoints()],
-        use_distributed_sampler=False,
-        enable_checkpointing=execution.enable_checkpointing,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        default_root_dir=output_dir,
-    )
-
-
-def _keeper(execution: ExecutionConfig, output_dir: Path) -> ModelCheckpoint | None:
-    if not execution.enable_checkpointing:
-        return None
-    metric = execution.checkpoint_monitor_metric
-    return ModelCheckpoint(
-        dirpath=output_dir / "checkpoints",
-        filename=f"{{epoch:04d}}-{{{metric}:.6f}}",
-        monitor=metric,
-        mode=execution.checkpoint_mode,
-        save_top_k=execution.checkpoint_save_top_k,
-        enable_version_counter=False,
-    )
-
-
-def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
-    kind = execution.logger_backend
-    if kind == "none":
-        return False
-    try:
-        if kind == "tensorboard":
-            return TensorBoardLogger(output_dir, name="logs")
-        if kind == "mlflow":
-            from lightning.pytorch.loggers import MLFlowLogger
-
-            return MLFlowLogger(tracking_uri=f"sqlite:///{output_dir / 'logs' / 'mlflow.db'}")
-    except ModuleNotFoundError as error:
-        raise ContractError(
-            Problem("execution.logger_backend", "logger.absent", f"the package of the logger '{kind}'",
-                    str(error).splitlines()[0], f"pip install 'ptycho-torch[{kind}]' or use --logger csv")
-        ) from error  # fmt: skip
-    return CSVLogger(output_dir, name="logs")
-
-
-@contextmanager
-def _framework_state(execution: ExecutionConfig) -> Iterator[None]:
-    """Keeps Lightning's remarks off the user's screen, and puts torch's process-wide switches back."""
-    import logging
-
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            # Remarks on hardware and worker counts that the user chose, or on Lightning's own internals.
-            warnings.filterwarnings("ignore", module=r"lightning\..*")
-            warnings.filterwarnings("ignore", category=FutureWarning)
-            warnings.filterwarnings("ignore", category=DeprecationWarning)
-            yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic)
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

@@ -144,6 +144,21 @@ def poisson_loss(
     return float(np.sum(simulated - measured - (measured + eps) * logarithm) / np.sum(measured))
 
 
+def supervised_error(estimate: ArrayLike, truth: ArrayLike, weight: ArrayLike) -> float:
+    """``min over a_g of sum w |O - exp(i a_g) T|^2 / sum w |T|^2``, the mean over groups g (PHY-33), unsmoothed.
+
+    Args:
+        estimate, truth: (groups, C, N, N) complex.
+        weight: (N, N).
+    """
+    errors = []
+    for seen, true in zip(np.asarray(estimate, complex), np.asarray(truth, complex), strict=True):
+        angle = np.angle(np.sum(weight * true.conj() * seen))
+        left = np.abs(seen - np.exp(1j * angle) * true) ** 2
+        errors.append(np.sum(weight * left) / np.sum(weight * np.abs(true) ** 2))
+    return float(np.mean(errors))
+
+
 def residual(simulated: ArrayLike, measured: ArrayLike, good: ArrayLike | None = None) -> float:
     """``R = sum (sqrt(n) - sqrt(I))^2 / sum n`` over good pixels (PHY-22)."""
     return amplitude_loss(simulated, measured, 0.0, good)

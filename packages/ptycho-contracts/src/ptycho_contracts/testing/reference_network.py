@@ -18,9 +18,9 @@ Real = NDArray[np.floating[Any]]
 Complex = NDArray[np.complexfloating[Any, Any]]
 Weights = Mapping[str, Real]
 
-FIRST_DAMPING, LAST_DAMPING = 0.1, 10.0
+FIRST_DAMPING, LAST_DAMPING = 0.5, 10.0
 SEEN_LIGHT = 0.3
-MOMENTUM = 0.75
+MOMENTUM = 0.85
 SMALLEST_INTENSITY = 1e-8
 EARLIER_ITERATIONS = 0.3
 
@@ -65,12 +65,16 @@ def unrolled(
         for sweep in range(iteration * sweeps, (iteration + 1) * sweeps):
             share = sweep / max(iterations * sweeps - 1, 1)
             damping = brightest * FIRST_DAMPING ** (1 - share) * LAST_DAMPING**share
+            visited = []
             for member, site in enumerate(sites):
                 (patch,) = reference.extract_patches(object_, site, N, frame)
                 change = _replaced(patch, probe, amplitude[member], good)
                 step = reference.place_patches(change[None], site, canvas_shape, frame) / (lights[member] + damping)
                 velocity = MOMENTUM * velocity + step
                 object_ = object_ + step + MOMENTUM * velocity
+                visited.append(object_)
+            if sweep == iterations * sweeps - 1:
+                object_ = np.mean(visited, axis=0)
         moved = object_ - before
         features = np.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
         real, imag = canvas_net(_below(weights, f"nets.{iteration}."), features)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_contracts.records import Scan
+from ptycho_contracts.records import Scan, Truth
 
 
 def combine_scans(scans: Sequence[Scan]) -> Scan:
@@ -14,7 +14,7 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
 
     Patterns of different units become float32 counts. The probe is the first that any scan has;
     it is exact only if every scan calls its own exact. A pixel that is bad in one scan is bad.
-    The truth of a single scan is kept, that of several is not.
+    Each scan keeps its true object, where it has one (ARR-17).
 
     Raises:
         ContractError: no scan, or scans of different N.
@@ -29,9 +29,11 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
         )  # fmt: skip
     one_unit = len({scan.unit for scan in scans}) == 1
     numbers, first = [], 0
+    truths: dict[int, Truth] = {}
     for scan in scans:
-        _, local = np.unique(scan.scan_index, return_inverse=True)
+        own, local = np.unique(scan.scan_index, return_inverse=True)
         numbers.append(local.astype(np.int64) + first)
+        truths |= {first + new: scan.truths[old] for new, old in enumerate(own.tolist()) if old in scan.truths}
         first = int(numbers[-1].max()) + 1
     bad = [scan.bad_pixels for scan in scans if scan.bad_pixels is not None]
     return Scan(
@@ -42,5 +44,6 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
         probe_kind="exact" if all(scan.probe_kind == "exact" for scan in scans) else "guess",
         bad_pixels=np.logical_or.reduce(bad) if bad else None,
         scan_index=np.concatenate(numbers),
+        object_truths=truths,
         metadata={"scans": [dict(scan.metadata) for scan in scans]},
     )

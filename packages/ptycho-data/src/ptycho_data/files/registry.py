@@ -109,7 +109,8 @@ def write_scan(
             ``object_pixel_size_m``; three of them make the fourth.
 
     Raises:
-        ContractError: unknown format, or one that needs a probe or a set-up that is not known.
+        ContractError: unknown format, one that needs a probe or a set-up that is not known, or scans with true
+            objects of their own: a file holds one.
         MissingFileError: the folder does not exist.
     """
     path = Path(path)
@@ -119,6 +120,11 @@ def write_scan(
         raise ContractError(
             [Problem(f"geometry: {key}", "option.unknown", "a scalar of the set-up", repr(key),
                      nearest(key, GEOMETRY_KEYS)) for key in unknown]
+        )  # fmt: skip
+    if scan.object_truths:
+        raise ContractError(
+            Problem("Scan: object_truths", "scan.several_truths", "at most one true object for a file",
+                    f"{len(scan.object_truths)}", "write each scan as a file of its own, or leave object_truths out")
         )  # fmt: skip
     for candidate in writers:
         if format == candidate.NAME or (format is None and path.suffix.lower() in candidate.SUFFIXES):

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig, from_tables, to_dict
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+
+from ptycho_data.tensor_files import TensorFiles
 
 FORMAT = "ptycho-bundle"
 SCHEMA = 1
@@ -42,13 +42,16 @@ class BundleFile:
     provenance: Mapping[str, Any]
 
 
-def write_bundle(path: Path, content: BundleFile) -> None:
+def write_bundle(path: Path, content: BundleFile, files: TensorFiles) -> None:
     """Write a bundle; what was at ``path`` is replaced in one step, only when all is written.
+
+    Args:
+        files: How it is written.
 
     Raises:
         WorkFailedError: weights that are NaN or infinite.
     """
-    tensors = {name: np.ascontiguousarray(value, np.float32) for name, value in content.weights.items()}
+    tensors = {name: np.asarray(value, np.float32, order="C") for name, value in content.weights.items()}
     probe = np.ascontiguousarray(content.probe, np.complex64)
     tensors["probe"] = probe.view(np.float32).reshape(*probe.shape, 2)
     tensors["mean_counts"] = np.array([content.mean_counts], np.float64)
@@ -69,15 +72,18 @@ def write_bundle(path: Path, content: BundleFile) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     os.close(handle)
     try:
-        save_file(tensors, temporary, metadata=header)
+        files.save(tensors, temporary, header)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
 
-def read_bundle(path: Path) -> BundleFile:
+def read_bundle(path: Path, files: TensorFiles) -> BundleFile:
     """Read a bundle. Nothing in the file is executed, and no more memory taken than its tensors need.
+
+    Args:
+        files: How it is read.
 
     Raises:
         MissingFileError: no such file.
@@ -88,7 +94,7 @@ def read_bundle(path: Path) -> BundleFile:
             Problem(str(path), "bundle.missing", "a model written by training", "no such file",
                     "Model archive not found: check the path")
         )  # fmt: skip
-    header, tensors = _read(path)
+    header, tensors = _read(path, files)
     config = _config(path, header)
     provenance = _json(path, header, "provenance")
     _check_tensors(path, config, tensors)
@@ -102,6 +108,27 @@ def read_bundle(path: Path) -> BundleFile:
 def broken(path: Path, expected: str, found: str) -> ContractError:
     """The error of a bundle that is not what it should be."""
     return ContractError(Problem(str(path), "bundle.broken", expected, found, "train again or copy the file again"))
+
+
+def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) -> None:
+    """Training can only start from a bundle of the same network (TRN-12); sweeps and modes have no weights.
+
+    Args:
+        path: Of the bundle, for the error.
+        given: What the bundle holds.
+        wanted: What is to be trained.
+
+    Raises:
+        ContractError: ``bundle.other_network``, for each option that differs.
+    """
+    names = ["architecture", "iterations", "width"] + (["gridsize"] if wanted.architecture == "cnn" else [])
+    problems = [
+        Problem(f"{path}: {name}", "bundle.other_network", str(getattr(wanted, name)), str(getattr(given, name)),
+                f"train with {name} {getattr(given, name)} too, or start anew")
+        for name in names if getattr(given, name) != getattr(wanted, name)
+    ]  # fmt: skip
+    if problems:
+        raise ContractError(problems)
 
 
 def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -138,13 +165,25 @@ def _digest(header: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> s
     return found.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+def _read(path: Path, files: TensorFiles) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     try:
-        with safe_open(path, framework="np") as file:
+        with files.open(path, framework="np") as file:
             # Copies: the file may be replaced while the model is in use.
             return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
+    except (files.error, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
+        if path.is_file() and _is_other_kind(path):
+            raise ContractError(
+                Problem(str(path), "bundle.broken", "a model written by training, a .safetensors file",
+                        "a file of another kind", "check the path; infer takes the model first, then the scan")
+            ) from error  # fmt: skip
         raise broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
+
+
+def _is_other_kind(path: Path) -> bool:
+    """Whether a file does not even begin as safetensors do: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] != b"{"
 
 
 def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:

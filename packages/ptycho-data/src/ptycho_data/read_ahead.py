@@ -1,4 +1,4 @@
-"""Reading ahead: the same results in the same order, while the caller works. Knows no framework."""
+"""Reading ahead: the same results in the same order, while the caller works."""
 
 from __future__ import annotations
 

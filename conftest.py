@@ -1,0 +1,60 @@
+"""Invariant 51: on continuous integration nothing is left out in silence.
+
+Where ``CI`` is set and the shared data are there, a skip or a selection that ``tests/left_out.toml`` does not list
+fails the run, and so do more skips for a reason than it grants.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+
+
+def unlisted(skips: Iterable[str], selections: Iterable[str], listed: Mapping[str, Any]) -> list[str]:
+    """Complaints about what was left out beyond the list: reasons of skips, expressions of ``-m`` and ``-k``."""
+    granted = {entry["reason"]: entry["most"] for entry in listed.get("skip", [])}
+    known = {entry["expression"] for entry in listed.get("selection", [])}
+    counted = Counter(skips).items()
+    found = [f"{n} skipped, {granted.get(why, 0)} listed: {why}" for why, n in counted if n > granted.get(why, 0)]
+    return found + [f"selection not listed: {expression}" for expression in selections if expression not in known]
+
+
+class LeftOut:
+    """Counts what a run leaves out."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.skips: list[str] = []
+        self.selections = [words for words in (config.option.markexpr, config.option.keyword) if words]
+        self.complaints: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped:
+            why = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longreprtext
+            self.skips.append(getattr(report, "wasxfail", why.removeprefix("Skipped: ")))
+
+    pytest_collectreport = pytest_runtest_logreport
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        self.complaints = unlisted(
+            self.skips, self.selections, tomllib.loads((ROOT / "tests" / "left_out.toml").read_text())
+        )
+        if self.complaints and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self.complaints:
+            terminalreporter.write_line(f"left out beyond tests/left_out.toml: {line}", red=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    data = Path(os.environ.get("PTYCHO_SHARED_DATA", ROOT.parent / "shared" / "data"))
+    if os.environ.get("CI") and data.is_dir():
+        config.pluginmanager.register(LeftOut(config), "left-out")

@@ -1,0 +1,141 @@
+"""The checkpoint of a descent in its output folder (specs/cli.md, CLI-27; CFG-22)."""
+
+from __future__ import annotations
+
+import pytest
+from ptycho_cli.main import main
+
+COMMANDS = {"reconstruct": ("{data}",), "infer": ("{model}", "{data}", "--refine", "2")}
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request, data_file, tmp_path):
+    """One of the two commands with a descent, run into the same folder each time."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+
+    def run(*words):
+        given = [word.format(data=data_file, model=model) for word in COMMANDS[request.param]]
+        return main([request.param, *given, "--output-dir", str(tmp_path / "out"), *words])
+
+    run.name = request.param
+    return run
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return tmp_path / "out" / "checkpoints" / "descent.safetensors"
+
+
+@pytest.fixture
+def earlier(checkpoint):
+    """The checkpoint that an interrupted run left."""
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"an earlier state")
+    return checkpoint
+
+
+def test_the_backend_is_told_where_to_keep_it(backend, command, checkpoint, earlier):
+    for words, resume in (((), False), (("--resume",), True)):
+        earlier.parent.mkdir(exist_ok=True)
+        earlier.write_bytes(b"an earlier state")
+        assert command(*words) == 0
+        call = backend.calls[command.name]
+        assert (call["checkpoint"], call["resume"]) == (checkpoint, resume)
+
+
+def test_it_is_removed_when_the_results_stand(backend, command, checkpoint):
+    backend.checkpoints = 2
+    assert command() == 0
+    assert (checkpoint.parents[1] / "object.npz").exists()
+    assert not checkpoint.parent.exists()
+
+
+def test_what_was_taken_up_is_removed_too(backend, command, earlier):
+    assert command("--resume") == 0
+    assert not earlier.exists()
+
+
+def test_other_files_beside_it_stay(backend, command, earlier):
+    other = earlier.with_name("epoch=3.ckpt")
+    other.write_bytes(b"of a training")
+    backend.checkpoints = 1
+    assert command() == 0
+    assert [path.name for path in earlier.parent.iterdir()] == [other.name]
+
+
+def test_an_earlier_one_outlives_a_run_that_wrote_none(backend, command, earlier):
+    assert command() == 0
+    assert earlier.read_bytes() == b"an earlier state"
+
+
+@pytest.mark.parametrize("words", [(), ("--resume",)])
+def test_it_outlives_a_failure(backend, command, earlier, words):
+    """A run that fails removes nothing."""
+    backend.error = RuntimeError("out of memory")
+    assert command(*words) == 1
+    assert earlier.read_bytes() == b"an earlier state"
+
+
+def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint, monkeypatch):
+    """The state goes only when the results are in their place."""
+    from ptycho_cli import pictures
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pictures, "draw_reconstruction", full)
+    backend.checkpoints = 1
+    assert command() == 1
+    assert checkpoint.exists()
+
+
+def test_nothing_to_resume_is_found_before_any_work(backend, command, capsys):
+    assert command("--resume") == 2
+    assert "checkpoint.missing" in capsys.readouterr().err
+    assert backend.calls == {}
+
+
+def test_resume_needs_checkpoints(backend, command, earlier, capsys):
+    assert command("--resume", "--disable-checkpointing") == 2
+    assert "checkpoint.disabled" in capsys.readouterr().err
+    assert backend.calls == {}
+
+
+def test_disabled(backend, command):
+    assert command("--disable-checkpointing") == 0
+    assert backend.calls[command.name]["checkpoint"] is None
+
+
+def test_an_image_without_refinement_has_none(backend, data_file, tmp_path, earlier, capsys):
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out")]
+    assert main(argv) == 0
+    assert backend.calls["infer"]["checkpoint"] is None
+    assert main([*argv, "--resume"]) == 2
+    assert "infer without --refine" in capsys.readouterr().err
+    assert earlier.exists()
+
+
+def test_patience_needs_judges(backend, command, capsys):
+    """CFG-22."""
+    assert command("--early-stop-patience", "3") == 2
+    assert "config.without_validation" in capsys.readouterr().err
+    assert backend.calls == {}
+    assert command("--early-stop-patience", "3", "--val-fraction", "0.1") == 0
+
+
+def test_judges_need_a_refinement(backend, data_file, tmp_path, capsys):
+    """CFG-22."""
+    argv = ["infer", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out"), "--val-fraction", "0.1"]
+    assert main(argv) == 2
+    assert "config.without_refine" in capsys.readouterr().err
+    assert backend.calls == {}
+
+
+def test_evaluate_keeps_none(backend, data_file, tmp_path, capsys):
+    """CLI-17: five descents, no state of any; what is not read is refused."""
+    assert main(["evaluate", "--scan", str(data_file), "--disable-checkpointing"]) == 2
+    assert "--disable-checkpointing" in capsys.readouterr().err
+    assert backend.calls == {}

@@ -1,0 +1,163 @@
+"""The bundle's file without a network (specs/bundle.md BUN); a stand-in writes and reads the tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ptycho_contracts.config import DataConfig, ModelConfig
+from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
+from ptycho_data.bundle_file import BundleFile, read_bundle, require_same_network, write_bundle
+from ptycho_data.simulate import PROBES
+from ptycho_data.tensor_files import TensorFiles
+
+CONFIG = ModelConfig(data=DataConfig(N=16, gridsize=2), modes=1, architecture="unrolled", iterations=2, width=4)
+WEIGHTS = {
+    "network.b": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous
+    "network.a": np.float32(0.5) * np.ones((), np.float32),  # a scalar stays one
+}
+CONTENT = BundleFile(CONFIG, WEIGHTS, PROBES["defocused_disc"](16), 1234.5, {"seed": 3, "name": "µ"})
+
+
+def saved(tensors, path, metadata):
+    """A stand-in for safetensors: this package's tests do without it."""
+    with open(path, "wb") as file:
+        np.savez(file, header=json.dumps(metadata), **tensors)
+
+
+@contextmanager
+def opened(path, framework):
+    """The other half."""
+    assert framework == "np"
+    try:
+        with np.load(path) as content:
+            arrays = {name: content[name] for name in content.files}
+    except ValueError as error:
+        raise EOFError("half a file") from error
+    header = json.loads(str(arrays.pop("header")))
+
+    class File:
+        metadata, keys, get_tensor = (lambda _: header), (lambda _: list(arrays)), (lambda _, name: arrays[name])
+
+    yield File()
+
+
+FILES = TensorFiles(saved, opened, EOFError)
+
+
+def held(path) -> tuple[dict, dict]:
+    """Header and tensors of a file."""
+    with opened(path, "np") as file:
+        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+@pytest.fixture
+def path(tmp_path) -> Path:
+    """A bundle, written."""
+    write_bundle(tmp_path / "model.safetensors", CONTENT, FILES)
+    return tmp_path / "model.safetensors"
+
+
+def test_what_is_written_is_read(path):
+    """Invariant 43: bit for bit, shapes of scalars too."""
+    found = read_bundle(path, FILES)
+    assert found.config == CONFIG
+    assert (found.mean_counts, found.provenance) == (1234.5, CONTENT.provenance)
+    np.testing.assert_array_equal(found.probe, CONTENT.probe)
+    assert found.probe.dtype == np.complex64
+    assert found.weights.keys() == WEIGHTS.keys()
+    for name, value in WEIGHTS.items():
+        assert found.weights[name].shape == value.shape
+        np.testing.assert_array_equal(found.weights[name], value)
+
+
+def test_layout(path):
+    """BUN-2, BUN-3, BUN-6, by plain NumPy and hashlib."""
+    header, tensors = held(path)
+    assert set(header) == {"format", "schema", "config", "provenance", "sha256"}
+    assert (header["format"], header["schema"]) == ("ptycho-bundle", "1")
+    assert json.loads(header["config"])["model"]["width"] == 4
+    assert tensors["probe"].shape == (1, 16, 16, 2)
+    np.testing.assert_array_equal(tensors["probe"][..., 1], CONTENT.probe.imag)
+    assert tensors["mean_counts"].dtype == np.float64
+    digest = hashlib.sha256(f"config\n{header['config']}\nprovenance\n{header['provenance']}\n".encode())
+    for name, shape in (("mean_counts", "1"), ("network.a", ""), ("network.b", "3x2"), ("probe", "1x16x16x2")):
+        digest.update(f"{name}\n{shape}\n".encode() + tensors[name].tobytes())
+    assert header["sha256"] == digest.hexdigest()
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize("what", ["config", "provenance", "network.a", "probe", "mean_counts"])
+def test_altered(path, what):
+    """Invariant 44: each part is under the checksum."""
+    header, tensors = held(path)
+    if what in header:
+        header[what] = header[what].replace("3", "4", 1) if what == "provenance" else header[what] + " "
+    else:
+        tensors[what] = tensors[what] * tensors[what].dtype.type(1.5)
+    saved(tensors, path, header)
+    with pytest.raises(ContractError, match="altered") as caught:
+        read_bundle(path, FILES)
+    assert caught.value.codes == ("bundle.broken",)
+
+
+def test_unreadable(path):
+    """BUN-7: what the library or the system refuses is one error, with its words."""
+    path.write_bytes(b"half")
+    with pytest.raises(ContractError, match="half a file") as caught:
+        read_bundle(path, FILES)
+    assert caught.value.codes == ("bundle.broken",)
+    with pytest.raises(MissingFileError, match="Model archive not found"):
+        read_bundle(path.with_name("none"), FILES)
+
+
+def test_another_kind_of_file(path):
+    """BUN-7: a scan in the model's place is told as what it is."""
+    np.savez(path.with_suffix(".npz"), counts=np.zeros(3))
+    with pytest.raises(ContractError, match="a file of another kind; check the path") as caught:
+        read_bundle(path.with_suffix(".npz"), FILES)
+    assert caught.value.codes == ("bundle.broken",)
+
+
+@pytest.mark.parametrize("name", ["network.a", "network.b"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_ruined_weights_are_not_written(tmp_path, name, value):
+    """BUN-5: and they are named."""
+    ruined = replace(CONTENT, weights={**WEIGHTS, name: np.full((2,), value, np.float32)})
+    with pytest.raises(WorkFailedError, match=name.replace(".", r"\.")):
+        write_bundle(tmp_path / "model", ruined, FILES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_write_keeps_the_old_file(path):
+    """BUN-10."""
+    before = path.read_bytes()
+
+    def full(tensors, filename, metadata):
+        Path(filename).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_bundle(path, CONTENT, replace(FILES, save=full))
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_same_network():
+    """TRN-12: every option that differs; the gridsize matters to ``cnn`` alone; sweeps and modes have no weights."""
+    four = replace(CONFIG, data=replace(CONFIG.data, gridsize=1))
+    require_same_network(Path("m"), CONFIG, CONFIG)
+    require_same_network(Path("m"), CONFIG, four)
+    require_same_network(Path("m"), CONFIG, replace(CONFIG, sweeps=CONFIG.sweeps + 3, modes=CONFIG.modes + 1))
+    with pytest.raises(ContractError) as caught:
+        require_same_network(Path("m"), CONFIG, replace(CONFIG, width=8, iterations=3))
+    assert caught.value.codes == ("bundle.other_network",) * 2
+    cnn = [replace(config, architecture="cnn") for config in (CONFIG, four)]
+    with pytest.raises(ContractError, match="gridsize") as caught:
+        require_same_network(Path("m"), *cnn)
+    assert caught.value.codes == ("bundle.other_network",)

@@ -1,0 +1,111 @@
+"""What a training learns from (specs/training.md TRN-4, TRN-5, TRN-13)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ptycho_contracts.config import DataConfig, TrainingConfig
+from ptycho_contracts.problems import ContractError
+from ptycho_data.files import combine_scans, write_scan
+from ptycho_data.simulate import simulate
+from ptycho_data.store import create_store
+from ptycho_data.training_groups import subset, synthetic_scans, training_groups, training_patterns
+
+SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
+GAUGES = {0: 1e4}
+
+
+def data(**options) -> DataConfig:
+    """For 20 groups of four."""
+    return DataConfig(**{"N": 16, "gridsize": 2, "n_groups": 20, **options})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The scan's store."""
+    return create_store(tmp_path_factory.mktemp("store") / "store", SCAN)
+
+
+def test_patterns():
+    """TRN-4, CFG-9: used and held out are all patterns, unless a part was asked for."""
+    used, held = training_patterns(SCAN, data(), TrainingConfig(hold_out="0.25", seed=3))
+    assert sorted([*used, *held]) == list(range(40))
+    assert len(held) == 10
+    fewer, same = training_patterns(SCAN, data(subsample=12), TrainingConfig(hold_out="0.25", seed=3))
+    np.testing.assert_array_equal(same, held)
+    assert len(fewer) == 12
+    assert set(fewer) <= set(used)
+
+
+def test_a_share_of_the_groups_validates(store):
+    """TRN-5: drawn by the seed, never trained on; held-out patterns are in none (invariant 10)."""
+    used = np.arange(5, 40)
+    (source, kept, gauges), (other, validation, _) = training_groups(
+        store, used, data(), TrainingConfig(val_fraction=0.25, seed=4), GAUGES
+    )
+    assert source is other is store
+    assert gauges == GAUGES
+    order = np.random.default_rng(4).permutation(20)
+    every = store.groups(gridsize=2, n_groups=20, seed=4, allowed=used)
+    np.testing.assert_array_equal(validation.nn_indices, every.nn_indices[np.sort(order[:5])])
+    np.testing.assert_array_equal(kept.nn_indices, every.nn_indices[np.sort(order[5:])])
+    np.testing.assert_array_equal(kept.coords_relative, every.coords_relative[np.sort(order[5:])])
+    assert min(kept.nn_indices.min(), validation.nn_indices.min()) >= 5
+
+
+def test_at_least_one_group_validates(store):
+    """TRN-5."""
+    (_, kept, _), (_, validation, _) = training_groups(
+        store, np.arange(40), data(), TrainingConfig(val_fraction=0.001), GAUGES
+    )
+    assert (len(kept), len(validation)) == (19, 1)
+
+
+@pytest.mark.parametrize(("fraction", "n_groups"), [(0.0, 20), (0.5, 1)])
+def test_no_group_is_left(store, fraction, n_groups):
+    """TRN-5."""
+    with pytest.raises(ContractError) as caught:
+        training_groups(
+            store, np.arange(40), data(n_groups=n_groups), TrainingConfig(val_fraction=fraction), GAUGES
+        )  # fmt: skip
+    assert caught.value.codes == ("training.no_validation",)
+
+
+def test_a_file_validates(store, tmp_path):
+    """TRN-5: with its own mean counts; patterns of another size are refused."""
+    other = simulate(N=16, n_patterns=25, step_px=2.0, photons_per_pattern=500, seed=2)
+    write_scan(tmp_path / "other.npz", other)
+    (_, kept, _), (source, validation, gauges) = training_groups(
+        store, np.arange(40), data(), TrainingConfig(val_fraction=0.0), GAUGES, [tmp_path / "other.npz"]
+    )
+    assert len(kept) == 20
+    np.testing.assert_array_equal(source.counts(), other.counts())
+    assert validation.nn_indices.shape[1] == 4
+    assert gauges[0] == pytest.approx(other.counts().sum((1, 2), dtype=np.float64).mean(), rel=1e-6)
+    with pytest.raises(ContractError) as caught:
+        training_groups(store, np.arange(40), data(N=32), TrainingConfig(), GAUGES, [tmp_path / "other.npz"])
+    assert caught.value.codes == ("scan.size",)
+
+
+def test_subset(store):
+    """All fields of the chosen groups."""
+    groups = store.groups(gridsize=2, n_groups=20, seed=0)
+    part = subset(groups, np.array([7, 2]))
+    for name in ("nn_indices", "coords_offsets", "coords_relative"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(groups, name)[[7, 2]])
+
+
+def test_simulated_scans():
+    """TRN-13: at the first scan's used positions, with its dose, once for each object."""
+    bare = replace(SCAN, object_truth=None, object_origin_yx_px=None)
+    moved = replace(bare, positions_px=SCAN.positions_px + 500)
+    both, used = combine_scans([bare, moved]), np.arange(10, 80)
+    made = synthetic_scans(both, SCAN.probe, used, {0: 2000.0, 1: 9.0}, TrainingConfig(synthetic=3, seed=1))
+    assert len(made) == 3 * 30
+    np.testing.assert_array_equal(np.unique(made.scan_index), [0, 1, 2])
+    for number in range(3):
+        shift = made.positions_px[made.scan_index == number] - SCAN.positions_px[10:]
+        np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-9)
+    assert made.counts().sum((1, 2)).mean() == pytest.approx(2000, rel=0.05)

@@ -1,0 +1,95 @@
+"""The physics step of a network's sweep: patterns compared with their measured moduli, and the object moved (NET-5)."""
+
+from __future__ import annotations
+
+from ptycho_contracts.physics import MOMENTUM, SMALLEST_INTENSITY
+
+from ptycho_tf.framework import tf
+from ptycho_tf.physics import (
+    Placement,
+    Tensor,
+    add_patches,
+    exit_waves,
+    extract_patches,
+    from_detector,
+    intensity,
+    scaled,
+    times,
+    to_detector,
+    with_patch,
+)
+
+_LARGE_WAVES = 1 << 14
+"""Values in the waves of one pattern from which it is faster to take the patterns one by one, in the cache, than
+all of a subset in each operation."""
+
+
+def physics_step(
+    object_: Tensor,
+    velocity: Tensor,
+    amplitude: Tensor,
+    probe: Tensor,
+    placement: Placement,
+    *,
+    divisor: Tensor,
+    mask: Tensor | None = None,
+    one_by_one: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Estimate and velocity after the step of one subset of the patterns.
+
+    Args:
+        object_, velocity: (H, W) complex.
+        amplitude: (n, N, N) measured moduli.
+        probe: (K, N, N) complex.
+        placement: Sites of the n patterns.
+        divisor: (H, W) real, illumination and damping.
+        mask: (N, N), 1 where a detector pixel is good.
+        one_by_one: Take the patterns one after the other: the same to rounding, but without gradients.
+    """
+    project = back_project_one_by_one if one_by_one else back_project
+    step = scaled(project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
+    velocity = times(velocity, MOMENTUM) + step
+    return object_ + (step + times(velocity, MOMENTUM)), velocity
+
+
+def goes_one_by_one(probe: Tensor) -> bool:
+    """Whether the patterns under this probe are better taken one by one; never on a GPU, which wants many at once."""
+    return probe.shape.num_elements() >= _LARGE_WAVES and not tf.config.list_logical_devices("GPU")
+
+
+def back_project(
+    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
+) -> Tensor:
+    """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
+
+    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
+    simulated one where ``mask`` is 0.
+    """
+    patches = extract_patches(object_, placement)
+    return add_patches(_corrections(patches, amplitude, probe, mask), placement)
+
+
+def back_project_one_by_one(
+    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
+) -> Tensor:
+    """As :func:`back_project`, with the waves of one pattern in memory at a time, and without gradients."""
+    count = tf.shape(amplitude)[0]
+
+    def body(number: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
+        site = placement[number[None]]
+        patch = extract_patches(object_, site)
+        correction = _corrections(patch, amplitude[number][None], probe, mask)
+        return number + 1, with_patch(canvas, correction, site)
+
+    start = (tf.constant(0), tf.zeros_like(object_))
+    return tf.while_loop(lambda number, _: number < count, body, start, parallel_iterations=1)[1]
+
+
+def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
+    """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
+    waves = to_detector(exit_waves(patches, probe))
+    excess = amplitude * tf.math.rsqrt(intensity(waves) + SMALLEST_INTENSITY) - 1
+    if mask is not None:
+        excess = excess * mask
+    replaced = from_detector(scaled(waves, excess[:, None]))
+    return tf.reduce_sum(replaced * tf.math.conj(probe), axis=1)
