@@ -60,7 +60,6 @@ class TestExecutionConfigCLI:
             (("--num-nodes", "3"), "num_nodes", "several machines"),
             (("--strategy", "ddp_spawn"), "strategy", "have no meaning in TensorFlow"),
             (("--devices", "2", "--accumulate-grad-batches", "2"), "accum_steps", "accumulates no gradients"),
-            (("--devices", "2", "--precision", "16-mixed"), "precision", "scales no losses"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )

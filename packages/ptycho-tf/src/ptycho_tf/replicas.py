@@ -20,7 +20,7 @@ def require_possible(execution: ExecutionConfig) -> None:
     """Refuse, all at once, execution options that this backend cannot follow, with the reason.
 
     Raises:
-        ContractError: several machines, strategies of another framework, or what Keras cannot do on several devices.
+        ContractError: several machines, strategies of another framework, or accumulated gradients on several devices.
     """
     reasons: dict[str, tuple[bool, object, str]] = {
         "num_nodes": (execution.num_nodes > 1, 1, "Keras' fit cannot bring together the figures of several machines"),
@@ -28,8 +28,6 @@ def require_possible(execution: ExecutionConfig) -> None:
                      "PyTorch's strategies have no meaning in TensorFlow, which mirrors the model on its devices"),
         "accum_steps": (execution.devices > 1 and execution.accum_steps > 1, 1,
                         "Keras accumulates no gradients on several devices"),
-        "precision": (execution.devices > 1 and execution.precision == "16-mixed", "bf16-mixed",
-                      "Keras scales no losses on several devices"),
     }  # fmt: skip
     problems = [
         Problem(f"execution.{name}", "execution.impossible", f"{only!r}: {reason}", repr(getattr(execution, name)),
