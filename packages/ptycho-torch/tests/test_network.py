@@ -13,6 +13,7 @@ from ptycho_contracts.testing import reference, strategies
 from ptycho_data.batches import gather, mean_counts
 from ptycho_data.geometry import CanvasGeometry, canvas_geometry, group_canvas_shape
 from ptycho_data.grouping import group
+from ptycho_torch import network
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import amplitude_loss
 from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, damping_course, doubled, merge
@@ -244,6 +245,18 @@ def test_the_last_sweep_ends_with_the_mean_of_what_it_went_through(problem):
         visited.append(visited[-1] + steps[-1] + 0.85 * velocity)
     (found,) = run(Unrolled(iterations=1, sweeps=1, width=2), moduli, probe, relative, shape, subsets=subsets)
     torch.testing.assert_close(found[0], (visited[1] + visited[2]) / 2)
+
+
+@pytest.mark.parametrize("patterns", [7, 8, 9, 40])
+def test_waves_in_parts_are_waves_at_once(problem, monkeypatch, patterns):
+    """Invariant 40: the same on both sides of the size from which waves are taken in parts of 8 patterns."""
+    moduli, probe, relative, shape = problem
+    sites = place_groups(relative, shape, 16)
+    chosen = torch.arange(patterns)
+    canvas = torch.polar(torch.rand(sites.shape) + 0.5, torch.rand(sites.shape))
+    expected = back_project(canvas, moduli[chosen], probe, sites[chosen])
+    monkeypatch.setattr(network, "_WAVES_AT_ONCE", 8 * probe.numel())
+    torch.testing.assert_close(back_project(canvas, moduli[chosen], probe, sites[chosen]), expected)
 
 
 def test_a_group_canvas_is_a_scan_canvas(tiny_scan):

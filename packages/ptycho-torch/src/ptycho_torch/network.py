@@ -28,8 +28,8 @@ from ptycho_torch.physics import (
     to_detector,
 )
 
-"""Added to simulated intensities, in units of the mean counts: far below one photon in a pixel, and far above the
-rounding of a float32 transform, whose random phase would else carry the measured modulus into the object."""
+_WAVES_AT_ONCE = 1 << 20
+"""Values of waves in one operation: more would leave the processor's cache."""
 
 
 class Moduli(Protocol):
@@ -161,12 +161,19 @@ def back_project(
     psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
     simulated one where ``mask`` is 0.
     """
-    waves = to_detector(exit_waves(extract_patches(object_, placement), probe))
+    some = max(1, _WAVES_AT_ONCE // probe.numel())
+    parts = [slice(first, first + some) for first in range(0, len(placement), some)]
+    patches = [_corrections(extract_patches(object_, placement[part]), amplitude[part], probe, mask) for part in parts]
+    return add_patches(torch.cat(patches) if len(patches) > 1 else patches[0], placement)
+
+
+def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
+    """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
+    waves = to_detector(exit_waves(patches, probe))
     excess = amplitude / (intensity(waves) + SMALLEST_INTENSITY).sqrt() - 1
     if mask is not None:
         excess = excess * mask
-    patches = (from_detector(waves * excess.unsqueeze(1)) * probe.conj()).sum(1)
-    return add_patches(patches, placement)
+    return (from_detector(waves * excess.unsqueeze(1)) * probe.conj()).sum(1)
 
 
 class PatchNet(nn.Module):
