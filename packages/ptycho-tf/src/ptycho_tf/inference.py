@@ -108,7 +108,7 @@ def sweep_subsets(probe: Tensor, placement: Placement, *, batch_size: int | None
 
     The order is a fixed permutation: the same scan gives the same image.
     """
-    light = scan_light(probe, placement).numpy()
+    light = scan_light(probe, placement)
     brightest = squared_modulus(probe).numpy().sum(0).max()
     layers = np.square(light).sum() / light.sum() / brightest
     count = max(1, min(len(placement), math.ceil(float(layers))))

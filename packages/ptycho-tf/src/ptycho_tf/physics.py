@@ -43,7 +43,9 @@ class Placement:
         return int(self.corners_yx.shape[0])
 
     def __getitem__(self, index: Any) -> Placement:
-        """The patches at integer positions, given as a tensor or array."""
+        """The patches of a slice, or at integer positions, given as a tensor or array."""
+        if isinstance(index, slice):
+            return replace(self, corners_yx=self.corners_yx[index], fractions_yx=self.fractions_yx[index])
         rows = tf.convert_to_tensor(index)
         return replace(
             self, corners_yx=tf.gather(self.corners_yx, rows), fractions_yx=tf.gather(self.fractions_yx, rows)
@@ -211,19 +213,16 @@ def _fractions(fractions_yx: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
     return fractions[:, 0], fractions[:, 1]
 
 
-def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
-    """(M, N, N) patches and (K, N, N) probe modes to (M, K, N, N) exit waves."""
-    return patches[:, None] * probe
+def detector_waves(patches: Tensor, probe: Tensor) -> Tensor:
+    """(M, N, N) patches and (K, N, N) probe modes to (M, K, N, N) waves at the detector, zero frequency at [0, 0],
+    unlike the stored patterns; unitary, with the transform's factor at the probe, which is smaller than the waves."""
+    return tf.signal.fft2d(patches[:, None] * times(probe, 1 / int(probe.shape[-1])))
 
 
-def to_detector(waves: Tensor) -> Tensor:
-    """Unitary transform of (..., N, N) waves; zero frequency at [0, 0], unlike the stored patterns."""
-    return times(tf.signal.fft2d(waves), 1 / int(waves.shape[-1]))
-
-
-def from_detector(waves: Tensor) -> Tensor:
-    """Inverse of :func:`to_detector`."""
-    return times(tf.signal.ifft2d(waves), int(waves.shape[-1]))
+def back_to_patches(waves: Tensor, probe: Tensor) -> Tensor:
+    """Adjoint of :func:`detector_waves` by the patches: ``sum_k conj(P_k) F^-1[waves_k]``, (M, N, N)."""
+    modes = tf.math.conj(times(probe, int(probe.shape[-1])))
+    return tf.reduce_sum(tf.signal.ifft2d(waves) * modes, axis=1)
 
 
 def times(field: Tensor, number: float) -> Tensor:
@@ -239,7 +238,7 @@ def times(field: Tensor, number: float) -> Tensor:
 
 def scaled(field: Tensor, factor: Tensor) -> Tensor:
     """A complex field times a real factor of a shape that broadcasts."""
-    return tf.complex(tf.math.real(field) * factor, tf.math.imag(field) * factor)
+    return field * tf.complex(factor, tf.zeros_like(factor))
 
 
 def squared_modulus(field: Tensor) -> Tensor:
@@ -254,7 +253,7 @@ def intensity(detector_waves: Tensor) -> Tensor:
 
 def simulate(patches: Tensor, probe: Tensor) -> Tensor:
     """Intensities (M, N, N), zero frequency at [0, 0], of (M, N, N) patches under (K, N, N) probe modes."""
-    return intensity(to_detector(exit_waves(patches, probe)))
+    return intensity(detector_waves(patches, probe))
 
 
 def unit_probe(probe: Tensor) -> Tensor:
@@ -265,18 +264,13 @@ def unit_probe(probe: Tensor) -> Tensor:
 def illumination(probe: Tensor, placement: Placement) -> Tensor:
     """Summed |P|^2 of all patterns on the canvas, (H, W) real; without gradients."""
     power = tf.reduce_sum(squared_modulus(probe), axis=0)
-    return light_of(power, placement.corners_yx, placement.fractions_yx, placement.shape)
-
-
-def light_of(power: Tensor, corners_yx: Tensor, fractions_yx: Tensor, shape: Any) -> Tensor:
-    """Sum of one real patch (N, N) placed at each of M sites, (H, W); arguments as in :class:`Placement`."""
     # One patch at all sites: its four neighbours, mixed by a product of matrices.
     around = [tf.reshape(tf.pad(power, ((y, 1 - y), (x, 1 - x))), (-1,)) for y in (0, 1) for x in (0, 1)]
-    fy, fx = tf.unstack(tf.cast(fractions_yx, power.dtype), axis=1)
+    fy, fx = tf.unstack(tf.cast(placement.fractions_yx, power.dtype), axis=1)
     shares = tf.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
-    n = _size(power, 0) + 1
+    n = placement.N + 1
     windows = tf.reshape(tf.linalg.matmul(shares, tf.stack(around)), (-1, n, n))
-    return tf.stop_gradient(_add_windows(windows, corners_yx, (shape[0], shape[1])))
+    return tf.stop_gradient(_add_windows(windows, placement.corners_yx, placement.shape))
 
 
 def to_corner(patterns: Tensor) -> Tensor:

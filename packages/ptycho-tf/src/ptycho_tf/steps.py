@@ -9,13 +9,12 @@ from ptycho_tf.physics import (
     Placement,
     Tensor,
     add_patches,
-    exit_waves,
+    back_to_patches,
+    detector_waves,
     extract_patches,
-    from_detector,
     intensity,
     scaled,
     times,
-    to_detector,
     with_patch,
 )
 
@@ -87,9 +86,8 @@ def back_project_one_by_one(
 
 def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
     """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
-    waves = to_detector(exit_waves(patches, probe))
+    waves = detector_waves(patches, probe)
     excess = amplitude * tf.math.rsqrt(intensity(waves) + SMALLEST_INTENSITY) - 1
     if mask is not None:
         excess = excess * mask
-    replaced = from_detector(scaled(waves, excess[:, None]))
-    return tf.reduce_sum(replaced * tf.math.conj(probe), axis=1)
+    return back_to_patches(scaled(waves, excess[:, None]), probe)

@@ -7,8 +7,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ptycho_tf.framework import tf
-from ptycho_tf.physics import Placement, Tensor, illumination, light_of, squared_modulus, times
+from ptycho_tf.physics import Placement, Tensor, illumination, times
 from ptycho_tf.steps import goes_one_by_one, physics_step
 
 _PATTERNS_AT_ONCE = 256
@@ -88,7 +91,7 @@ class SweepOfModuli:
     ) -> None:
         self._amplitude, self._subsets, self._probe, self._mask = amplitude, subsets, probe, mask
         self._sites = [placement[subset] for subset in subsets]
-        self._lights = [scan_light(probe, site) for site in self._sites]
+        self._lights = [tf.constant(scan_light(probe, site)) for site in self._sites]
         self.light = tf.add_n(self._lights)
         N, real, spec = placement.N, self.light.dtype, tf.TensorSpec
         canvas = spec((None, None), probe.dtype)
@@ -127,13 +130,19 @@ def _step(
     return physics_step(object_, velocity, amplitude, probe, site, divisor=light + damping, **options)
 
 
-def scan_light(probe: Tensor, placement: Placement) -> Tensor:
-    """:func:`ptycho_tf.physics.illumination` by any number of patterns, some at a time."""
-    power = tf.reduce_sum(squared_modulus(probe), axis=0)
-    total = tf.zeros(placement.shape, power.dtype)
-    for first in range(0, len(placement), _PATTERNS_AT_ONCE):
-        rows = slice(first, first + _PATTERNS_AT_ONCE)
-        total = total + light_of(power, placement.corners_yx[rows], placement.fractions_yx[rows], placement.shape)
+def scan_light(probe: Tensor, placement: Placement) -> NDArray[np.float32]:
+    """Summed |P|^2 of any number of patterns on the canvas, (H, W); in NumPy, whose sums into slices cost least."""
+    modes, n = probe.numpy(), placement.N + 1
+    power = (modes.real**2 + modes.imag**2).sum(axis=0)
+    around = np.stack([np.pad(power, ((y, 1 - y), (x, 1 - x))).ravel() for y in (0, 1) for x in (0, 1)])
+    corners, fractions = placement.corners_yx.numpy(), placement.fractions_yx.numpy()
+    total = np.zeros(placement.shape, np.float32)
+    for first in range(0, len(corners), _PATTERNS_AT_ONCE):
+        fy, fx = fractions[first : first + _PATTERNS_AT_ONCE].T
+        shares = np.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
+        windows = (shares @ around).reshape(-1, n, n)
+        for window, (y, x) in zip(windows, corners[first : first + _PATTERNS_AT_ONCE].tolist(), strict=True):
+            total[y : y + n, x : x + n] += window
     return total
 
 
