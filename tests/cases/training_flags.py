@@ -247,6 +247,7 @@ class TrainingFlags:
         lines = []
         for modes in ("1", "3"):
             run = train(*words, "--modes", modes, data=several_modes_file)
+            assert run.code == 0, run.err
             told = run.summary["probe"]["calibration"]
             assert (told["patterns"], told["judged"], told["steps"]) == (100, 100, 420)
             lines.append([line for line in run.said.splitlines() if "try --" in line])

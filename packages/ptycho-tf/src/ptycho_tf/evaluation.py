@@ -82,7 +82,7 @@ def far_field_residual(
     return total.value, poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)
 
 
-@partial(tf.function, reduce_retracing=True, autograph=False)
+@partial(tf.function, autograph=False)  # a graph for each shape: relaxed ones would not know N or the canvas
 def _expected_counts(
     canvas: Tensor, probe: Tensor, background: Tensor, corners_yx: Tensor, fractions_yx: Tensor
 ) -> Tensor:
