@@ -66,9 +66,15 @@ def training_words(scan: Path, given: argparse.Namespace, seed: int) -> tuple[st
     """A training of so many steps in one epoch, with the probe of the file."""
     groups = round(given.steps * BATCH / (1 - VALIDATION_SHARE))
     options = {
-        "--modes": given.modes, "--gridsize": GRIDSIZE, "--batch-size": BATCH, "--n-groups": groups,
-        "--val-fraction": VALIDATION_SHARE, "--epochs": 1, "--seed": seed, "--logger": "none",
-    }  # fmt: skip
+        "--modes": given.modes,
+        "--gridsize": GRIDSIZE,
+        "--batch-size": BATCH,
+        "--n-groups": groups,
+        "--val-fraction": VALIDATION_SHARE,
+        "--epochs": 1,
+        "--seed": seed,
+        "--logger": "none",
+    }
     return ("train", str(scan), "--keep-probe", *(str(word) for pair in options.items() for word in pair))
 
 
@@ -122,10 +128,14 @@ def overlap(rows: dict[str, list[dict[str, Any]]], figure: str) -> dict[str, Any
     """Range, mean and spread of a figure by backend, and how likely such a difference is by chance."""
     values = {name: [row[figure] for row in mine] for name, mine in rows.items()}
     found: dict[str, Any] = {
-        name: {"least": min(mine), "most": max(mine), "mean": statistics.fmean(mine),
-               "deviation": statistics.stdev(mine) if len(mine) > 1 else None}
+        name: {
+            "least": min(mine),
+            "most": max(mine),
+            "mean": statistics.fmean(mine),
+            "deviation": statistics.stdev(mine) if len(mine) > 1 else None,
+        }
         for name, mine in values.items()
-    }  # fmt: skip
+    }
     found["ranges_overlap"] = max(map(min, values.values())) <= min(map(max, values.values()))
     found["p_value"] = float(mannwhitneyu(values["torch"], values["tf"]).pvalue)
     return found

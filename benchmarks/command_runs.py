@@ -45,9 +45,12 @@ def against_truth(folder: Path, scan: Scan) -> dict[str, Any]:
     """Figures (specs/metrics.md) of ``folder/object.npz`` against the true object of its scan."""
     image = read_reconstruction(folder / "object.npz")
     score = compare(
-        image.object, scan.object_truth, weight=image.weight, estimate_origin_yx_px=image.origin_yx_px,
+        image.object,
+        scan.object_truth,
+        weight=image.weight,
+        estimate_origin_yx_px=image.origin_yx_px,
         truth_origin_yx_px=scan.object_origin_yx_px,
-    )  # fmt: skip
+    )
     found = score.to_dict()
     return {name: found[name] for name in FIGURES}
 

@@ -24,8 +24,8 @@ import measuring
 import numpy as np
 from ptycho_contracts.problems import MissingFileError
 from ptycho_contracts.records import Scan
-from ptycho_data.store import create_store, open_store, verify_store
-from ptycho_data.store_writer import StoreWriter
+from ptycho_data.store.stores import create_store, open_store, verify_store
+from ptycho_data.store.writer import StoreWriter
 
 M, N = 3000, 64
 KINDS = ("new", "replacing", "resumable")
@@ -43,9 +43,13 @@ def write(path: Path, kind: str, scan: Scan) -> int:
         create_store(path, scan)
         return 0
     with StoreWriter(
-        path, shape=scan.measurements.shape, dtype=scan.measurements.dtype, unit="counts",
-        positions_px=scan.positions_px, resume_key="crash",
-    ) as writer:  # fmt: skip
+        path,
+        shape=scan.measurements.shape,
+        dtype=scan.measurements.dtype,
+        unit="counts",
+        positions_px=scan.positions_px,
+        resume_key="crash",
+    ) as writer:
         found = writer.done
         while writer.done < M:
             writer.append(scan.measurements[writer.done : writer.done + 50])
@@ -113,8 +117,16 @@ def main() -> None:
             left = [entry for entry in os.listdir(name) if entry.startswith(f".{moment}.part-")]
             outcomes["parts left after a next writer"] += len(left)
     wrong = sum(count for words, count in outcomes.items() if "WRONG" in words)
-    measuring.show({"moments": options.moments, "killed_alive": alive, "resumed": resumed,
-                    "outcomes": dict(outcomes), "opened_wrongly": wrong, "bound": 0})  # fmt: skip
+    measuring.show(
+        {
+            "moments": options.moments,
+            "killed_alive": alive,
+            "resumed": resumed,
+            "outcomes": dict(outcomes),
+            "opened_wrongly": wrong,
+            "bound": 0,
+        }
+    )
     sys.exit(bool(wrong))
 
 

@@ -39,9 +39,12 @@ def seeds(folder: Path) -> list[Path]:
     scan = simulate(N=8, n_patterns=6, photons_per_pattern=1e4, seed=0)
     truth, origin = scan.object_truth, scan.object_origin_yx_px
     recon = Reconstruction(
-        object=truth, origin_yx_px=origin, weight=np.ones(truth.shape, np.float32), probe=scan.probe,
+        object=truth,
+        origin_yx_px=origin,
+        weight=np.ones(truth.shape, np.float32),
+        probe=scan.probe,
         positions_px=scan.positions_px,
-    )  # fmt: skip
+    )
     write_scan(folder / "contract.npz", scan)
     with np.load(folder / "contract.npz") as plain:
         arrays = dict(plain)
@@ -74,14 +77,25 @@ def _training(folder: Path, scan, counts: np.ndarray) -> None:
         file["bad_pixels"] = np.zeros(counts.shape[1:], bool)
         file["probe"], file["object"] = scan.probe, scan.object_truth
         file["probe_position_x_px"], file["probe_position_y_px"] = xy.T
-        for name, value in (("photon_energy_eV", 8000.0), ("detector_object_distance_m", 1.0),
-                            ("object_pixel_width_m", 2.6e-7), ("object_pixel_height_m", 2.6e-7)):  # fmt: skip
+        for name, value in (
+            ("photon_energy_eV", 8000.0),
+            ("detector_object_distance_m", 1.0),
+            ("object_pixel_width_m", 2.6e-7),
+            ("object_pixel_height_m", 2.6e-7),
+        ):
             file[name] = value
     np.savez(
-        folder / "export.npz", xcoords=xy[:, 0], ycoords=xy[:, 1], xcoords_start=xy[:, 0], ycoords_start=xy[:, 1],
-        diff3d=counts, bad_pixels=np.zeros(counts.shape[1:], bool), probeGuess=scan.probe,
-        objectGuess=scan.object_truth, scan_index=np.zeros(len(counts), int),
-    )  # fmt: skip
+        folder / "export.npz",
+        xcoords=xy[:, 0],
+        ycoords=xy[:, 1],
+        xcoords_start=xy[:, 0],
+        ycoords_start=xy[:, 1],
+        diff3d=counts,
+        bad_pixels=np.zeros(counts.shape[1:], bool),
+        probeGuess=scan.probe,
+        objectGuess=scan.object_truth,
+        scan_index=np.zeros(len(counts), int),
+    )
 
 
 def _ptyd(folder: Path, scan, counts: np.ndarray) -> None:
@@ -141,19 +155,37 @@ def odd(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     array = np.asarray(array)
     number = array.astype(np.float64) if array.dtype.kind in "biuf" else np.zeros(array.shape)
     ways = [
-        lambda: number * np.nan, lambda: number * np.inf, lambda: -number - 1, lambda: number * 0,
-        lambda: number * 1e300, lambda: number * 1e-300, lambda: number * 1e6, lambda: number + 1000, lambda: array.T,
-        lambda: array[:-1] if array.ndim else array, lambda: array[..., :-1] if array.ndim else array,
-        lambda: array[None], lambda: array.reshape(-1), lambda: array[:0] if array.ndim else array,
-        lambda: array.astype(np.complex128) if array.dtype.kind in "biufc" else array, lambda: np.array(b"text"),
-        lambda: np.array([b"x", b"yz"]), lambda: array.astype(np.int8) if array.dtype.kind in "biuf" else array,
-        lambda: array != 0 if array.dtype.kind in "biufc" else array, lambda: array.reshape(-1)[0] if array.size else 1,
-        lambda: np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]), lambda: array[::-1] if array.ndim else array,
-        lambda: np.full(array.shape, np.iinfo(np.int64).min), lambda: np.full(array.shape, np.iinfo(np.uint64).max),
-        lambda: rng.permutation(array.reshape(-1)).reshape(array.shape), lambda: np.zeros((2, 2, 2, 2, 2)),
-        lambda: array.astype(array.dtype.newbyteorder(">")), lambda: np.zeros(array.shape, np.float16),
-        lambda: np.where(rng.random(array.shape) < 0.1, np.nan, number), lambda: number.astype(np.longdouble),
-    ]  # fmt: skip
+        lambda: number * np.nan,
+        lambda: number * np.inf,
+        lambda: -number - 1,
+        lambda: number * 0,
+        lambda: number * 1e300,
+        lambda: number * 1e-300,
+        lambda: number * 1e6,
+        lambda: number + 1000,
+        lambda: array.T,
+        lambda: array[:-1] if array.ndim else array,
+        lambda: array[..., :-1] if array.ndim else array,
+        lambda: array[None],
+        lambda: array.reshape(-1),
+        lambda: array[:0] if array.ndim else array,
+        lambda: array.astype(np.complex128) if array.dtype.kind in "biufc" else array,
+        lambda: np.array(b"text"),
+        lambda: np.array([b"x", b"yz"]),
+        lambda: array.astype(np.int8) if array.dtype.kind in "biuf" else array,
+        lambda: array != 0 if array.dtype.kind in "biufc" else array,
+        lambda: array.reshape(-1)[0] if array.size else 1,
+        lambda: np.array([(1, 2.0)], dtype=[("a", "i4"), ("b", "f8")]),
+        lambda: array[::-1] if array.ndim else array,
+        lambda: np.full(array.shape, np.iinfo(np.int64).min),
+        lambda: np.full(array.shape, np.iinfo(np.uint64).max),
+        lambda: rng.permutation(array.reshape(-1)).reshape(array.shape),
+        lambda: np.zeros((2, 2, 2, 2, 2)),
+        lambda: array.astype(array.dtype.newbyteorder(">")),
+        lambda: np.zeros(array.shape, np.float16),
+        lambda: np.where(rng.random(array.shape) < 0.1, np.nan, number),
+        lambda: number.astype(np.longdouble),
+    ]
     return np.asarray(ways[int(rng.integers(0, len(ways)))]())
 
 
@@ -218,7 +250,7 @@ def changed(target: Path, victim: str, contents: dict[str, bytes], other: bytes,
 def read(path: Path) -> None:
     """Through the reader that a user would reach."""
     from ptycho_data.files import read_reconstruction, read_scan
-    from ptycho_data.files.npy import read_npy
+    from ptycho_data.files.containers.npy import read_npy
 
     if path.suffix == ".npy":
         read_npy(path)
@@ -338,11 +370,21 @@ def main() -> None:
         number = 0
         while number < options.cases:
             number = supervise(Path(place), number, min(number + options.chunk, options.cases), options.seed, tally)
-    print(json.dumps({
-        "cases": options.cases, "seed": options.seed, "files": names, **tally.results,
-        "peak_mib": round(tally.peak_kib / 1024), "seconds": round(time.monotonic() - began, 1),
-        "codes": dict(sorted(tally.codes.items(), key=lambda item: -item[1])), "failures": tally.failures[:20],
-    }, indent=1))  # fmt: skip
+    print(
+        json.dumps(
+            {
+                "cases": options.cases,
+                "seed": options.seed,
+                "files": names,
+                **tally.results,
+                "peak_mib": round(tally.peak_kib / 1024),
+                "seconds": round(time.monotonic() - began, 1),
+                "codes": dict(sorted(tally.codes.items(), key=lambda item: -item[1])),
+                "failures": tally.failures[:20],
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -49,8 +49,16 @@ def main() -> None:
             "reconstruct_one_mode_30": ("reconstruct", scan, "--modes", "1", "--epochs", "30"),
         }
         results = {name: command(work / name, words, common) for name, words in runs.items()}
-    show({"scan": given.scan.name, "patterns": count, "held_out": round(count / 10), "sweeps": given.sweeps,
-          "machine": machine(), **results})  # fmt: skip
+    show(
+        {
+            "scan": given.scan.name,
+            "patterns": count,
+            "held_out": round(count / 10),
+            "sweeps": given.sweeps,
+            "machine": machine(),
+            **results,
+        }
+    )
 
 
 def command(out: Path, words: tuple[str, ...], common: tuple[str, ...]) -> dict[str, Any]:

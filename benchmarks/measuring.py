@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 ONE_THREAD = {
-    "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
-}  # fmt: skip
+}
 
 
 def peak_mb() -> float:
@@ -55,8 +58,13 @@ def alone(script: str, *arguments: object) -> dict[str, Any]:
 def machine() -> dict[str, Any]:
     """Where the figures come from."""
     load = [round(value, 2) for value in os.getloadavg()]
-    return {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count(),
-            "load_average": load, "threads": 1}  # fmt: skip
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": load,
+        "threads": 1,
+    }
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -47,37 +47,64 @@ MUTATIONS = (
             ("centre of a patch", ".reshape(-1, 2) - N // 2", ".reshape(-1, 2) - (N + 1) // 2"),
             ("groups on one canvas", "repeat_interleave(channels) * height", "repeat_interleave(channels) * 0"),
             ("groups and channels", "repeat_interleave(channels)", "repeat(channels)"),
-            ("axes of the fractions", "fractions_yx[:, 0, None, None, None], fractions_yx[:, 1, None, None, None]",
-             "fractions_yx[:, 1, None, None, None], fractions_yx[:, 0, None, None, None]"),
-            ("sign of a fraction", "real = torch.lerp(real[:, :-1], real[:, 1:], fy)",
-             "real = torch.lerp(real[:, 1:], real[:, :-1], fy)"),
+            (
+                "axes of the fractions",
+                "fractions_yx[:, 0, None, None, None], fractions_yx[:, 1, None, None, None]",
+                "fractions_yx[:, 1, None, None, None], fractions_yx[:, 0, None, None, None]",
+            ),
+            (
+                "sign of a fraction",
+                "real = torch.lerp(real[:, :-1], real[:, 1:], fy)",
+                "real = torch.lerp(real[:, 1:], real[:, :-1], fy)",
+            ),
             ("axes of the adjoint", "F.pad(real, (0, 0, 1, 0)), fx)", "F.pad(real, (0, 0, 1, 0)), fy)"),
-            ("far side of the adjoint", "F.pad(real, (0, 0, 0, 1)), F.pad(real, (0, 0, 1, 0))",
-             "F.pad(real, (0, 0, 1, 0)), F.pad(real, (0, 0, 0, 1))"),
+            (
+                "far side of the adjoint",
+                "F.pad(real, (0, 0, 0, 1)), F.pad(real, (0, 0, 1, 0))",
+                "F.pad(real, (0, 0, 1, 0)), F.pad(real, (0, 0, 0, 1))",
+            ),
             ("the edge of the canvas", "corners - over, fractions + over", "corners, fractions"),
             ("norm of the transform", 'torch.fft.fft2(waves, norm="ortho")', "torch.fft.fft2(waves)"),
             ("norm of the inverse", 'torch.fft.ifft2(waves, norm="ortho")', "torch.fft.ifft2(waves)"),
             ("conjugated probe", "patches.unsqueeze(1) * probe", "patches.unsqueeze(1) * probe.conj()"),
-            ("modes added as waves", "squared_modulus(detector_waves).sum(1)",
-             "squared_modulus(detector_waves.sum(1))"),
+            (
+                "modes added as waves",
+                "squared_modulus(detector_waves).sum(1)",
+                "squared_modulus(detector_waves.sum(1))",
+            ),
             ("imaginary part dropped", "field.real.square() + field.imag.square()", "field.real.square()"),
-            ("energy of the first mode only", "squared_modulus(probe).sum().sqrt()",
-             "squared_modulus(probe[0]).sum().sqrt()"),
+            (
+                "energy of the first mode only",
+                "squared_modulus(probe).sum().sqrt()",
+                "squared_modulus(probe[0]).sum().sqrt()",
+            ),
             ("mean over modes", "squared_modulus(probe).sum(0).expand", "squared_modulus(probe).mean(0).expand"),
             ("direction of the shift", "torch.fft.ifftshift(patterns", "torch.fft.fftshift(patterns"),
-            ("gradient of reading", "return _add(grads[0], corners_yx, ctx.shape), None, None",
-             "return -_add(grads[0], corners_yx, ctx.shape), None, None"),
-            ("gradient of adding", "return _read(grads[0].contiguous(), corners_yx, ctx.n), None, None",
-             "return _read(grads[0].contiguous(), corners_yx, ctx.n).conj(), None, None"),
+            (
+                "gradient of reading",
+                "return _add(grads[0], corners_yx, ctx.shape), None, None",
+                "return -_add(grads[0], corners_yx, ctx.shape), None, None",
+            ),
+            (
+                "gradient of adding",
+                "return _read(grads[0].contiguous(), corners_yx, ctx.n), None, None",
+                "return _read(grads[0].contiguous(), corners_yx, ctx.n).conj(), None, None",
+            ),
         )
     ),
     *(
         Mutation(LOSSES, what, old, new, LOSS_TESTS)
         for what, old, new in (
-            ("loss squared again", "_mean(difference.square(), measured, mask)",
-             "_mean(difference.square().square(), measured, mask)"),
-            ("sign of eps", "(simulated + eps).sqrt() - (measured + eps).sqrt()",
-             "(simulated + eps).sqrt() - measured.sqrt()"),
+            (
+                "loss squared again",
+                "_mean(difference.square(), measured, mask)",
+                "_mean(difference.square().square(), measured, mask)",
+            ),
+            (
+                "sign of eps",
+                "(simulated + eps).sqrt() - (measured + eps).sqrt()",
+                "(simulated + eps).sqrt() - measured.sqrt()",
+            ),
             ("counts compared with amplitude", "(measured + eps).sqrt()", "(measured + eps)"),
             ("sign of the Poisson term", "excess - scale * logarithm", "excess + scale * logarithm"),
             ("weight of the Poisson term", "excess - scale * logarithm", "excess - measured * logarithm"),
@@ -90,22 +117,42 @@ MUTATIONS = (
     *(
         Mutation(module, what, old, new, STITCH_TESTS)
         for module, what, old, new in (
-            (STITCH, "other support", "self._numerator[seen] / self._denominator[seen]",
-             "self._numerator[seen] / np.maximum(self._denominator[seen], 1)"),
+            (
+                STITCH,
+                "other support",
+                "self._numerator[seen] / self._denominator[seen]",
+                "self._numerator[seen] / np.maximum(self._denominator[seen], 1)",
+            ),
             (PLACING, "numerator without its weight", "np.multiply(pairs, doubled,", "np.multiply(pairs, 1,"),
             (PLACING, "axes of the fractions", "up, left, down, right =", "left, up, right, down ="),
-            (PLACING, "sign of the fractions", "1 - fractions[part], fractions[part]",
-             "fractions[part], 1 - fractions[part]"),
-            (PLACING, "share of the next column", "(flat, lines, left, right, width)",
-             "(flat, lines, right, left, width)"),
+            (
+                PLACING,
+                "sign of the fractions",
+                "1 - fractions[part], fractions[part]",
+                "fractions[part], 1 - fractions[part]",
+            ),
+            (
+                PLACING,
+                "share of the next column",
+                "(flat, lines, left, right, width)",
+                "(flat, lines, right, left, width)",
+            ),
             (PLACING, "weights overwritten", "left : left + width] += weights", "left : left + width] = weights"),
-            (PLACING, "scale of the weights dropped", "weights.astype(np.float64) * scale",
-             "weights.astype(np.float64)"),
-            (PLACING, "corners of the reads", "reads[number, down : down + N, right : right + N]",
-             "reads[number, right : right + N, down : down + N]"),
+            (
+                PLACING,
+                "scale of the weights dropped",
+                "weights.astype(np.float64) * scale",
+                "weights.astype(np.float64)",
+            ),
+            (
+                PLACING,
+                "corners of the reads",
+                "reads[number, down : down + N, right : right + N]",
+                "reads[number, right : right + N, down : down + N]",
+            ),
         )
     ),
-)  # fmt: skip
+)
 
 
 def main(words: list[str]) -> int:
@@ -119,10 +166,14 @@ def main(words: list[str]) -> int:
     for row in chosen:
         began = time.perf_counter()
         noticed_by = noticing(row)
-        results.append({
-            "module": row.module, "mutation": row.what, "noticed_by": noticed_by,
-            "seconds": round(time.perf_counter() - began, 1),
-        })  # fmt: skip
+        results.append(
+            {
+                "module": row.module,
+                "mutation": row.what,
+                "noticed_by": noticed_by,
+                "seconds": round(time.perf_counter() - began, 1),
+            }
+        )
         print(f"{'noticed ' if noticed_by else 'SURVIVED'} {row.module}: {row.what}", file=sys.stderr)
     survived = [row for row in results if row["noticed_by"] is None]
     print(json.dumps({"mutations": len(results), "survived": len(survived), "results": results}, indent=2))

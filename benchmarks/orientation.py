@@ -15,8 +15,8 @@ from pathlib import Path
 import measuring
 import numpy as np
 from ptycho_contracts.records import Scan
+from ptycho_data.checks.orientation import ORIENTATIONS, Orientation, rank_orientations
 from ptycho_data.files import read_scan
-from ptycho_data.orientation import ORIENTATIONS, Orientation, rank_orientations
 
 
 def turned_patterns(patterns: np.ndarray, orientation: Orientation) -> np.ndarray:
@@ -39,9 +39,12 @@ def judged(given: Scan, wanted: np.ndarray) -> dict[str, object]:
         found = ranking.best.apply(given.positions_px)
         right, twin = np.allclose(found, wanted), np.allclose(found, -wanted)
         outcome.update(
-            found=str(ranking.best), right=right, twin_named=bool(twin and ranking.twin_is_equal),
-            decided=ranking.decided, residuals=[round(value, 4) for _, value in ranking.residuals],
-        )  # fmt: skip
+            found=str(ranking.best),
+            right=right,
+            twin_named=bool(twin and ranking.twin_is_equal),
+            decided=ranking.decided,
+            residuals=[round(value, 4) for _, value in ranking.residuals],
+        )
 
     return {**measuring.timed(work), **outcome}
 
@@ -57,15 +60,22 @@ def main() -> None:
         turned = turned_patterns(star.measurements, orientation)
         scan = Scan(measurements=turned, unit=star.unit, positions_px=star.positions_px, probe=star.probe)
         cases[f"patterns: {orientation}"] = judged(scan, moved)
-    good = {words: sum(bool(case["right"] or case["twin_named"]) for name, case in cases.items() if words in name)
-            for words in ("positions", "patterns")}  # fmt: skip
+    good = {
+        words: sum(bool(case["right"] or case["twin_named"]) for name, case in cases.items() if words in name)
+        for words in ("positions", "patterns")
+    }
     modulus = np.sqrt(np.sum(np.abs(np.fft.fft2(star.probe, norm="ortho")) ** 2, axis=0))
     measured = np.fft.ifftshift(np.sqrt(star.counts()), axes=(1, 2))
     flat = float(np.sum((modulus - measured) ** 2) / np.sum(measured**2))
-    measuring.show({
-        "machine": measuring.machine(), "right_or_twin_of_8": good, "flat_object_residual": round(flat, 4),
-        "peak_mb": measuring.peak_mb(), "cases": cases,
-    })  # fmt: skip
+    measuring.show(
+        {
+            "machine": measuring.machine(),
+            "right_or_twin_of_8": good,
+            "flat_object_residual": round(flat, 4),
+            "peak_mb": measuring.peak_mb(),
+            "cases": cases,
+        }
+    )
 
 
 if __name__ == "__main__":

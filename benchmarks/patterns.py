@@ -47,13 +47,21 @@ def main() -> None:
         results = {
             row: images(Path(name) / row, *scans, given.train or [""], given.seed) for row, scans in rows.items()
         }
-    show({
-        "machine": machine(),
-        "settings": {"training_patterns": given.patterns, "step_px": given.step_px, "seed": given.seed,
-                     "object_kind": given.object_kind, "imaged_seed": given.seed + 1000,
-                     "probe": "defocused_disc" if given.probe is None else given.probe.name},
-        "bound": BOUND, **results,
-    })  # fmt: skip
+    show(
+        {
+            "machine": machine(),
+            "settings": {
+                "training_patterns": given.patterns,
+                "step_px": given.step_px,
+                "seed": given.seed,
+                "object_kind": given.object_kind,
+                "imaged_seed": given.seed + 1000,
+                "probe": "defocused_disc" if given.probe is None else given.probe.name,
+            },
+            "bound": BOUND,
+            **results,
+        }
+    )
 
 
 def pairs(given: argparse.Namespace) -> dict[str, tuple[Scan, Scan]]:
@@ -85,11 +93,17 @@ def images(work: Path, training: Scan, imaged: Scan, options: list[str], seed: i
             out = work / f"{number}-{learned}"
             summary = command(out, "train", work / "training.npz", "--seed", str(seed), *extra)
             image = command(out / "image", "infer", out / "model.safetensors", work / "imaged.npz")
-            rows.append({
-                "train": words, "learned": learned, **against_truth(out / "image", imaged),
-                "residual": image["residual"]["used"], "poisson_floor": image["poisson_floor"]["used"],
-                "patterns_per_cpu_second": image["patterns_per_cpu_second"], **training_figures(summary),
-            })  # fmt: skip
+            rows.append(
+                {
+                    "train": words,
+                    "learned": learned,
+                    **against_truth(out / "image", imaged),
+                    "residual": image["residual"]["used"],
+                    "poisson_floor": image["poisson_floor"]["used"],
+                    "patterns_per_cpu_second": image["patterns_per_cpu_second"],
+                    **training_figures(summary),
+                }
+            )
     return rows
 
 

@@ -31,11 +31,11 @@ from measuring import machine, show, timed
 from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_contracts.records import Scan
-from ptycho_data.batches import mean_counts
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
-from ptycho_data.geometry import CanvasGeometry, canvas_geometry
+from ptycho_data.fitting.probes import in_gauge
 from ptycho_data.metrics import align
-from ptycho_data.probes import in_gauge
 from ptycho_data.simulate import simulate
 from ptycho_torch.losses import LOSSES
 from ptycho_torch.physics import Placement, extract_patches, illumination, place_scan, to_corner
@@ -122,23 +122,35 @@ def main() -> None:
 
     cost = timed(work)
     commands = resource.getrusage(resource.RUSAGE_CHILDREN)
-    show({
-        "scan": "simulated" if given.scan is None else given.scan.name, "machine": machine(),
-        "settings": {"patterns": len(scan), "held_out": len(held), "seed": given.seed, "train": given.train,
-                     "photons": float(np.mean(list(mean_counts(scan).values())))},
-        "judging_cpu_s": cost["cpu_s"], "runs_cpu_s": round(commands.ru_utime + commands.ru_stime, 2), "bound": BOUND,
-        "rank_correlation": {f"{kind}_{part}": by_family(rows, f"{kind}_{part}")
-                             for part in ("held_out", "used") for kind in LOSSES},
-        "objects": rows,
-    })  # fmt: skip
+    show(
+        {
+            "scan": "simulated" if given.scan is None else given.scan.name,
+            "machine": machine(),
+            "settings": {
+                "patterns": len(scan),
+                "held_out": len(held),
+                "seed": given.seed,
+                "train": given.train,
+                "photons": float(np.mean(list(mean_counts(scan).values()))),
+            },
+            "judging_cpu_s": cost["cpu_s"],
+            "runs_cpu_s": round(commands.ru_utime + commands.ru_stime, 2),
+            "bound": BOUND,
+            "rank_correlation": {
+                f"{kind}_{part}": by_family(rows, f"{kind}_{part}") for part in ("held_out", "used") for kind in LOSSES
+            },
+            "objects": rows,
+        }
+    )
 
 
 def scan_of(given: argparse.Namespace) -> Scan:
     """The scan with its truth; its probe is called exact."""
     if given.scan is not None:
         return replace(read_scan(given.scan), probe_kind="exact")
-    return simulate(object_kind="dead_leaves", n_patterns=given.patterns, photons_per_pattern=given.photons,
-                    seed=given.seed)  # fmt: skip
+    return simulate(
+        object_kind="dead_leaves", n_patterns=given.patterns, photons_per_pattern=given.photons, seed=given.seed
+    )
 
 
 def on_canvas(scan: Scan, geometry: CanvasGeometry) -> NDArray[np.complex128]:
@@ -180,13 +192,37 @@ def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: a
     found = []
     for epochs in DESCENT_EPOCHS:
         out = work / f"descent-{epochs}"
-        command(out, "reconstruct", work / "scan.npz", *keep, "--modes", "1", "--probe-learning-rate", "0",
-                "--epochs", str(epochs), "--seed", str(given.seed))  # fmt: skip
+        command(
+            out,
+            "reconstruct",
+            work / "scan.npz",
+            *keep,
+            "--modes",
+            "1",
+            "--probe-learning-rate",
+            "0",
+            "--epochs",
+            str(epochs),
+            "--seed",
+            str(given.seed),
+        )
         found.append(Candidate("descent", epochs, image_of(out, judge)))
     for sweeps, groups in NETWORKS:
         out = work / f"network-{sweeps}-{groups}"
-        command(out, "train", work / "other.npz", "--sweeps", str(sweeps), "--n-groups", str(groups), "--epochs", "1",
-                "--seed", str(given.seed), *shlex.split(given.train))  # fmt: skip
+        command(
+            out,
+            "train",
+            work / "other.npz",
+            "--sweeps",
+            str(sweeps),
+            "--n-groups",
+            str(groups),
+            "--epochs",
+            "1",
+            "--seed",
+            str(given.seed),
+            *shlex.split(given.train),
+        )
         command(out / "image", "infer", out / "model.safetensors", work / "scan.npz", *keep)
         found.append(Candidate("network", f"{sweeps} sweeps, {groups} groups", image_of(out / "image", judge)))
     return found

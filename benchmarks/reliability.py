@@ -64,19 +64,32 @@ def main() -> None:
     missed = sum(row["missed"] for row in (*rows, *forced.values()))
     # A training that survives what was meant to ruin it has nothing to report.
     undetected = [words for words, row in forced.items() if not row["reported"] and (row["correlation"] or 0) < GOOD]
-    show({
-        "N": given.N, "machine": machine(),
-        "settings": {"patterns": given.patterns, "groups": given.groups, "epochs": 1, "photons": given.photons,
-                     "step_px": BUDGET[given.N]["step_px"], "object_kind": given.object_kind,
-                     "probe": "defocused_disc" if given.probe is None else given.probe.name, "train": given.train,
-                     "other_object": f"seed + {OTHER_SEED}"},
-        "seeds": list(seeds),
-        "good": sum(row["correlation"] is not None and row["correlation"] >= GOOD for row in rows),
-        "reported_collapsed_or_diverged": sum(row["reported"] for row in rows),
-        "good_but_reported": sum(row["reported"] and (row["correlation"] or 0) >= GOOD for row in rows),
-        "missed": missed, "forced_but_unreported": undetected, "bound": {"good": 0.8, "of_seeds": 1.0, "missed": 0},
-        "by_seed": rows, "forced": forced,
-    })  # fmt: skip
+    show(
+        {
+            "N": given.N,
+            "machine": machine(),
+            "settings": {
+                "patterns": given.patterns,
+                "groups": given.groups,
+                "epochs": 1,
+                "photons": given.photons,
+                "step_px": BUDGET[given.N]["step_px"],
+                "object_kind": given.object_kind,
+                "probe": "defocused_disc" if given.probe is None else given.probe.name,
+                "train": given.train,
+                "other_object": f"seed + {OTHER_SEED}",
+            },
+            "seeds": list(seeds),
+            "good": sum(row["correlation"] is not None and row["correlation"] >= GOOD for row in rows),
+            "reported_collapsed_or_diverged": sum(row["reported"] for row in rows),
+            "good_but_reported": sum(row["reported"] and (row["correlation"] or 0) >= GOOD for row in rows),
+            "missed": missed,
+            "forced_but_unreported": undetected,
+            "bound": {"good": 0.8, "of_seeds": 1.0, "missed": 0},
+            "by_seed": rows,
+            "forced": forced,
+        }
+    )
     sys.exit(bool(missed or undetected))
 
 
@@ -93,17 +106,24 @@ def attempt(work: Path, given: argparse.Namespace, seed: int, *, forced: tuple[s
         nothing = trained(work / "nothing", work, other, seed, (*shlex.split(given.train), *NOTHING))
         row["correlation_untrained"] = nothing["correlation"]
     lost = row["diverged"] or (row["correlation"] or 0) < LOST
-    return row | {"reported": row["diverged"] or row["collapsed"],
-                  "missed": lost and not (row["diverged"] or row["collapsed"])}  # fmt: skip
+    return row | {
+        "reported": row["diverged"] or row["collapsed"],
+        "missed": lost and not (row["diverged"] or row["collapsed"]),
+    }
 
 
 def scan_of(given: argparse.Namespace, seed: int) -> Scan:
     """A simulated scan of a random object; its probe is called exact."""
     probe = None if given.probe is None else measured(given.probe)
     return simulate(
-        object_kind=given.object_kind, N=given.N, n_patterns=given.patterns, step_px=BUDGET[given.N]["step_px"],
-        photons_per_pattern=given.photons, seed=seed, probe=probe,
-    )  # fmt: skip
+        object_kind=given.object_kind,
+        N=given.N,
+        n_patterns=given.patterns,
+        step_px=BUDGET[given.N]["step_px"],
+        photons_per_pattern=given.photons,
+        seed=seed,
+        probe=probe,
+    )
 
 
 def trained(out: Path, work: Path, other: Scan, seed: int, options: tuple[str, ...]) -> dict[str, Any]:

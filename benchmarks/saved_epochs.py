@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.records import Scan
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
-from ptycho_data.probes import in_gauge
-from ptycho_data.scan_view import ScanView, scan_view
+from ptycho_data.fitting.probes import in_gauge
+from ptycho_data.workflows.prepared_scan import ScanView, scan_view
 from ptycho_torch.bundle import load_bundle
 from ptycho_torch.descent import joint_descent
 from ptycho_torch.evaluation import far_field_residual
@@ -62,14 +62,20 @@ def main() -> None:
         }
         for rate in given.object_rates
     }
-    show({
-        "scan": given.scan.name, "machine": machine(), "patterns": len(scan), "held_out": len(view.held_out),
-        "settings": {"modes": given.modes, "seed": given.seed, "train": given.train, "longest": given.epochs},
-        "bound": {"held_out_R": given.bound}, "training": trained,
-        "saved": {rate: saving(found) for rate, found in descents.items()},
-        "saved_at_the_best_rate_of_each": saving({start: best(descents, start) for start in starts}),
-        "descents": descents,
-    })  # fmt: skip
+    show(
+        {
+            "scan": given.scan.name,
+            "machine": machine(),
+            "patterns": len(scan),
+            "held_out": len(view.held_out),
+            "settings": {"modes": given.modes, "seed": given.seed, "train": given.train, "longest": given.epochs},
+            "bound": {"held_out_R": given.bound},
+            "training": trained,
+            "saved": {rate: saving(found) for rate, found in descents.items()},
+            "saved_at_the_best_rate_of_each": saving({start: best(descents, start) for start in starts}),
+            "descents": descents,
+        }
+    )
 
 
 def middle(scan: Scan, count: int | None) -> Scan:
@@ -78,8 +84,12 @@ def middle(scan: Scan, count: int | None) -> Scan:
         return scan
     distance = np.abs(scan.positions_px - np.median(scan.positions_px, axis=0)).max(axis=1)
     rows = np.sort(np.argsort(distance, kind="stable")[:count])
-    return replace(scan, measurements=scan.measurements[rows], positions_px=scan.positions_px[rows],
-                   scan_index=scan.scan_index[rows])  # fmt: skip
+    return replace(
+        scan,
+        measurements=scan.measurements[rows],
+        positions_px=scan.positions_px[rows],
+        scan_index=scan.scan_index[rows],
+    )
 
 
 def started(
@@ -91,8 +101,19 @@ def started(
     view = scan_view(scan, str(work / "held.npy"), given.seed)
     keep = ("--hold-out", str(work / "held.npy"))
     model = work / "model" / "model.safetensors"
-    summary = command(work / "model", "train", work / "scan.npz", *keep, "--modes", str(given.modes), "--epochs", "1",
-                      "--seed", str(given.seed), *shlex.split(given.train))  # fmt: skip
+    summary = command(
+        work / "model",
+        "train",
+        work / "scan.npz",
+        *keep,
+        "--modes",
+        str(given.modes),
+        "--epochs",
+        "1",
+        "--seed",
+        str(given.seed),
+        *shlex.split(given.train),
+    )
     image = command(work / "image", "infer", model, work / "scan.npz", *keep)
     network = read_reconstruction(work / "image" / "object.npz").object
     trained = load_bundle(model).model
@@ -119,10 +140,19 @@ def descended(
             break
         begin = time.process_time()
         fit = joint_descent(
-            view.source, placement, probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
-            batch_size=config.batch_size, object_learning_rate=config.object_learning_rate,
-            probe_learning_rate=config.probe_learning_rate, loss=config.loss, seed=config.seed, object_start=start,
-        )  # fmt: skip
+            view.source,
+            placement,
+            probe,
+            indices=view.used,
+            mean_counts=view.mean_counts,
+            epochs=epochs,
+            batch_size=config.batch_size,
+            object_learning_rate=config.object_learning_rate,
+            probe_learning_rate=config.probe_learning_rate,
+            loss=config.loss,
+            seed=config.seed,
+            object_start=start,
+        )
         spent = round(time.process_time() - begin, 2)
         rows.append({"epochs": epochs, "held_out_R": residual(view, placement, fit.object, fit.probe), "cpu_s": spent})
     least = next((row["epochs"] for row in rows if row["held_out_R"] <= given.bound), None)
@@ -150,8 +180,9 @@ def saving(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     flat = least["empty_space"]
     shares = {
         f"saved_by_{start}": None if None in (flat, epochs) or not flat else round(1 - epochs / flat, 3)
-        for start, epochs in least.items() if start != "empty_space"
-    }  # fmt: skip
+        for start, epochs in least.items()
+        if start != "empty_space"
+    }
     return {"least_epochs": least, **shares}
 
 

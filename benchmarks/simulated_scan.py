@@ -53,8 +53,16 @@ def main() -> None:
             "reconstruct_moved_30": ("reconstruct", files["moved"], *exact, "--epochs", "30", "--correct-positions"),
         }
         results = {name: figures(work / name, words, truth, scan) for name, words in runs.items()}
-    show({"scan": given.scan.name, "machine": machine(), "train_patterns": given.train_patterns,
-          "epochs": given.epochs, "sweeps": given.sweeps, **results})  # fmt: skip
+    show(
+        {
+            "scan": given.scan.name,
+            "machine": machine(),
+            "train_patterns": given.train_patterns,
+            "epochs": given.epochs,
+            "sweeps": given.sweeps,
+            **results,
+        }
+    )
 
 
 def written(scan: Scan, wrong: np.ndarray, work: Path, *, patterns: int) -> dict[str, str]:

@@ -16,8 +16,8 @@ import time
 
 import measuring
 import numpy as np
-from ptycho_data.geometry import canvas_geometry, corners_and_fractions
-from ptycho_data.stitch import Stitcher
+from ptycho_data.canvas.geometry import canvas_geometry, corners_and_fractions
+from ptycho_data.canvas.stitching import Stitcher
 
 N, BATCH, COUNT, LOOP = 64, 1000, 100_000, 4000
 
@@ -51,11 +51,15 @@ def stitched(count: int, order: str) -> dict[str, float]:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     pixels = int(np.prod(stitcher.geometry.shape))
     return {
-        "patches": count, "patches_per_s": round(count / wall), "patches_per_cpu_s": round(count / cpu),
-        "peak_mb": round(measuring.peak_mb(), 1), "before_mb": round(before, 1),
+        "patches": count,
+        "patches_per_s": round(count / wall),
+        "patches_per_cpu_s": round(count / cpu),
+        "peak_mb": round(measuring.peak_mb(), 1),
+        "before_mb": round(before, 1),
         "canvas_mb": round(pixels * 24 / 1e6, 1),
-        "result_mb": round(pixels * 12 / 1e6, 1), "batch_mb": round(patches.nbytes / 1e6, 1),
-    }  # fmt: skip
+        "result_mb": round(pixels * 12 / 1e6, 1),
+        "batch_mb": round(patches.nbytes / 1e6, 1),
+    }
 
 
 def loop(count: int, order: str) -> dict[str, float]:
@@ -67,15 +71,22 @@ def loop(count: int, order: str) -> dict[str, float]:
         corners, fractions = corners_and_fractions(where, geometry, N)
         for number in range(count):
             (top, left), (down, right) = corners[number], fractions[number]
-            for dy, dx, share in ((0, 0, (1 - down) * (1 - right)), (0, 1, (1 - down) * right),
-                                  (1, 0, down * (1 - right)), (1, 1, down * right)):  # fmt: skip
+            for dy, dx, share in (
+                (0, 0, (1 - down) * (1 - right)),
+                (0, 1, (1 - down) * right),
+                (1, 0, down * (1 - right)),
+                (1, 1, down * right),
+            ):
                 window = np.s_[top + dy : top + dy + N, left + dx : left + dx + N]
                 numerator[window] += share * w * patches[number % BATCH]
                 denominator[window] += share * w
 
     spent = measuring.timed(work)
-    return {"patches": count, "patches_per_s": round(count / spent["wall_s"]),
-            "patches_per_cpu_s": round(count / spent["cpu_s"])}  # fmt: skip
+    return {
+        "patches": count,
+        "patches_per_s": round(count / spent["wall_s"]),
+        "patches_per_cpu_s": round(count / spent["cpu_s"]),
+    }
 
 
 def main() -> None:
@@ -83,14 +94,16 @@ def main() -> None:
         part, order, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
         print(json.dumps((loop if part == "loop" else stitched)(count, order)))
         return
-    measuring.show({
-        "machine": measuring.machine(),
-        "loop_raster": measuring.alone(__file__, "loop", "raster", LOOP),
-        "stitch_raster": measuring.alone(__file__, "stitch", "raster", COUNT),
-        "stitch_shuffled": measuring.alone(__file__, "stitch", "shuffled", COUNT),
-        "stitch_raster_tenth": measuring.alone(__file__, "stitch", "raster", COUNT // 10),
-        "bound_patches_per_s": 20000,
-    })  # fmt: skip
+    measuring.show(
+        {
+            "machine": measuring.machine(),
+            "loop_raster": measuring.alone(__file__, "loop", "raster", LOOP),
+            "stitch_raster": measuring.alone(__file__, "stitch", "raster", COUNT),
+            "stitch_shuffled": measuring.alone(__file__, "stitch", "shuffled", COUNT),
+            "stitch_raster_tenth": measuring.alone(__file__, "stitch", "raster", COUNT // 10),
+            "bound_patches_per_s": 20000,
+        }
+    )
 
 
 if __name__ == "__main__":

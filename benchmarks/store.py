@@ -53,7 +53,7 @@ def positions(M: int) -> np.ndarray:
 
 def created(source: Path, target: Path) -> dict[str, float]:
     from ptycho_contracts.records import Scan
-    from ptycho_data.store import create_store
+    from ptycho_data.store.stores import create_store
 
     patterns = np.load(source, mmap_mode="r")
     scan = Scan(measurements=patterns, unit="counts", positions_px=positions(len(patterns)))
@@ -63,7 +63,7 @@ def created(source: Path, target: Path) -> dict[str, float]:
 
 
 def streamed(source: Path, target: Path) -> dict[str, float]:
-    from ptycho_data.store_writer import create_store_from_chunks
+    from ptycho_data.store.writer import create_store_from_chunks
 
     patterns = np.load(source, mmap_mode="r")
     shape, offset = patterns.shape, patterns.offset
@@ -77,15 +77,22 @@ def streamed(source: Path, target: Path) -> dict[str, float]:
                 yield np.frombuffer(stream.read(count * 2 * shape[1] * shape[2]), np.uint16).reshape(-1, *shape[1:])
 
     def work() -> None:
-        create_store_from_chunks(target, chunks, shape=shape, dtype=np.uint16, unit="counts",
-                                 positions_px=positions(shape[0]), resume_key="benchmark")  # fmt: skip
+        create_store_from_chunks(
+            target,
+            chunks,
+            shape=shape,
+            dtype=np.uint16,
+            unit="counts",
+            positions_px=positions(shape[0]),
+            resume_key="benchmark",
+        )
 
     figures = measuring.timed(work)
     return {**figures, "peak_mb": round(measuring.peak_mb(), 1)}
 
 
 def verified(source: Path, target: Path) -> dict[str, float]:
-    from ptycho_data.store import verify_store
+    from ptycho_data.store.stores import verify_store
 
     return {**measuring.timed(lambda: verify_store(target)), "peak_mb": round(measuring.peak_mb(), 1)}
 
@@ -98,7 +105,7 @@ def sizes(target: Path, scan: object) -> dict[str, float]:
 
 def read(source: Path, target: Path) -> dict[str, float]:
     from ptycho_contracts.records import Scan
-    from ptycho_data.store import create_store
+    from ptycho_data.store.stores import create_store
 
     patterns = np.load(source)
     store = create_store(target, Scan(measurements=patterns, unit="counts", positions_px=positions(len(patterns))))
@@ -138,14 +145,16 @@ def rounds(folder: Path, source: Path, count: int) -> dict[str, object]:
         "gb_per_s": speed,
         "create_to_copy": round(speed["create"] / speed["copy"], 3),
         "stream_to_copy": round(speed["stream"] / speed["copy"], 3),
-        "create_to_copy_median_of_rounds": round(statistics.median(
-            a["wall_s"] / b["wall_s"] for a, b in zip(runs["copy"], runs["create"], strict=True)), 3),
-        "create_to_copy_by_round": [round(a["wall_s"] / b["wall_s"], 3)
-                                    for a, b in zip(runs["copy"], runs["create"], strict=True)],
+        "create_to_copy_median_of_rounds": round(
+            statistics.median(a["wall_s"] / b["wall_s"] for a, b in zip(runs["copy"], runs["create"], strict=True)), 3
+        ),
+        "create_to_copy_by_round": [
+            round(a["wall_s"] / b["wall_s"], 3) for a, b in zip(runs["copy"], runs["create"], strict=True)
+        ],
         "peak_mb": {part: max(run["peak_mb"] for run in runs[part]) for part in ("create", "stream", "verify")},
         "before_mb": runs["create"][0]["before_mb"],
         "disk_ratio": runs["create"][0]["disk_ratio"],
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

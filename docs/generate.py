@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter
-from ptycho_cli import commands
-from ptycho_cli.conversion import convert
+from ptycho_cli import old_commands as commands
+from ptycho_cli.commands.convert import convert
+from ptycho_cli.commands.simulate import simulate
 from ptycho_cli.options import (
     EVALUATE_OPTIONS,
     INFER_OPTIONS,
@@ -23,7 +24,6 @@ from ptycho_cli.options import (
     default_words,
     negative_flag,
 )
-from ptycho_cli.simulation import simulate
 from ptycho_contracts.config import SECTIONS, Option, schema
 
 FOLDER = Path(__file__).parent

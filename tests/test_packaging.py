@@ -65,9 +65,18 @@ def test_the_wheel_installs_alone_and_works(wheels, repository, tmp_path, name):
     python = tmp_path / "venv" / "bin" / "python"
     (wheel,) = wheels.glob(f"ptycho_{name}-*.whl")
     run_program(
-        python, "-m", "pip", "install", "--quiet", "--find-links", wheels, "-c", repository / "constraints.txt", wheel,
+        python,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--find-links",
+        wheels,
+        "-c",
+        repository / "constraints.txt",
+        wheel,
         cwd=tmp_path,
-    )  # fmt: skip
+    )
     run_program(python, "-m", "pip", "check", cwd=tmp_path)
     folder = tmp_path / "work"
     folder.mkdir()

@@ -16,7 +16,7 @@ from ptycho_cli.main import main
 PROGRAM = """
 import sys
 from ptycho_cli.main import main
-from ptycho_data import descent_checkpoints
+from ptycho_data.fitting import checkpoints as descent_checkpoints
 descent_checkpoints.SPACING_SECONDS = 0.0
 sys.exit(main(sys.argv[1:]))
 """

@@ -23,7 +23,7 @@ from ptycho_contracts.config import (
 from ptycho_contracts.legacy import update_legacy_dict
 from ptycho_contracts.problems import ContractError, MissingFileError
 from ptycho_data.files import read_scan, write_scan
-from ptycho_data.payloads import InferencePayload, TrainingPayload
+from ptycho_data.workflows.payloads import InferencePayload, TrainingPayload
 
 N_GROUPS = {"n_groups": 16}
 MODEL = ModelConfig(data=DataConfig(N=32, gridsize=3, neighbor_count=11, nphotons=77.0), width=2, iterations=1)
@@ -256,14 +256,29 @@ class Validation(Payloads):
     @pytest.mark.parametrize(
         ("option", "value"),
         [
-            ("accelerator", "tpu"), ("devices", 0), ("num_nodes", 0), ("strategy", "magic"), ("deterministic", 1),
-            ("precision", "8-true"), ("gradient_clip_val", 0.0), ("accum_steps", 0), ("num_workers", -1),
-            ("prefetch_factor", 0), ("learning_rate", 0.0), ("learning_rate", float("nan")), ("scheduler", "none"),
-            ("enable_progress_bar", "yes"), ("enable_checkpointing", None), ("checkpoint_save_top_k", -2),
-            ("checkpoint_monitor_metric", "accuracy"), ("checkpoint_mode", "median"), ("early_stop_patience", 0),
-            ("logger_backend", "paper"), ("inference_batch_size", 0),
+            ("accelerator", "tpu"),
+            ("devices", 0),
+            ("num_nodes", 0),
+            ("strategy", "magic"),
+            ("deterministic", 1),
+            ("precision", "8-true"),
+            ("gradient_clip_val", 0.0),
+            ("accum_steps", 0),
+            ("num_workers", -1),
+            ("prefetch_factor", 0),
+            ("learning_rate", 0.0),
+            ("learning_rate", float("nan")),
+            ("scheduler", "none"),
+            ("enable_progress_bar", "yes"),
+            ("enable_checkpointing", None),
+            ("checkpoint_save_top_k", -2),
+            ("checkpoint_monitor_metric", "accuracy"),
+            ("checkpoint_mode", "median"),
+            ("early_stop_patience", 0),
+            ("logger_backend", "paper"),
+            ("inference_batch_size", 0),
         ],
-    )  # fmt: skip
+    )
     def test_illegal_execution_values(self, training, option, value):
         """ValueError that names the field, the value and the legal ones; given either way."""
         row = next(row for row in schema(ExecutionConfig) if row.name == option)
@@ -282,13 +297,27 @@ class Validation(Payloads):
     def test_execution_defaults(self):
         """As the behaviours to be accepted have them."""
         assert to_dict(ExecutionConfig()) == {
-            "accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "deterministic": True,
-            "precision": "32-true", "gradient_clip_val": None, "accum_steps": 1, "num_workers": 0,
-            "prefetch_factor": None, "learning_rate": 1e-3, "scheduler": "cosine", "enable_progress_bar": True,
-            "enable_checkpointing": True, "checkpoint_save_top_k": 1, "checkpoint_monitor_metric": "val_loss",
-            "checkpoint_mode": "min", "early_stop_patience": 100, "logger_backend": "csv",
+            "accelerator": "auto",
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "deterministic": True,
+            "precision": "32-true",
+            "gradient_clip_val": None,
+            "accum_steps": 1,
+            "num_workers": 0,
+            "prefetch_factor": None,
+            "learning_rate": 1e-3,
+            "scheduler": "cosine",
+            "enable_progress_bar": True,
+            "enable_checkpointing": True,
+            "checkpoint_save_top_k": 1,
+            "checkpoint_monitor_metric": "val_loss",
+            "checkpoint_mode": "min",
+            "early_stop_patience": 100,
+            "logger_backend": "csv",
             "inference_batch_size": None,
-        }  # fmt: skip
+        }
 
     def test_prefetch_without_workers(self, training):
         with pytest.raises(ContractError, match=r"config\.prefetch"):
@@ -360,9 +389,12 @@ class InferencePayloadStructure(Payloads):
     def test_a_scan_of_another_size(self, inference, scan_file, tmp_path):
         scan = read_scan(scan_file)
         small = replace(
-            scan, measurements=scan.measurements[:, 8:24, 8:24], probe=scan.probe[:, 8:24, 8:24],
-            object_truth=None, object_origin_yx_px=None,
-        )  # fmt: skip
+            scan,
+            measurements=scan.measurements[:, 8:24, 8:24],
+            probe=scan.probe[:, 8:24, 8:24],
+            object_truth=None,
+            object_origin_yx_px=None,
+        )
         write_scan(tmp_path / "small.npz", small)
         with pytest.raises(ContractError, match=r"scan\.size"):
             inference(data=tmp_path / "small.npz")
@@ -375,8 +407,11 @@ class LegacyDictionary(Payloads):
         payload = training(gridsize=2, learning_rate=0.25)
         legacy: dict = {"theirs": 1}
         for section in (
-            payload.pt_data_config, payload.pt_model_config, payload.pt_training_config, payload.execution_config,
-        ):  # fmt: skip
+            payload.pt_data_config,
+            payload.pt_model_config,
+            payload.pt_training_config,
+            payload.execution_config,
+        ):
             update_legacy_dict(legacy, section, output_dir=payload.output_dir, train_data_file=scan_file)
         assert legacy["gridsize"] == 2
         assert legacy["N"] == 32

@@ -113,7 +113,7 @@ class DescentFlags(Images):
 
     def test_enable_checkpointing(self, descend, monkeypatch):
         """Checkpoints are written, change no bit, and are gone with the results in place; or are not written."""
-        monkeypatch.setattr("ptycho_data.descent_checkpoints.SPACING_SECONDS", 0.0)
+        monkeypatch.setattr("ptycho_data.fitting.checkpoints.SPACING_SECONDS", 0.0)
         kept, none = descend("--enable-checkpointing"), descend("--disable-checkpointing")
         assert kept.summary["checkpoints_written"] > 0 == none.summary["checkpoints_written"]
         assert same(kept, none)

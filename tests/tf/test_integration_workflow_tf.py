@@ -40,9 +40,22 @@ def test_run_tensorflow_train_save_load_infer(tmp_path):
     run("simulate", tmp_path / "train.npz", "--seed", "1", *SCAN)
     run("simulate", tmp_path / "test.npz", "--seed", "2", *SCAN)
     said = run(
-        "train", tmp_path / "train.npz", "--output-dir", tmp_path / "model", "--gridsize", "2", "--epochs", "2",
-        "--seed", "0", "--accelerator", "cpu", "--backend", "tf", "--quiet",
-    )  # fmt: skip
+        "train",
+        tmp_path / "train.npz",
+        "--output-dir",
+        tmp_path / "model",
+        "--gridsize",
+        "2",
+        "--epochs",
+        "2",
+        "--seed",
+        "0",
+        "--accelerator",
+        "cpu",
+        "--backend",
+        "tf",
+        "--quiet",
+    )
     assert said == "", "no banner, no warning"
     (tmp_path / "train.npz").unlink()
     model = tmp_path / "moved.safetensors"
@@ -60,10 +73,13 @@ def test_run_tensorflow_train_save_load_infer(tmp_path):
 
     scan = read_scan(tmp_path / "test.npz")
     figures = compare(
-        image.object, scan.object_truth, weight=image.weight,
-        estimate_origin_yx_px=image.origin_yx_px, truth_origin_yx_px=scan.object_origin_yx_px,
+        image.object,
+        scan.object_truth,
+        weight=image.weight,
+        estimate_origin_yx_px=image.origin_yx_px,
+        truth_origin_yx_px=scan.object_origin_yx_px,
         remove_shift=False,
-    )  # fmt: skip
+    )
     assert figures.complex_correlation > 0.8
     assert figures.amplitude_ssim > 0.55
     assert figures.phase_ssim > 0.5

@@ -170,8 +170,10 @@ class TestExecutionConfigCLI:
             run = train("--device", "cpu", "--disable_mlflow", "--n_images", "30", *SHORT, small=False)
         assert run.code == 0
         assert {re.search(r"use (--[a-z-]+)", str(warning.message))[1] for warning in caught} == {
-            "--accelerator", "--logger", "--n-groups",
-        }  # fmt: skip
+            "--accelerator",
+            "--logger",
+            "--n-groups",
+        }
         assert run.summary["device"] == "cpu"
         assert not (run.out / "logs").exists()
 

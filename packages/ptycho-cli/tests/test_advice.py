@@ -7,13 +7,18 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptycho_cli.advice import advise, collapsed, hint, over_floor, try_next
 from ptycho_cli.main import main
+from ptycho_data.checks.advice import advise, collapsed, hint, over_floor, try_next
 
 SETTLED = {
-    "residual": 0.0105, "floor": 0.01, "held_out": 0.011, "modes": 1, "epochs": 20, "half_bit": 0.5,
+    "residual": 0.0105,
+    "floor": 0.01,
+    "held_out": 0.011,
+    "modes": 1,
+    "epochs": 20,
+    "half_bit": 0.5,
     "half_bit_before": 0.49,
-}  # fmt: skip
+}
 
 
 def codes(**changes) -> list[str]:
@@ -60,17 +65,26 @@ def test_a_descent_that_is_not_done_is_told_so_before_anything_else():
 
 
 @given(
-    residual=st.none() | st.floats(allow_nan=True), floor=st.none() | st.floats(allow_nan=True),
-    held_out=st.none() | st.floats(allow_nan=True), half_bit=st.none() | st.floats(0, 1),
-    before=st.none() | st.floats(0, 1), modes=st.integers(1, 8), epochs=st.integers(1, 100),
-)  # fmt: skip
+    residual=st.none() | st.floats(allow_nan=True),
+    floor=st.none() | st.floats(allow_nan=True),
+    held_out=st.none() | st.floats(allow_nan=True),
+    half_bit=st.none() | st.floats(0, 1),
+    before=st.none() | st.floats(0, 1),
+    modes=st.integers(1, 8),
+    epochs=st.integers(1, 100),
+)
 def test_no_figure_breaks_it_and_stopping_is_never_advised_above_the_floor(
     residual, floor, held_out, half_bit, before, modes, epochs
 ):
     found = advise(
-        residual=residual, floor=floor, held_out=held_out, modes=modes, epochs=epochs, half_bit=half_bit,
+        residual=residual,
+        floor=floor,
+        held_out=held_out,
+        modes=modes,
+        epochs=epochs,
+        half_bit=half_bit,
         half_bit_before=before,
-    )  # fmt: skip
+    )
     ratio = over_floor(residual, floor)
     stops = "stop" in [entry.code for entry in found]
     assert not stops or (ratio is not None and ratio <= 1.5 and abs(half_bit - before) <= 0.02)
@@ -153,11 +167,16 @@ def test_a_short_descent_is_told_to_go_on_before_it_takes_more_modes(given, word
 @pytest.mark.parametrize(
     "told",
     [
-        {}, {"probe": {"calibrated": False, "calibration": None}}, calibrated(0.009), calibrated(None, None),
-        calibrated(math.nan), calibrated(floor=0.0), calibrated(training={"collapsed": True}),
+        {},
+        {"probe": {"calibrated": False, "calibration": None}},
+        calibrated(0.009),
+        calibrated(None, None),
+        calibrated(math.nan),
+        calibrated(floor=0.0),
+        calibrated(training={"collapsed": True}),
         summary(0.016, 0.006, model={"modes": 1}),
     ],
-)  # fmt: skip
+)
 def test_a_training_without_anything_to_say_gives_no_hint(told):
     """CLI-26: at its floor, not calibrated, without figures, collapsed."""
     assert hint("train", told) is None

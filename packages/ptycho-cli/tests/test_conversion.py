@@ -9,7 +9,7 @@ from typing import get_args
 import h5py
 import numpy as np
 import pytest
-from ptycho_cli.conversion import FormatName, parsed_geometry
+from ptycho_cli.commands.convert import FormatName, parsed_geometry
 from ptycho_cli.main import main
 from ptycho_contracts.problems import ContractError
 from ptycho_data.files import FORMATS, read_scan, write_reconstruction, write_scan

@@ -79,7 +79,7 @@ def test_it_outlives_a_failure(backend, command, earlier, words):
 
 def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint, monkeypatch):
     """The state goes only when the results are in their place."""
-    from ptycho_cli import pictures
+    from ptycho_cli.plots import maps as pictures
 
     def full(*_):
         raise OSError("no space left on device")

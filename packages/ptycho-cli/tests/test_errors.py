@@ -25,7 +25,8 @@ BAD = {
     "illegal choice": (["train", "{data}", "--output-dir", "{out}", "--loss", "mse"], "--loss"),
     "illegal value": (["train", "{data}", "--output-dir", "{out}", "--epochs", "0"], "training.epochs"),
     "options that exclude each other": (
-        ["train", "{data}", "--output-dir", "{out}", "--prefetch-factor", "2"], "execution.prefetch_factor",
+        ["train", "{data}", "--output-dir", "{out}", "--prefetch-factor", "2"],
+        "execution.prefetch_factor",
     ),
     "missing data": (["train", "{missing}", "--output-dir", "{out}"], "Training data file not found: {missing}"),
     "missing validation": (
@@ -33,7 +34,8 @@ BAD = {
         "Validation file not found: {missing}",
     ),
     "missing model to start from": (
-        ["train", "{data}", "--output-dir", "{out}", "--start-from", "{missing}"], "Model archive not found: {missing}",
+        ["train", "{data}", "--output-dir", "{out}", "--start-from", "{missing}"],
+        "Model archive not found: {missing}",
     ),
     "data of no known format": (["train", "{text}", "--output-dir", "{out}"], "a scan in a known format"),
     "data is a folder": (["train", "{folder}", "--output-dir", "{out}"], "{folder}"),
@@ -42,7 +44,8 @@ BAD = {
     "missing configuration": (["train", "{data}", "--output-dir", "{out}", "--config", "{missing}"], "{missing}"),
     "backend not installed": (["train", "{data}", "--output-dir", "{out}", "--backend", "tf"], "'tf' installed"),
     "backend by its other name": (
-        ["train", "{data}", "--output-dir", "{out}", "--backend", "tensorflow"], "backend 'tf' installed",
+        ["train", "{data}", "--output-dir", "{out}", "--backend", "tensorflow"],
+        "backend 'tf' installed",
     ),
     "unknown backend": (["train", "{data}", "--output-dir", "{out}", "--backend", "jax"], "--backend"),
     "missing model": (["infer", "{missing}", "{data}", "--output-dir", "{out}"], "Model archive not found: {missing}"),
@@ -62,7 +65,8 @@ BAD = {
     "a scan with a truth": (["evaluate", "--scan", "{data}", "--truth", "{data}"], "no --truth beside --scan"),
     "a truth alone": (["evaluate", "--truth", "{data}"], "only --truth"),
     "descent beside a truth": (
-        ["evaluate", "{data}", "--truth", "{data}", "--epochs", "3", "--backend", "torch"], "--epochs, --backend",
+        ["evaluate", "{data}", "--truth", "{data}", "--epochs", "3", "--backend", "torch"],
+        "--epochs, --backend",
     ),
     "a missing image and truth": (["evaluate", "{missing}", "--truth", "{missing}"], "Image not found: {missing}"),
     "a scan as image": (["evaluate", "{data}", "--truth", "{data}"], "the keys object, origin_yx_px"),
@@ -80,12 +84,13 @@ BAD = {
     "bad words of a set-up": (["convert", "{data}", "{out}.h5", "--geometry", "energy"], "KEY=VALUE"),
     "an unknown scalar": (["convert", "{data}", "{out}.h5", "--geometry", "energy=1"], "photon_energy_ev"),
     "a companion for a whole scan": (
-        ["convert", "{data}", "{out}.npz", "--companion", "{data}"], "no second file beside",
+        ["convert", "{data}", "{out}.npz", "--companion", "{data}"],
+        "no second file beside",
     ),
     "a missing companion": (["inspect", "{data}", "--companion", "{missing}"], "Companion not found: {missing}"),
     "demo without time": (["demo", "--output-dir", "{out}", "--max-seconds", "1"], "--max-seconds"),
     "demo into a file": (["demo", "--output-dir", "{text}"], "the file {text}"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -170,7 +175,7 @@ def test_failed_work_is_exit_1_and_leaves_earlier_results_as_they_were(
 
 def test_a_failure_while_writing_leaves_no_partial_file(backend, data_file, tmp_path, monkeypatch, capsys):
     """CLI-20: the disk fills while the pictures are drawn."""
-    from ptycho_cli import pictures
+    from ptycho_cli.plots import maps as pictures
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

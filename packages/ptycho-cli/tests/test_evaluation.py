@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from ptycho_cli.evaluation import split_in_halves
 from ptycho_cli.main import main
 from ptycho_cli.options import RECONSTRUCT_OPTIONS
 from ptycho_contracts.records import Reconstruction
 from ptycho_data.files import read_scan, write_reconstruction, write_scan
 from ptycho_data.metrics import frc
+from ptycho_data.workflows.evaluate import split_in_halves
 
 M, N = 40, 16
 
@@ -35,19 +35,28 @@ def truth_file(tmp_path, scan):
     rng = np.random.default_rng(1)
     counts = np.concatenate([scan.measurements] * 4)[:M]
     path = tmp_path / "truth.npz"
-    write_scan(path, replace(
-        scan, measurements=counts, positions_px=rng.uniform(14, 36, (M, 2)), scan_index=np.zeros(M, np.int64),
-        object_truth=texture(0), object_origin_yx_px=np.array([2.0, 3.0]),
-    ))  # fmt: skip
+    write_scan(
+        path,
+        replace(
+            scan,
+            measurements=counts,
+            positions_px=rng.uniform(14, 36, (M, 2)),
+            scan_index=np.zeros(M, np.int64),
+            object_truth=texture(0),
+            object_origin_yx_px=np.array([2.0, 3.0]),
+        ),
+    )
     return path
 
 
 def image_of(object_, *, origin=(2.0, 3.0), weight=None) -> Reconstruction:
     return Reconstruction(
-        object=object_.astype(np.complex64), origin_yx_px=np.array(origin),
+        object=object_.astype(np.complex64),
+        origin_yx_px=np.array(origin),
         weight=np.ones(object_.shape, np.float32) if weight is None else weight,
-        probe=np.ones((1, N, N), np.complex64), positions_px=np.zeros((M, 2)),
-    )  # fmt: skip
+        probe=np.ones((1, N, N), np.complex64),
+        positions_px=np.zeros((M, 2)),
+    )
 
 
 def evaluated(capsys, *words) -> dict:
@@ -157,8 +166,13 @@ class HalvesBackend:
         figures = {"used": 0.02, "held_out": 0.021 if len(held) else None}
         floors = {"used": 0.01, "held_out": 0.01 if len(held) else None}
         result = replace(image_of(self.runs[-1]["image"]), probe=np.full((config.modes, N, N), 2, np.complex64))
-        return result, {"residual": figures, "poisson_floor": floors, "epochs": config.epochs,
-                        "losses": [0.1, 0.05], "seed": config.seed}  # fmt: skip
+        return result, {
+            "residual": figures,
+            "poisson_floor": floors,
+            "epochs": config.epochs,
+            "losses": [0.1, 0.05],
+            "seed": config.seed,
+        }
 
 
 @pytest.fixture

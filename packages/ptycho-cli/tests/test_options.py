@@ -143,8 +143,11 @@ def test_a_configuration_file_may_use_tables_flag_spellings_and_name_backend_and
     )
     assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(config)]) == 0
     assert backend.calls["payload"]["overrides"] == {
-        "accum_steps": 2, "logger_backend": "none", "gridsize": 1, "n_groups": 12,
-    }  # fmt: skip
+        "accum_steps": 2,
+        "logger_backend": "none",
+        "gridsize": 1,
+        "n_groups": 12,
+    }
     assert backend.calls["train"]["validation_files"] == [data_file]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from ptycho_cli.pictures import amplitude_and_phase, contrast, draw_reconstruction, extent_px, well_lit
+from ptycho_cli.plots.maps import amplitude_and_phase, contrast, draw_reconstruction, extent_px, well_lit
 
 
 def test_axes_are_object_pixels_from_the_origin(reconstruction):

@@ -7,8 +7,8 @@ from typing import get_args
 
 import numpy as np
 import pytest
+from ptycho_cli.commands.simulate import ObjectKind, ProbeKind, ScanKind
 from ptycho_cli.main import main
-from ptycho_cli.simulation import ObjectKind, ProbeKind, ScanKind
 from ptycho_contracts.records import Reconstruction
 from ptycho_data.files import read_scan
 from ptycho_data.simulate import OBJECTS, PROBES, SCANS
@@ -101,8 +101,14 @@ def test_the_demo_trains_on_one_object_images_another_and_reports(oracle, tmp_pa
     assert "complex correlation" in capsys.readouterr().out
     assert "| complex correlation | 1.0000 |" in (out / "report.md").read_text()
     assert {path.name for path in out.iterdir()} == {
-        "train.npz", "test.npz", "model", "image", "comparison.png", "report.md", "summary.json",
-    }  # fmt: skip
+        "train.npz",
+        "test.npz",
+        "model",
+        "image",
+        "comparison.png",
+        "report.md",
+        "summary.json",
+    }
 
 
 def test_the_demo_leaves_training_only_its_share_of_the_time(oracle, tmp_path, monkeypatch):

@@ -31,54 +31,64 @@ def test_good_arrays_have_no_problems():
     ("name", "array", "text"),
     [
         (
-            "positions_px", None,
+            "positions_px",
+            None,
             "f.npz: positions_px: expected (pattern, 2) float64 [px], found nothing; "
             "provide 'positions_px' [array.missing]",
         ),
         (
-            "counts", [[1.0]],
+            "counts",
+            [[1.0]],
             "f.npz: counts: expected (pattern, N, N) unsigned integer or integer or float [counts], found list; "
             "pass a NumPy array [array.type]",
         ),
         (
-            "positions_px", np.zeros((3, 2), np.float32),
+            "positions_px",
+            np.zeros((3, 2), np.float32),
             "f.npz: positions_px: expected float64, found float32; convert the array explicitly [array.dtype]",
         ),
         (
-            "positions_px", np.zeros(3),
+            "positions_px",
+            np.zeros(3),
             "f.npz: positions_px: expected 2 dimensions (pattern, 2) float64 [px], found shape (3,); "
             "reorder or reshape the array to the declared layout [array.shape]",
         ),
         (
-            "positions_px", np.zeros((3, 3)),
+            "positions_px",
+            np.zeros((3, 3)),
             "f.npz: positions_px: expected axis 1 of size 2, found shape (3, 3); make the sizes agree [array.shape]",
         ),
         (
-            "positions_px", np.zeros((2, 2)),
+            "positions_px",
+            np.zeros((2, 2)),
             "f.npz: positions_px: expected axis 0 ('pattern') of size 3 as in counts, found shape (2, 2); "
             "make the sizes agree [array.shape]",
         ),
         (
-            "counts", np.ones((3, 4, 5)),
+            "counts",
+            np.ones((3, 4, 5)),
             "f.npz: counts: expected axis 2 ('N') of size 4 as in counts, found shape (3, 4, 5); "
             "make the sizes agree [array.shape]",
         ),
         (
-            "mask", np.ones((0, 4), bool),
+            "mask",
+            np.ones((0, 4), bool),
             "f.npz: mask: expected at least one N, found shape (0, 4); provide data [array.empty]",
         ),
         (
-            "positions_px", np.array([[0, np.nan], [np.inf, 0], [0, 0]]),
+            "positions_px",
+            np.array([[0, np.nan], [np.inf, 0], [0, 0]]),
             "f.npz: positions_px: expected finite values, found 2 NaN or infinite values; "
             "mask or remove the bad values [array.not_finite]",
         ),
         (
-            "counts", np.full((3, 4, 4), -1),
+            "counts",
+            np.full((3, 4, 4), -1),
             "f.npz: counts: expected values >= 0, found 48 smaller values; "
             "check the unit and the dark-field subtraction [array.minimum]",
         ),
     ],
-)  # fmt: skip
+)
 def test_each_problem_in_words(name, array, text):
     assert texts(**{name: array}) == [text]
 

@@ -113,8 +113,11 @@ class TestValues:
     def test_all_bad_values_at_once(self):
         found = problems(ExecutionConfig, devices=0, precision="8", learning_rate=-1.0, deterministic=1)
         assert [text.split(":")[0] for text in found] == [
-            "execution.devices", "execution.deterministic", "execution.precision", "execution.learning_rate",
-        ]  # fmt: skip
+            "execution.devices",
+            "execution.deterministic",
+            "execution.precision",
+            "execution.learning_rate",
+        ]
 
     @given(st.sampled_from(sorted(OPTIONS, key=str)), st.data())
     def test_bounds_and_types(self, key, data):
@@ -245,8 +248,11 @@ class TestUnknownNames:
         layers = {"explicit": {"gridsise": 2, "loss": "l1"}, "file": {"nphotos": 1.0}, "execution": {"devices": 0}}
         found = problems(resolve, (DataConfig, TrainingConfig, ExecutionConfig), layers)
         assert [text.split(":")[0] for text in found] == [
-            "explicit.gridsise", "file.nphotos", "training.loss", "execution.devices",
-        ]  # fmt: skip
+            "explicit.gridsise",
+            "file.nphotos",
+            "training.loss",
+            "execution.devices",
+        ]
 
 
 class TestPrecedence:

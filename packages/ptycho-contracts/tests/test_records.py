@@ -104,12 +104,21 @@ class TestScan:
 
     def test_all_problems_at_once(self):
         found = problems(
-            scan, measurements=None, unit="x", positions_px=np.full((5, 2), np.nan), probe_kind="true",
+            scan,
+            measurements=None,
+            unit="x",
+            positions_px=np.full((5, 2), np.nan),
+            probe_kind="true",
             object_origin_yx_px=np.zeros(2),
-        )  # fmt: skip
+        )
         assert [text.rsplit("[")[-1] for text in found] == [
-            "array.missing]", "array.not_finite]", "array.missing]", "record.choice]", "record.choice]", "record.pair]",
-        ]  # fmt: skip
+            "array.missing]",
+            "array.not_finite]",
+            "array.missing]",
+            "record.choice]",
+            "record.choice]",
+            "record.pair]",
+        ]
 
 
 class TestGroups:

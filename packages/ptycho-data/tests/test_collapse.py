@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptycho_data.collapse import CollapseWatch, is_flat
+from ptycho_data.fitting.collapse import CollapseWatch, is_flat
 
 
 def test_flat_is_a_loss_near_that_of_empty_space():

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, WorkFailedError
-from ptycho_data import descent_course
-from ptycho_data.descent_checkpoints import DescentCheckpoints
-from ptycho_data.descent_course import descent_facts, run_course
-from ptycho_data.selection import validation_indices
+from ptycho_data.fitting import loop as descent_course
+from ptycho_data.fitting.checkpoints import DescentCheckpoints
+from ptycho_data.fitting.loop import descent_facts, run_course
+from ptycho_data.grouping.selection import validation_indices
 from ptycho_data.simulate import simulate
 from ptycho_data.tensor_files import TensorFiles
 
@@ -148,9 +148,10 @@ def test_patience_counts_epochs_without_a_lower_loss(patience):
     free, stopped = course(MeanFit(targets), **options), course(MeanFit(targets), patience=patience, **options)
     assert stopped.stopped_by == "early stopping"
     assert stopped.best_epoch == next(
-        number for number, value in enumerate(free.val_losses, 1)
+        number
+        for number, value in enumerate(free.val_losses, 1)
         if min(free.val_losses[number : number + patience]) >= value
-    )  # fmt: skip
+    )
     assert len(stopped.losses) == len(stopped.val_losses) == stopped.best_epoch + patience
     assert stopped.val_losses == free.val_losses[: len(stopped.val_losses)]
 
@@ -188,8 +189,9 @@ def test_what_is_not_finite_is_an_error(where, clock):
             fit.value = fit.value * np.float32(np.inf)
 
     with pytest.raises(WorkFailedError, match=r"descent\.diverged"):
-        course(MeanFit(targets, after=after), max_seconds=5.0,
-               validation=np.array([10]) if where == "validation" else None)  # fmt: skip
+        course(
+            MeanFit(targets, after=after), max_seconds=5.0, validation=np.array([10]) if where == "validation" else None
+        )
 
 
 class Killed(BaseException):
@@ -197,15 +199,22 @@ class Killed(BaseException):
 
 
 @given(
-    dies=st.integers(1, 23), epochs=st.integers(2, 6), judged=st.booleans(), patience=st.none() | st.integers(1, 3),
+    dies=st.integers(1, 23),
+    epochs=st.integers(2, 6),
+    judged=st.booleans(),
+    patience=st.none() | st.integers(1, 3),
     seed=st.integers(0, 9),
-)  # fmt: skip
+)
 def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, judged, patience, seed):
     """PHY-32: killed at any step, taken up from the last checkpoint: the same bits, losses and best epoch."""
     path = tmp_path_factory.mktemp("run") / "descent.safetensors"
     targets = np.random.default_rng(seed).normal(size=14)
-    options = {"epochs": epochs, "seed": seed, "patience": patience,
-               "validation": np.arange(10, 14) if judged else None}  # fmt: skip
+    options = {
+        "epochs": epochs,
+        "seed": seed,
+        "patience": patience,
+        "validation": np.arange(10, 14) if judged else None,
+    }
     whole = MeanFit(targets)
     expected = course(whole, **options)
 
@@ -220,12 +229,16 @@ def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, judg
     if not epochs_kept:
         return
     other, steps = MeanFit(targets), []
-    found = course(other, checkpoints=keeping(path, resume=True), progress=lambda *told: steps.append(told[1]),
-                   **options)  # fmt: skip
+    found = course(
+        other, checkpoints=keeping(path, resume=True), progress=lambda *told: steps.append(told[1]), **options
+    )
     np.testing.assert_array_equal(other.value, whole.value)
     assert (found.losses, found.val_losses, found.best_epoch, found.stopped_by) == (
-        expected.losses, expected.val_losses, expected.best_epoch, expected.stopped_by,
-    )  # fmt: skip
+        expected.losses,
+        expected.val_losses,
+        expected.best_epoch,
+        expected.stopped_by,
+    )
     assert found.resumed_from_epoch == epochs_kept
     assert steps == list(range(3 * epochs_kept + 1, 3 * len(expected.losses) + 1))
 
@@ -279,9 +292,15 @@ def test_a_checkpoint_of_another_descent_is_refused(tmp_path):
 
 
 FACTS = {
-    "held-out pattern": False, "fitted pattern": True, "judge": True, "bad pixel": True, "site": True, "probe": True,
-    "role": True, "option": True,
-}  # fmt: skip
+    "held-out pattern": False,
+    "fitted pattern": True,
+    "judge": True,
+    "bad pixel": True,
+    "site": True,
+    "probe": True,
+    "role": True,
+    "option": True,
+}
 
 
 @pytest.mark.parametrize("change", FACTS)

@@ -54,10 +54,16 @@ def with_bad_pixel(scan, counts=None):
     bad = np.zeros((scan.N, scan.N), bool)
     bad[2, 5] = True
     return Scan(
-        measurements=scan.measurements if counts is None else counts, unit="counts", positions_px=scan.positions_px,
-        probe=scan.probe, probe_kind="exact", bad_pixels=bad, object_truth=scan.object_truth,
-        object_origin_yx_px=scan.object_origin_yx_px, metadata=scan.metadata,
-    )  # fmt: skip
+        measurements=scan.measurements if counts is None else counts,
+        unit="counts",
+        positions_px=scan.positions_px,
+        probe=scan.probe,
+        probe_kind="exact",
+        bad_pixels=bad,
+        object_truth=scan.object_truth,
+        object_origin_yx_px=scan.object_origin_yx_px,
+        metadata=scan.metadata,
+    )
 
 
 def write_ptyd(path, scan, chunks=3):
@@ -95,10 +101,16 @@ def ways(folder, scan):
         "ptyd": read_scan(write_ptyd(folder / "a.ptyd", scan)),
         "mapping": read_scan(write_mapped(folder, scan)),
         "arrays": scan_from_arrays(
-            scan.measurements, scan.positions_px[:, ::-1] * PIXEL * 1e9, position_unit="nm", position_order="yx",
-            probe=scan.probe, bad_pixels=scan.bad_pixels, geometry=GEOMETRY, zero_frequency="centre",
+            scan.measurements,
+            scan.positions_px[:, ::-1] * PIXEL * 1e9,
+            position_unit="nm",
+            position_order="yx",
+            probe=scan.probe,
+            bad_pixels=scan.bad_pixels,
+            geometry=GEOMETRY,
+            zero_frequency="centre",
         ),
-    }  # fmt: skip
+    }
 
 
 @given(seed=st.integers(0, 1000), M=st.integers(5, 20))

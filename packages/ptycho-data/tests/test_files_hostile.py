@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError
 from ptycho_contracts.records import Reconstruction
 from ptycho_data.files import read_reconstruction, read_scan, write_reconstruction
-from ptycho_data.files.npy import read_npy
+from ptycho_data.files.containers.npy import read_npy
 
 
 def npy(array):
@@ -151,7 +151,7 @@ def test_decompression_bomb_is_refused(tmp_path):
 def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     """Invariant 45: many arrays that are each legal must fit the memory together."""
     path = archive(tmp_path / "scan.npz", good_members())
-    monkeypatch.setattr("ptycho_data.files.zipped.available_bytes", lambda: 300)
+    monkeypatch.setattr("ptycho_data.files.containers.zipped.available_bytes", lambda: 300)
     assert codes_of(path) == ("npz.memory",)
 
 

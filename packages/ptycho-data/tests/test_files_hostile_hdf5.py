@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_data.files import read_scan
-from ptycho_data.files.global_heaps import first_bad_heap
-from ptycho_data.files.hdf5 import Hdf5File
+from ptycho_data.files.containers.global_heaps import first_bad_heap
+from ptycho_data.files.containers.hdf5 import Hdf5File
 
 
 def good(path):
@@ -156,7 +156,7 @@ def test_an_unknown_filter_names_the_extra(tmp_path):
 
 def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     path = good(tmp_path / "a.h5")
-    monkeypatch.setattr("ptycho_data.files.hdf5.available_bytes", lambda: 300)
+    monkeypatch.setattr("ptycho_data.files.containers.hdf5.available_bytes", lambda: 300)
     assert codes_of(path) == ("hdf5.memory",)
 
 

@@ -54,9 +54,13 @@ def test_other_spellings_of_the_keys(tmp_path):
     source = arrays()
     positions = np.stack([source["xcoords"], source["ycoords"]], axis=1)
     np.savez(
-        tmp_path / "a.npz", diffraction=source["diff3d"], positions_px=positions.astype(">f4"),
-        probe=np.ones((2, 8, 8), np.complex128), xcoords_start=np.zeros(99), unknown=np.zeros(3),
-    )  # fmt: skip
+        tmp_path / "a.npz",
+        diffraction=source["diff3d"],
+        positions_px=positions.astype(">f4"),
+        probe=np.ones((2, 8, 8), np.complex128),
+        xcoords_start=np.zeros(99),
+        unknown=np.zeros(3),
+    )
     scan = read_scan(tmp_path / "a.npz")
     np.testing.assert_allclose(scan.positions_px, positions, rtol=1e-6)
     assert scan.probe.shape == (2, 8, 8)
@@ -117,9 +121,15 @@ def test_bright_pixel_of_the_truth_lands_where_the_positions_say(tmp_path):
     probe = rng.normal(size=(1, 8, 8)) + 1j * rng.normal(size=(1, 8, 8))
     counts = reference.simulate_counts(reference.extract_patches(truth, positions, 8, origin), probe)
     np.savez(
-        tmp_path / "t.npz", diff3d=counts, positions_px=positions, probeGuess=probe[0], objectGuess=truth,
-        object_origin_yx_px=origin, measurement="counts", probe_kind="exact",
-    )  # fmt: skip
+        tmp_path / "t.npz",
+        diff3d=counts,
+        positions_px=positions,
+        probeGuess=probe[0],
+        objectGuess=truth,
+        object_origin_yx_px=origin,
+        measurement="counts",
+        probe_kind="exact",
+    )
     scan = read_scan(tmp_path / "t.npz")
     assert scan.probe_kind == "exact"
     assert scan.object_truth is not None
@@ -206,7 +216,7 @@ def test_layout_does_not_depend_on_sizes(tmp_path, M, N):
 def test_scans_alone_or_together_in_any_order(order, rng):
     """Invariant 28: patterns, positions and photons of a scan do not depend on its companions."""
     from ptycho_contracts.records import Scan
-    from ptycho_data.batches import mean_counts
+    from ptycho_data.batches.gathering import mean_counts
 
     scans = [
         Scan(

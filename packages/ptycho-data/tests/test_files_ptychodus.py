@@ -143,15 +143,19 @@ WRONG = {
     "wrong energy": (attributes("/", photon_energy_eV=9000.0), "geometry.object_pixel"),
     "NaN in the object": (lambda path: edit(path, object=nan_in), "array.not_finite"),
     "NaN in the positions": (lambda path: edit(path, probe_position_x_m=nan_in), "array.not_finite"),
-    "indexes shifted by 1000": (lambda path: edit(path, probe_position_indexes=lambda i: i + 1000),
-                                "ptychodus.unpaired"),
+    "indexes shifted by 1000": (
+        lambda path: edit(path, probe_position_indexes=lambda i: i + 1000),
+        "ptychodus.unpaired",
+    ),
     "indexes repeated": (lambda path: edit(path, probe_position_indexes=lambda i: i // 2), "ptychodus.indexes"),
     "one coordinate truncated": (lambda path: edit(path, probe_position_y_m=lambda y: y[:-10]), "scan.counts_differ"),
     "probe of the wrong size": (lambda path: edit(path, probe=lambda p: p[..., :32, :32]), "array.shape"),
-    "indexes shifted by one place": (lambda path: edit(path, probe_position_indexes=lambda i: np.roll(i, 1)),
-                                     "scan.positions_contradicted"),
+    "indexes shifted by one place": (
+        lambda path: edit(path, probe_position_indexes=lambda i: np.roll(i, 1)),
+        "scan.positions_contradicted",
+    ),
     "near field": (attributes("/", far_field=False), "ptychodus.near_field"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.shared_data
@@ -205,9 +209,10 @@ def test_swapped_axes_are_found_by_the_patterns_alone(square):
         x, y = file["probe_position_x_m"][()], file["probe_position_y_m"][()]
         centre = file["object"].attrs["center_x_m"], file["object"].attrs["center_y_m"]
     edit(
-        square, probe_position_x_m=lambda _: y - centre[1] + centre[0],
+        square,
+        probe_position_x_m=lambda _: y - centre[1] + centre[0],
         probe_position_y_m=lambda _: x - centre[0] + centre[1],
-    )  # fmt: skip
+    )
     with pytest.raises(ContractError, match="correct the positions: x and y swapped"):
         read_scan(square)
     edit(square, probe_position_x_m=lambda _: 2 * centre[0] - x, probe_position_y_m=lambda _: y)
@@ -255,9 +260,12 @@ def test_patterns_pair_by_index_value_in_any_order(folder):
 
 def reconstruction(scan):
     return Reconstruction(
-        object=scan.object_truth, origin_yx_px=scan.object_origin_yx_px,
-        weight=np.ones(scan.object_truth.shape, np.float32), probe=scan.probe, positions_px=scan.positions_px,
-    )  # fmt: skip
+        object=scan.object_truth,
+        origin_yx_px=scan.object_origin_yx_px,
+        weight=np.ones(scan.object_truth.shape, np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+    )
 
 
 @pytest.mark.parametrize("N", [32, 33])
@@ -267,9 +275,17 @@ def test_products_carry_what_old_and_new_readers_ask_for(tmp_path, N):
     write_product(tmp_path / "p.h5", reconstruction(scan), geometry=GEOMETRY, losses=[2.0, 1.0])
     with h5py.File(tmp_path / "p.h5") as file:
         wanted = {
-            "name", "comments", "exposure_time_s", "photon_energy_eV", "probe_energy_eV", "probe_photon_count",
-            "detector_object_distance_m", "mass_attenuation_m2_per_kg", "tomography_angle_deg", "far_field",
-        }  # fmt: skip
+            "name",
+            "comments",
+            "exposure_time_s",
+            "photon_energy_eV",
+            "probe_energy_eV",
+            "probe_photon_count",
+            "detector_object_distance_m",
+            "mass_attenuation_m2_per_kg",
+            "tomography_angle_deg",
+            "far_field",
+        }
         assert wanted <= set(file.attrs)
         assert {"pixel_width_m", "pixel_height_m"} <= set(file["probe"].attrs)
         assert file["object_layer_spacing_m"].shape == (0,)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
-from ptycho_data.files.units import decide_unit
+from ptycho_data.files.interpret.units import decide_unit
 
 
 def photons(rng, mean=30, M=5, N=8):
@@ -66,8 +66,9 @@ def test_order_of_words():
     assert decide_unit(counts, **words).decided_by == "key 'measurement'"
     del words["declared"]
     assert (decide_unit(counts, **words).unit, decide_unit(counts, **words).decided_by) == (
-        "amplitude", "key 'convention'",
-    )  # fmt: skip
+        "amplitude",
+        "key 'convention'",
+    )
     assert decide_unit(counts, convention="AMPLITUDE or COUNTS").decided_by == "measured: values"
     assert decide_unit(counts, convention="amplitude in text").decided_by == "measured: values"
 
@@ -107,7 +108,7 @@ def test_normalised_amplitude_takes_the_dose_and_keeps_the_contrast(rng, dose, s
     """Invariant 1: scaling the stored values changes nothing; scaling the dose changes only the dose."""
     from pathlib import Path
 
-    from ptycho_data.files.assemble import Raw, _in_unit
+    from ptycho_data.files.interpret.assemble import Raw, _in_unit
 
     counts = rng.uniform(0.1, 9, (3, 6, 6))
     raw = Raw(path=Path("a.npz"), format="npz", patterns=scale * np.sqrt(counts), positions=np.zeros((3, 2)))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
-from ptycho_data.geometry import CanvasGeometry, canvas_geometry, corners_and_fractions, group_canvas_shape
+from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry, corners_and_fractions, group_canvas_shape
 
 shifts = st.tuples(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6))
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
-from ptycho_data.grouping import group, groups_at
+from ptycho_data.grouping.groups import group, groups_at
 
 
 @st.composite
@@ -230,8 +230,11 @@ def bounded_requests(draw):
 
 def neighbours_by_sorting(positions, scan_index, seed, K, low, high):
     """Distances of the K nearest others of the scan within the bounds, by sorting all of them."""
-    distances = (math.dist(positions[seed], positions[other]) for other in range(len(positions))
-                 if other != seed and scan_index[other] == scan_index[seed])  # fmt: skip
+    distances = (
+        math.dist(positions[seed], positions[other])
+        for other in range(len(positions))
+        if other != seed and scan_index[other] == scan_index[seed]
+    )
     return sorted(d for d in distances if (low or 0) <= d <= (high or math.inf))[:K]
 
 
@@ -239,8 +242,13 @@ def neighbours_by_sorting(positions, scan_index, seed, K, low, high):
 def test_distance_bounds_against_brute_force(request_):
     """Invariant 25: GRP-10, all groups there are: bound, seeds, members, and the number of each seed's draws."""
     positions, scan_index, K, low, high = request_
-    keywords = {"gridsize": 2, "neighbor_count": K, "scan_index": scan_index, "min_distance_px": low,
-                "max_distance_px": high}  # fmt: skip
+    keywords = {
+        "gridsize": 2,
+        "neighbor_count": K,
+        "scan_index": scan_index,
+        "min_distance_px": low,
+        "max_distance_px": high,
+    }
     near = [neighbours_by_sorting(positions, scan_index, seed, K, low, high) for seed in range(len(positions))]
     draws = [math.comb(len(distances), 3) for distances in near]
     if not sum(draws):

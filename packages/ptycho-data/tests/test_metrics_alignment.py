@@ -29,8 +29,11 @@ def estimate_array(*, shift=(0.0, 0.0), ramp=(0.0, 0.0), scale=1.0, phase=0.0):
 
 
 OFFSET = {"offset_yx_px": (MARGIN, MARGIN)}
-SHIFTS = st.one_of(st.just((0.0, 0.0)), st.tuples(st.floats(-8, 8), st.floats(-8, 8)), st.tuples(
-    st.integers(-8, 8).map(float), st.integers(-8, 8).map(float)))  # fmt: skip
+SHIFTS = st.one_of(
+    st.just((0.0, 0.0)),
+    st.tuples(st.floats(-8, 8), st.floats(-8, 8)),
+    st.tuples(st.integers(-8, 8).map(float), st.integers(-8, 8).map(float)),
+)
 RAMPS = st.one_of(st.just((0.0, 0.0)), st.tuples(st.floats(-0.8, 0.8), st.floats(-0.8, 0.8)))
 
 
@@ -120,8 +123,13 @@ def test_origins_overlay_the_frames(y, x):
 def test_fractional_origins_are_honoured():
     """Frames half a pixel apart are laid over each other without any search."""
     y, x = np.indices((HEIGHT, WIDTH)).astype(float) + MARGIN
-    done = align(analytic(y + 0.5, x - 0.25), truth_array(), offset_yx_px=(MARGIN + 0.5, MARGIN - 0.25),
-                 remove_shift=False, remove_ramp=False)  # fmt: skip
+    done = align(
+        analytic(y + 0.5, x - 0.25),
+        truth_array(),
+        offset_yx_px=(MARGIN + 0.5, MARGIN - 0.25),
+        remove_shift=False,
+        remove_ramp=False,
+    )
     np.testing.assert_allclose(done.estimate, done.truth, atol=2e-6)
 
 
@@ -157,9 +165,12 @@ def test_largest_rectangle_against_brute_force(seed, height, width, share):
     assert mask[rows, columns].all()
     sizes = [
         (b - t) * (r - c)
-        for t in range(height) for b in range(t + 1, height + 1) for c in range(width) for r in range(c + 1, width + 1)
+        for t in range(height)
+        for b in range(t + 1, height + 1)
+        for c in range(width)
+        for r in range(c + 1, width + 1)
         if mask[t:b, c:r].all()
-    ]  # fmt: skip
+    ]
     assert mask[rows, columns].size == max(sizes, default=0)
 
 

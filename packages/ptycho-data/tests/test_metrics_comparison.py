@@ -14,8 +14,15 @@ from ptycho_data.metrics import compare, frc
 from ptycho_data.simulate import OBJECTS
 from scipy.ndimage import gaussian_filter
 
-HIGHER = ("complex_correlation", "amplitude_ssim", "amplitude_psnr_db", "phase_ssim", "phase_psnr_db",
-          "frc_half", "frc_half_bit")  # fmt: skip
+HIGHER = (
+    "complex_correlation",
+    "amplitude_ssim",
+    "amplitude_psnr_db",
+    "phase_ssim",
+    "phase_psnr_db",
+    "frc_half",
+    "frc_half_bit",
+)
 LOWER = ("amplitude_mae", "amplitude_rmse", "phase_mae_rad", "phase_rmse_rad")
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.records import Scan
+from ptycho_data.checks.orientation import ORIENTATIONS, Orientation, rank_orientations
 from ptycho_data.files import read_scan
-from ptycho_data.orientation import ORIENTATIONS, Orientation, rank_orientations
 from ptycho_data.simulate import simulate
 
 
@@ -71,8 +71,10 @@ def test_same_seed_same_ranking_and_bad_pixels_are_left_out(scan):
     bad[3, 20] = True
     hot = scan.counts()
     hot[:, 3, 20] = 1e7
-    marked = (turned(scan, ORIENTATIONS[0], measurements=counts, unit="counts", bad_pixels=bad)
-              for counts in (hot, scan.counts()))  # fmt: skip
+    marked = (
+        turned(scan, ORIENTATIONS[0], measurements=counts, unit="counts", bad_pixels=bad)
+        for counts in (hot, scan.counts())
+    )
     one, two = (rank_orientations(each, iterations=1, patterns=30) for each in marked)
     assert one == two
 

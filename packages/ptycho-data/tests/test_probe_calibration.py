@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ReconstructionConfig, TrainingConfig
 from ptycho_data.files import combine_scans
-from ptycho_data.probe_calibration import Chosen, calibrate, central, find_probe, judged, training_probe
+from ptycho_data.fitting.probe_estimation import Chosen, calibrate, central, find_probe, judged, training_probe
 from ptycho_data.simulate import simulate
 from ptycho_data.stages import Stages
 
@@ -98,9 +98,14 @@ def test_the_best_defocus_wins(true):
     """TRN-3a: first on the ladder, then around its best; each is tried once, all are told."""
     descent, seen = Descent(lambda probe: abs(defocus_of(probe) - true)), []
     probe, summary = find_probe(
-        descent, SCAN, SCAN.positions_px, indices=np.arange(30), mean_counts=1e5, config=CONFIG,
+        descent,
+        SCAN,
+        SCAN.positions_px,
+        indices=np.arange(30),
+        mean_counts=1e5,
+        config=CONFIG,
         progress=lambda *report: seen.append(report),
-    )  # fmt: skip
+    )
     tried = [entry["defocus_cycles"] for entry in summary["losses"]]
     assert tried == sorted(set(tried))
     assert {0.0, *(sign * 2.0**power for power in range(-1, 5) for sign in (1, -1))} <= set(tried)
@@ -157,8 +162,12 @@ def test_a_given_probe(kind, asked, calibrated):
         np.testing.assert_array_equal(fit.probe, probe)
         assert gauge == 11.0
         assert found["calibration"] == {
-            "patterns": 28, "steps": 8, "judged": 28, "residual": 0.5, "poisson_floor": 0.25
-        }  # fmt: skip
+            "patterns": 28,
+            "steps": 8,
+            "judged": 28,
+            "residual": 0.5,
+            "poisson_floor": 0.25,
+        }
     else:
         assert (found["calibration"], judgement.calls) == (None, [])
 
@@ -188,9 +197,16 @@ def test_no_probe_is_given():
     for asked, calls in ((None, 1), (False, 0)):
         descent, stages = Descent(), Stages()
         _, found = training_probe(
-            descent, Judgement(), bare, bare, np.arange(30), {0: 1e5}, modes=1, stages=stages,
+            descent,
+            Judgement(),
+            bare,
+            bare,
+            np.arange(30),
+            {0: 1e5},
+            modes=1,
+            stages=stages,
             training=TrainingConfig(calibration_epochs=4, calibrate_probe=asked),
-        )  # fmt: skip
+        )
         assert len(descent.calls) == len(found["search"]["losses"]) + calls
         assert found["overlap_with_given"] is None
         assert list(stages.seconds) == ["probe search", "calibration"][: 1 + calls]

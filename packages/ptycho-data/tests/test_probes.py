@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import strategies
-from ptycho_data.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
+from ptycho_data.fitting.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
 from ptycho_data.simulate import PROBES
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from ptycho_data.read_ahead import read_ahead
+from ptycho_data.batches.read_ahead import read_ahead
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])

@@ -9,18 +9,15 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
-from ptycho_contracts.config import (
-    DataConfig,
-    ExecutionConfig,
-    InferenceConfig,
-    ModelConfig,
-    ReconstructionConfig,
-)
-from ptycho_data.config_parameters import descent_options, grouping_options
-from ptycho_data.descent_course import Course, JointFit
+from ptycho_contracts.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, ReconstructionConfig
 from ptycho_data.files import write_scan
-from ptycho_data.payloads import InferencePayload, training_payload
-from ptycho_data.run_summary import (
+from ptycho_data.fitting.loop import Course, JointFit
+from ptycho_data.simulate import simulate
+from ptycho_data.stages import Stages
+from ptycho_data.workflows.options import descent_options, grouping_options
+from ptycho_data.workflows.payloads import InferencePayload, training_payload
+from ptycho_data.workflows.prepared_scan import scan_view
+from ptycho_data.workflows.summary import (
     after_descent,
     common_summary,
     descent_summary,
@@ -28,9 +25,6 @@ from ptycho_data.run_summary import (
     residuals,
     training_summary,
 )
-from ptycho_data.scan_view import scan_view
-from ptycho_data.simulate import simulate
-from ptycho_data.stages import Stages
 
 SCAN = simulate(N=16, n_patterns=20, step_px=2.0, photons_per_pattern=1e4, seed=1)
 
@@ -115,8 +109,19 @@ def test_after_a_validated_descent():
     assert (found["resumed_from_epoch"], found["checkpoints_written"]) == (6, 2)
 
 
-COMMON = {"settings", "versions", "seed", "device", "seconds", "cpu_seconds", "patterns", "mean_counts", "measurement",
-          "probe", "patterns_per_cpu_second"}  # fmt: skip
+COMMON = {
+    "settings",
+    "versions",
+    "seed",
+    "device",
+    "seconds",
+    "cpu_seconds",
+    "patterns",
+    "mean_counts",
+    "measurement",
+    "probe",
+    "patterns_per_cpu_second",
+}
 
 
 @dataclass
@@ -141,9 +146,17 @@ def test_a_training_s_summary(tmp_path):
     given = {"n_groups": 9, "gridsize": 2, "batch_size": 8, "accum_steps": 4, "seed": 5}
     payload = training_payload(tmp_path / "scan.npz", tmp_path, given)
     told = training_summary(
-        payload, Outcome(), Stages({"training": 3.0}, {"training": 2.0}), packages=("pytest",), used=18, held_out=2,
-        groups=(8, 1), mean_counts={0: 1e4, 2: 2e4}, probe={"calibrated": False}, parameters=77,
-    )  # fmt: skip
+        payload,
+        Outcome(),
+        Stages({"training": 3.0}, {"training": 2.0}),
+        packages=("pytest",),
+        used=18,
+        held_out=2,
+        groups=(8, 1),
+        mean_counts={0: 1e4, 2: 2e4},
+        probe={"calibrated": False},
+        parameters=77,
+    )
     assert set(told) == COMMON | {"overrides_applied", "groups", "parameters", "training"}
     assert list(told["settings"]) == ["data", "model", "training", "execution"]
     assert (told["seed"], told["device"]) == (5, "cpu")
@@ -154,9 +167,16 @@ def test_a_training_s_summary(tmp_path):
     assert told["probe"] == {"calibrated": False}
     assert told["parameters"] == 77
     assert told["training"] == {
-        "epochs": 3, "steps": 10, "stopped_by": "epochs", "flat_loss": 0.5, "collapsed": False, "patch_variance": 0.1,
-        "restarts": 1, "restart_reason": "flat", "losses": {"val_loss": 0.25},
-    }  # fmt: skip
+        "epochs": 3,
+        "steps": 10,
+        "stopped_by": "epochs",
+        "flat_loss": 0.5,
+        "collapsed": False,
+        "patch_variance": 0.1,
+        "restarts": 1,
+        "restart_reason": "flat",
+        "losses": {"val_loss": 0.25},
+    }
     assert told["patterns_per_cpu_second"] == 10 * 4 * 8 * 4 / 2
     json.dumps(told, allow_nan=False)
 
@@ -201,9 +221,18 @@ def test_a_descent_s_summary():
     course = Course((1.0,) * 12, "epochs", resumed_from_epoch=4)
     fit = JointFit(SCAN.probe[0], SCAN.probe, course.losses, np.zeros((20, 2)), np.zeros((16, 16)), course)
     told = descent_summary(
-        SCAN, view, fit, Stages({}, {"descent": 2.0}), config=config, execution=ExecutionConfig(), packages=(),
-        device="cpu", fitted=12, search=None, found={"stopped_by": "epochs"},
-    )  # fmt: skip
+        SCAN,
+        view,
+        fit,
+        Stages({}, {"descent": 2.0}),
+        config=config,
+        execution=ExecutionConfig(),
+        packages=(),
+        device="cpu",
+        fitted=12,
+        search=None,
+        found={"stopped_by": "epochs"},
+    )
     assert set(told) == COMMON | {"epochs", "stopped_by"}
     assert list(told["settings"]) == ["reconstruction", "execution"]
     assert (told["seed"], told["epochs"]) == (6, 12)
@@ -228,5 +257,9 @@ def test_options_of_grouping():
     """By the names of grouping's parameters."""
     config = DataConfig(N=16, gridsize=2, neighbor_count=7, min_distance_px=1.0, max_distance_px=9.0, sequential=True)
     assert grouping_options(config) == {
-        "gridsize": 2, "neighbor_count": 7, "min_distance_px": 1.0, "max_distance_px": 9.0, "sequential": True,
-    }  # fmt: skip
+        "gridsize": 2,
+        "neighbor_count": 7,
+        "min_distance_px": 1.0,
+        "max_distance_px": 9.0,
+        "sequential": True,
+    }

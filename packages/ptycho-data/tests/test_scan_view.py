@@ -9,10 +9,10 @@ import pytest
 from ptycho_contracts.config import DataConfig
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import reference
+from ptycho_data.checks.requirements import require_light, require_one_scan, require_photons, require_probe
 from ptycho_data.files import combine_scans
-from ptycho_data.scan_checks import require_light, require_one_scan, require_photons, require_probe
-from ptycho_data.scan_view import assembly_of, imaging_groups, scan_view
 from ptycho_data.simulate import simulate
+from ptycho_data.workflows.prepared_scan import assembly_of, imaging_groups, scan_view
 
 SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
 BARE = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError
 from ptycho_contracts.testing import strategies
-from ptycho_data.selection import held_out_indices, subsample_indices, used_indices
+from ptycho_data.grouping.selection import held_out_indices, subsample_indices, used_indices
 
 
 @given(st.floats(0, 0.95), st.integers(20, 300), st.integers(0, 99), st.booleans())

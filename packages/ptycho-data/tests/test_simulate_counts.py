@@ -63,9 +63,12 @@ def test_only_differences_of_positions_matter(y, x, seed):
 
 
 @given(
-    dose=st.floats(10.0, 1e9), background=st.sampled_from([0.0, 0.5, 20.0]), modes=st.integers(1, 2),
-    poisson=st.booleans(), seed=st.integers(0, 99),
-)  # fmt: skip
+    dose=st.floats(10.0, 1e9),
+    background=st.sampled_from([0.0, 0.5, 20.0]),
+    modes=st.integers(1, 2),
+    poisson=st.booleans(),
+    seed=st.integers(0, 99),
+)
 def test_gauge_and_dose(dose, background, modes, poisson, seed):
     """Invariants 2 and 9: the probe's power is the measured mean; the recorded dose is measured."""
     scan, _, _ = small_scan(
@@ -174,11 +177,17 @@ def test_bad_requests_are_refused():
         small_scan(photons_per_pattern=0, background_counts=-1)
     assert caught.value.codes == ("simulate.dose", "simulate.dose")
     with pytest.raises(ContractError, match=r"simulate\.dark"):
-        sim.simulate_scan(np.zeros((20, 20), complex), np.ones((8, 8), complex), np.full((1, 2), 10.0),
-                          photons_per_pattern=1, seed=0)  # fmt: skip
+        sim.simulate_scan(
+            np.zeros((20, 20), complex), np.ones((8, 8), complex), np.full((1, 2), 10.0), photons_per_pattern=1, seed=0
+        )
     with pytest.raises(ContractError, match="canvas"):
-        sim.simulate_scan(np.ones((20, 20), complex), np.ones((8, 8), complex), np.array([[10.0, 16.5]]),
-                          photons_per_pattern=1, seed=0)  # fmt: skip
+        sim.simulate_scan(
+            np.ones((20, 20), complex),
+            np.ones((8, 8), complex),
+            np.array([[10.0, 16.5]]),
+            photons_per_pattern=1,
+            seed=0,
+        )
 
 
 @pytest.mark.shared_data

@@ -6,9 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.geometry import CanvasGeometry, canvas_geometry
-from ptycho_data.grouping import group, groups_at
-from ptycho_data.stitch import Stitcher, extract_patches
+from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry
+from ptycho_data.canvas.stitching import Stitcher, extract_patches
+from ptycho_data.grouping.groups import group, groups_at
 
 
 def complex_array(rng, *shape):
@@ -66,8 +66,11 @@ def test_bright_pixel_between_pixels(fraction):
     patch = extract_patches(canvas, [[5 + fx, 6 + fy]], geometry, 4)[0]
     expected = np.zeros((4, 4))
     expected[2, 2], expected[1, 2], expected[2, 1], expected[1, 1] = (
-        (1 - fy) * (1 - fx), fy * (1 - fx), (1 - fy) * fx, fy * fx,
-    )  # fmt: skip
+        (1 - fy) * (1 - fx),
+        fy * (1 - fx),
+        (1 - fy) * fx,
+        fy * fx,
+    )
     np.testing.assert_allclose(patch, expected, atol=1e-12)
 
 

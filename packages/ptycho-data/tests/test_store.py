@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_contracts.records import SCAN_ARRAYS, Scan
 from ptycho_contracts.testing import strategies
-from ptycho_data import commits
-from ptycho_data.batches import gather, mean_counts
-from ptycho_data.grouping import group
-from ptycho_data.store import create_store, open_store, verify_store
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.grouping.groups import group
+from ptycho_data.store import commits
+from ptycho_data.store.stores import create_store, open_store, verify_store
 
 
 def make_scan(M=10, N=6, **changes):
@@ -44,9 +44,11 @@ def test_store_reads_like_its_scan(tmp_path_factory, scan, dtype):
     """Invariant 24, 7: every row is there, in its own dtype; nothing is copied twice."""
     if dtype is not None:
         scan = Scan(
-            measurements=np.round(scan.measurements % 200).astype(dtype), unit=scan.unit,
-            positions_px=scan.positions_px, probe=scan.probe,
-        )  # fmt: skip
+            measurements=np.round(scan.measurements % 200).astype(dtype),
+            unit=scan.unit,
+            positions_px=scan.positions_px,
+            probe=scan.probe,
+        )
     path = tmp_path_factory.mktemp("store") / "s"
     store = create_store(path, scan)
     verify_store(path)
@@ -232,11 +234,17 @@ def test_every_part_of_the_request_makes_other_groups(tmp_path):
     """Invariant 26: groups are kept by all that shapes them."""
     store = create_store(tmp_path / "s", make_scan(M=12))
     requests = [
-        {"gridsize": 2}, {"gridsize": 1}, {"gridsize": 2, "seed": 1}, {"gridsize": 2, "n_groups": 5},
-        {"gridsize": 2, "neighbor_count": 4}, {"gridsize": 2, "allowed": np.arange(6)},
-        {"gridsize": 2, "oversampling": 2}, {"gridsize": 2, "max_distance_px": 12.5},
-        {"gridsize": 2, "min_distance_px": 2.5}, {"gridsize": 2, "n_groups": 5, "sequential": True},
-    ]  # fmt: skip
+        {"gridsize": 2},
+        {"gridsize": 1},
+        {"gridsize": 2, "seed": 1},
+        {"gridsize": 2, "n_groups": 5},
+        {"gridsize": 2, "neighbor_count": 4},
+        {"gridsize": 2, "allowed": np.arange(6)},
+        {"gridsize": 2, "oversampling": 2},
+        {"gridsize": 2, "max_distance_px": 12.5},
+        {"gridsize": 2, "min_distance_px": 2.5},
+        {"gridsize": 2, "n_groups": 5, "sequential": True},
+    ]
     for request in requests * 2:
         wanted = group(store.positions_px, **request)
         np.testing.assert_array_equal(store.groups(**request).nn_indices, wanted.nn_indices)

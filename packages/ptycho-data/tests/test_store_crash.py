@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from ptycho_contracts.problems import ContractError, MissingFileError
 from ptycho_contracts.records import Scan
-from ptycho_data.store import create_store, open_store, verify_store
+from ptycho_data.store.stores import create_store, open_store, verify_store
 
 MAKE = """
 import sys
 import numpy as np
 from ptycho_contracts.records import Scan
-from ptycho_data.store import create_store
+from ptycho_data.store.stores import create_store
 
 def scan_of(seed):
     rng = np.random.default_rng(seed)
@@ -76,16 +76,18 @@ RACE = MAKE + textwrap.dedent("""
 def scan_of(seed):
     rng = np.random.default_rng(seed)
     return Scan(
-        measurements=rng.poisson(50, (40, 16, 16)).astype(np.uint16), unit="counts",
+        measurements=rng.poisson(50, (40, 16, 16)).astype(np.uint16),
+        unit="counts",
         positions_px=rng.uniform(0, 30, (40, 2)),
-    )  # fmt: skip
+    )
 
 
 def start(script, *arguments):
     return subprocess.Popen(
-        [sys.executable, "-c", script, *map(str, arguments)], stderr=subprocess.PIPE,
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing"])
@@ -117,8 +119,10 @@ def test_killed_writer_never_leaves_a_store_that_opens_and_is_not_whole(tmp_path
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)], ids=["same", "different"])
 def test_writers_at_once_one_wins_and_all_succeed(tmp_path, seeds):
     """Invariant 27: three processes that all stand before the rename."""
-    writers = [start(RACE, tmp_path, seed, len(seeds), "different" if seed != seeds[0] or seeds[1] else "same")
-               for seed in seeds]  # fmt: skip
+    writers = [
+        start(RACE, tmp_path, seed, len(seeds), "different" if seed != seeds[0] or seeds[1] else "same")
+        for seed in seeds
+    ]
     for writer in writers:
         _, errors = writer.communicate(timeout=120)
         assert writer.returncode == 0, errors.decode()
@@ -137,7 +141,7 @@ def test_half_written_folder_is_not_a_store(tmp_path):
 
 
 RESUMED = MAKE + textwrap.dedent("""
-    from ptycho_data.store_writer import StoreWriter
+    from ptycho_data.store.writer import StoreWriter
     block = np.random.default_rng(0).integers(0, 999, (50, 128, 128), dtype=np.uint16)
     positions = np.random.default_rng(0).uniform(0, 30, (1600, 2))
     print("ready", flush=True)
@@ -156,9 +160,11 @@ def test_resumable_writer_killed_at_random_moments(tmp_path):
     reached = []
     for _ in range(12):
         writer = subprocess.Popen(
-            [sys.executable, "-c", RESUMED, str(tmp_path / "s")], stdout=subprocess.PIPE, text=True,
+            [sys.executable, "-c", RESUMED, str(tmp_path / "s")],
+            stdout=subprocess.PIPE,
+            text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         assert writer.stdout.readline() == "ready\n"
         reached.append(int(writer.stdout.readline() or -1))
         time.sleep(chance.uniform(0, 0.08))

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_contracts.records import Scan
-from ptycho_data import checksums, store_writer
+from ptycho_data import checksums
 from ptycho_data.checksums import release_pages
-from ptycho_data.store import create_store, open_store, verify_store
-from ptycho_data.store_writer import StoreWriter, create_store_from_chunks
+from ptycho_data.store import writer as store_writer
+from ptycho_data.store.stores import create_store, open_store, verify_store
+from ptycho_data.store.writer import StoreWriter, create_store_from_chunks
 
 ROW = 1 << 15
 
@@ -17,16 +18,23 @@ ROW = 1 << 15
 def scan_of(M=12, N=64, seed=0):
     rng = np.random.default_rng(seed)
     return Scan(
-        measurements=rng.integers(0, 5000, (M, N, N), dtype=np.uint16), unit="counts",
-        positions_px=rng.uniform(0, 30, (M, 2)), probe=np.ones((1, N, N), np.complex64), metadata={"from": "a"},
-    )  # fmt: skip
+        measurements=rng.integers(0, 5000, (M, N, N), dtype=np.uint16),
+        unit="counts",
+        positions_px=rng.uniform(0, 30, (M, 2)),
+        probe=np.ones((1, N, N), np.complex64),
+        metadata={"from": "a"},
+    )
 
 
 def writer_of(path, scan, **changes):
     keywords = {
-        "shape": scan.measurements.shape, "dtype": scan.measurements.dtype, "unit": scan.unit,
-        "positions_px": scan.positions_px, "arrays": {"probe": scan.probe}, "metadata": scan.metadata,
-    }  # fmt: skip
+        "shape": scan.measurements.shape,
+        "dtype": scan.measurements.dtype,
+        "unit": scan.unit,
+        "positions_px": scan.positions_px,
+        "arrays": {"probe": scan.probe},
+        "metadata": scan.metadata,
+    }
     return StoreWriter(path, **{**keywords, **changes})
 
 
@@ -51,10 +59,16 @@ def test_any_blocks_make_the_store_of_the_scan(tmp_path_factory, sizes, resumabl
             start += size
 
     made = create_store_from_chunks(
-        folder / "chunked", chunks, shape=scan.measurements.shape, dtype=np.uint16, unit="counts",
-        positions_px=scan.positions_px, arrays={"probe": scan.probe}, metadata=scan.metadata,
+        folder / "chunked",
+        chunks,
+        shape=scan.measurements.shape,
+        dtype=np.uint16,
+        unit="counts",
+        positions_px=scan.positions_px,
+        arrays={"probe": scan.probe},
+        metadata=scan.metadata,
         resume_key="a" if resumable else None,
-    )  # fmt: skip
+    )
     assert made.key == whole.key
     assert {p.name: p.read_bytes() for p in made.path.iterdir()} == {
         p.name: p.read_bytes() for p in whole.path.iterdir()
@@ -116,9 +130,15 @@ def test_a_damaged_part_is_written_anew_from_the_damage_on(tmp_path, small_block
 
 
 @pytest.mark.parametrize(
-    "changes", [{"resume_key": "other"}, {"metadata": {"from": "b"}}, {"positions_px": np.zeros((40, 2))},
-                {"unit": "amplitude"}, {"arrays": {}}]
-)  # fmt: skip
+    "changes",
+    [
+        {"resume_key": "other"},
+        {"metadata": {"from": "b"}},
+        {"positions_px": np.zeros((40, 2))},
+        {"unit": "amplitude"},
+        {"arrays": {}},
+    ],
+)
 def test_a_part_of_another_source_is_not_continued(tmp_path, small_blocks, changes):
     """Invariant 26: everything that shapes the store is part of what is continued."""
     scan = scan_of(M=40)

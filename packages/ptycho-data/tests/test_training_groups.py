@@ -10,8 +10,8 @@ from ptycho_contracts.config import DataConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError
 from ptycho_data.files import combine_scans, write_scan
 from ptycho_data.simulate import simulate
-from ptycho_data.store import create_store
-from ptycho_data.training_groups import subset, synthetic_scans, training_groups, training_patterns
+from ptycho_data.store.stores import create_store
+from ptycho_data.workflows.training_data import subset, synthetic_scans, training_groups, training_patterns
 
 SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
 GAUGES = {0: 1e4}
@@ -67,9 +67,7 @@ def test_at_least_one_group_validates(store):
 def test_no_group_is_left(store, fraction, n_groups):
     """TRN-5."""
     with pytest.raises(ContractError) as caught:
-        training_groups(
-            store, np.arange(40), data(n_groups=n_groups), TrainingConfig(val_fraction=fraction), GAUGES
-        )  # fmt: skip
+        training_groups(store, np.arange(40), data(n_groups=n_groups), TrainingConfig(val_fraction=fraction), GAUGES)
     assert caught.value.codes == ("training.no_validation",)
 
 

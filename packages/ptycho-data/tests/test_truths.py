@@ -11,22 +11,24 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.records import Scan, Truth
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.batches import gather, mean_counts
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.batches.truths import require_truth, truth_arrays, truth_patches
 from ptycho_data.files import combine_scans, write_scan
-from ptycho_data.grouping import group
+from ptycho_data.grouping.groups import group
 from ptycho_data.simulate import defocused_disc, jittered, scans_like
-from ptycho_data.store import create_store, open_store, verify_store
-from ptycho_data.store_writer import create_store_from_chunks
-from ptycho_data.truths import require_truth, truth_arrays, truth_patches
+from ptycho_data.store.stores import create_store, open_store, verify_store
+from ptycho_data.store.writer import create_store_from_chunks
 
 
 def scan_at(positions_px, N, truth=None, origin=None):
     """Patterns of ones at some positions."""
     return Scan(
-        measurements=np.ones((len(positions_px), N, N), np.uint16), unit="counts",
-        positions_px=np.asarray(positions_px, np.float64), object_truth=truth,
+        measurements=np.ones((len(positions_px), N, N), np.uint16),
+        unit="counts",
+        positions_px=np.asarray(positions_px, np.float64),
+        object_truth=truth,
         object_origin_yx_px=None if origin is None else np.asarray(origin, np.float64),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +39,11 @@ def likeness() -> Scan:
 
 
 @given(
-    where=st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5)), N=st.integers(4, 9),
-    pixel=st.tuples(st.integers(0, 20), st.integers(0, 20)), margin=st.tuples(st.floats(0, 3), st.floats(0, 3)),
-)  # fmt: skip
+    where=st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5)),
+    N=st.integers(4, 9),
+    pixel=st.tuples(st.integers(0, 20), st.integers(0, 20)),
+    margin=st.tuples(st.floats(0, 3), st.floats(0, 3)),
+)
 def test_a_bright_pixel_stands_where_its_object_coordinate_says(where, N, pixel, margin):
     """Invariants 12, 15: four bilinear weights by hand, for fractional positions and origins."""
     side = N + 5
@@ -111,11 +115,16 @@ def test_a_store_keeps_the_truth_of_every_scan(likeness, tmp_path):
     }
     assert len(keys | {store.key}) == 5
     written = create_store_from_chunks(
-        tmp_path / "blocks", lambda start: iter([likeness.measurements[start:]]), shape=likeness.measurements.shape,
-        dtype=likeness.measurements.dtype, unit="counts", positions_px=likeness.positions_px, probe_kind="exact",
+        tmp_path / "blocks",
+        lambda start: iter([likeness.measurements[start:]]),
+        shape=likeness.measurements.shape,
+        dtype=likeness.measurements.dtype,
+        unit="counts",
+        positions_px=likeness.positions_px,
+        probe_kind="exact",
         metadata=likeness.metadata,
         arrays={"scan_index": likeness.scan_index, "probe": likeness.probe, **truth_arrays(likeness.truths)},
-    )  # fmt: skip
+    )
     assert written.key == store.key
 
 
@@ -134,9 +143,14 @@ def test_a_damaged_truth_is_noticed(likeness, tmp_path):
     half = {"object_truth_0": likeness.truths[0].object}
     with pytest.raises(ContractError, match=r"object_origin_yx_px_0.*array\.missing"):
         create_store_from_chunks(
-            tmp_path / "half", lambda start: iter(()), shape=(2, 4, 4), dtype=np.uint8, unit="counts",
-            positions_px=np.zeros((2, 2)), arrays=half,
-        )  # fmt: skip
+            tmp_path / "half",
+            lambda start: iter(()),
+            shape=(2, 4, 4),
+            dtype=np.uint8,
+            unit="counts",
+            positions_px=np.zeros((2, 2)),
+            arrays=half,
+        )
 
 
 def test_what_is_missing_is_told_at_once():

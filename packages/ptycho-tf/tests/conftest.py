@@ -8,8 +8,8 @@ import pytest
 from hypothesis import settings
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.records import Scan
-from ptycho_data.batches import mean_counts
-from ptycho_data.grouping import group
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.grouping.groups import group
 from ptycho_data.simulate import simulate
 from ptycho_tf.layers import fresh
 from ptycho_tf.loader import GroupDataset

@@ -11,7 +11,7 @@ import pytest
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import conformance
 from ptycho_contracts.testing.network_cases import NetworkCase
-from ptycho_data.geometry import CanvasGeometry
+from ptycho_data.canvas.geometry import CanvasGeometry
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import put_weights
 from ptycho_tf.losses import LOSSES

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import reference
-from ptycho_data.batches import mean_counts
-from ptycho_data.descent_checkpoints import DescentCheckpoints
-from ptycho_data.geometry import canvas_geometry
-from ptycho_data.probes import with_modes
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.fitting.checkpoints import DescentCheckpoints
+from ptycho_data.fitting.probes import with_modes
 from ptycho_data.simulate import simulate
 from ptycho_tf.descent import TENSOR_FILES, joint_descent
 from ptycho_tf.physics import place_scan
@@ -42,8 +42,14 @@ def descend(scan):
 
     def run(*, source=scan, probe=scan.probe, indices=FITTED, **options):
         sites = place_scan(scan.positions_px, canvas_geometry(scan.positions_px, 16), 16)
-        usual = {"epochs": 8, "batch_size": 6, "object_learning_rate": 0.05, "probe_learning_rate": 0.02,
-                 "loss": "amplitude", "seed": 2}  # fmt: skip
+        usual = {
+            "epochs": 8,
+            "batch_size": 6,
+            "object_learning_rate": 0.05,
+            "probe_learning_rate": 0.02,
+            "loss": "amplitude",
+            "seed": 2,
+        }
         gauge = mean_counts(scan)[int(scan.scan_index[0])]
         start = with_modes(probe, 2)
         return joint_descent(source, sites, start, indices=indices, mean_counts=gauge, **{**usual, **options})
@@ -75,8 +81,9 @@ def interrupted(descend, tmp_path):
 
     def run(**options):
         with pytest.raises(Killed):
-            descend(checkpoints=keeping(tmp_path / "kept" / "descent.safetensors"), progress=killed_after(23),
-                    **options)  # fmt: skip
+            descend(
+                checkpoints=keeping(tmp_path / "kept" / "descent.safetensors"), progress=killed_after(23), **options
+            )
         return tmp_path / "kept" / "descent.safetensors"
 
     return run
@@ -110,8 +117,12 @@ def test_what_the_file_holds(interrupted, scan):
     path = interrupted(**CASES["an earlier epoch is the best"])
     header, tensors = parts(path)
     height, width = canvas_geometry(scan.positions_px, 16).shape
-    shapes = {"object": (height, width, 2), "modes": (2, 16, 16, 2), "shifts_yx_px": (36, 2),
-              "root_background": (16, 16)}  # fmt: skip
+    shapes = {
+        "object": (height, width, 2),
+        "modes": (2, 16, 16, 2),
+        "shifts_yx_px": (36, 2),
+        "root_background": (16, 16),
+    }
     expected = {
         f"{before}{name}{after}": shape
         for name, shape in shapes.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ptycho_data.batches import gather
+from ptycho_data.batches.gathering import gather
 from ptycho_tf.loader import make_loader
 
 

@@ -27,9 +27,15 @@ train(create_training_payload(data, out, json.loads(options), execution))
 """
 
 OPTIONS = {
-    "width": 2, "iterations": 1, "sweeps": 2, "gridsize": 2, "n_groups": 40, "val_fraction": 0.1, "epochs": 3,
+    "width": 2,
+    "iterations": 1,
+    "sweeps": 2,
+    "gridsize": 2,
+    "n_groups": 40,
+    "val_fraction": 0.1,
+    "epochs": 3,
     "calibrate_probe": False,
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -40,8 +46,14 @@ def trained(tmp_path, scan):
 
     def run(devices: int, execution: dict | None = None, **options) -> tuple[dict, dict[str, np.ndarray]]:
         out = tmp_path / f"out{devices}-{len(list(tmp_path.iterdir()))}"
-        words = [tmp_path / "script.py", tmp_path / "scan.npz", out, devices, json.dumps({**OPTIONS, **options}),
-                 json.dumps(execution or {})]  # fmt: skip
+        words = [
+            tmp_path / "script.py",
+            tmp_path / "scan.npz",
+            out,
+            devices,
+            json.dumps({**OPTIONS, **options}),
+            json.dumps(execution or {}),
+        ]
         done = subprocess.run(
             [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=600, check=False
         )

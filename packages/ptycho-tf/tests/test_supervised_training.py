@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.testing import reference
-from ptycho_data.batches import mean_counts
-from ptycho_data.geometry import group_canvas_shape
-from ptycho_data.grouping import group
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.grouping.groups import group
 from ptycho_tf.framework import tf
 from ptycho_tf.loader import GroupDataset
 from ptycho_tf.losses import supervised_error
@@ -144,9 +144,11 @@ class TestRecovery:
         seen: list[tuple[str, int, int]] = []
         execution = {"scheduler": "exponential", "enable_checkpointing": False}
         outcome, weights = run(
-            self.dead(make_model), epochs=4, execution={"learning_rate": 0.03, **execution},
+            self.dead(make_model),
+            epochs=4,
+            execution={"learning_rate": 0.03, **execution},
             progress=lambda *report: seen.append(report),
-        )  # fmt: skip
+        )
         assert (outcome.restarts, outcome.epochs, outcome.steps, outcome.collapsed) == (1, 4, 4, False)
         assert "after epoch 1 of 4 was not below 0.98" in outcome.restart_reason
         assert outcome.losses["val_loss"] < 0.5 * outcome.flat_loss

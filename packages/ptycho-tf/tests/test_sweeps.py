@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference
 from ptycho_contracts.testing.conformance import close
-from ptycho_data.geometry import CanvasGeometry
+from ptycho_data.canvas.geometry import CanvasGeometry
 from ptycho_tf.framework import tf
 from ptycho_tf.physics import place_scan
 from ptycho_tf.steps import back_project, back_project_one_by_one, goes_one_by_one
@@ -28,8 +28,10 @@ def scene(N: int, modes: int, patterns: int, *, seed: int = 0):
     object_, probe = 1 + 0.3 * numbers[0], numbers[1] / np.linalg.norm(numbers[1])
     amplitude = rng.random((patterns, N, N)) / N
     sites = place_scan(positions, CanvasGeometry(np.asarray(origin, float), shape), N)
-    values = [tf.constant(array, dtype) for array, dtype in
-              ((object_, tf.complex64), (amplitude, tf.float32), (probe, tf.complex64))]  # fmt: skip
+    values = [
+        tf.constant(array, dtype)
+        for array, dtype in ((object_, tf.complex64), (amplitude, tf.float32), (probe, tf.complex64))
+    ]
     return values, sites, (object_, amplitude, probe, positions, origin, shape)
 
 
@@ -87,9 +89,13 @@ def test_light_of_a_scan(patterns):
 
 @pytest.mark.parametrize(
     ("given_by_user", "found"),
-    [({"OMP_NUM_THREADS": "1"}, "1 1"), ({"OMP_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "3"}, "3 2"), ({}, "- -"),
-     ({"OMP_NUM_THREADS": "4,2"}, "- -")],
-)  # fmt: skip
+    [
+        ({"OMP_NUM_THREADS": "1"}, "1 1"),
+        ({"OMP_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "3"}, "3 2"),
+        ({}, "- -"),
+        ({"OMP_NUM_THREADS": "4,2"}, "- -"),
+    ],
+)
 def test_threads(given_by_user, found):
     """OMP_NUM_THREADS counts for TensorFlow, too, unless its own variables say otherwise."""
     script = (

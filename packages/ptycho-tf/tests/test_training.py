@@ -114,9 +114,13 @@ class TestExecution:
 
     @pytest.mark.parametrize(
         ("precision", "weights", "kernels"),
-        [("32-true", "float32", "float32"), ("64-true", "float64", "float64"), ("bf16-mixed", "float32", "bfloat16"),
-         ("16-mixed", "float32", "float16")],
-    )  # fmt: skip
+        [
+            ("32-true", "float32", "float32"),
+            ("64-true", "float64", "float64"),
+            ("bf16-mixed", "float32", "bfloat16"),
+            ("16-mixed", "float32", "float16"),
+        ],
+    )
     def test_precision(self, run, precision, weights, kernels):
         """Dtype of the variables and of the convolutions; the model comes back in float32."""
         done = run(execution={"precision": precision})

@@ -14,10 +14,10 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.records import Scan
-from ptycho_data.batches import mean_counts
-from ptycho_data.geometry import canvas_geometry
-from ptycho_data.scan_view import ScanView
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas.geometry import canvas_geometry
 from ptycho_data.simulate import simulate
+from ptycho_data.workflows.prepared_scan import ScanView
 from ptycho_torch.model import PtychoModel
 
 settings.register_profile("dev", max_examples=20, deadline=None)

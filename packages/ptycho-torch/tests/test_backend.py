@@ -92,9 +92,12 @@ def test_images_look_like_the_truth(image, descend, scan):
     """Invariant 12, from file to figure: right place, right orientation, right contrast."""
     for found, _ in (image(refine=30), descend(epochs=60, object_learning_rate=0.05, batch_size=4)):
         figures = compare(
-            found.object, scan.object_truth, estimate_origin_yx_px=found.origin_yx_px,
-            truth_origin_yx_px=scan.object_origin_yx_px, weight=found.weight,
-        )  # fmt: skip
+            found.object,
+            scan.object_truth,
+            estimate_origin_yx_px=found.origin_yx_px,
+            truth_origin_yx_px=scan.object_origin_yx_px,
+            weight=found.weight,
+        )
         assert figures.complex_correlation > 0.9
 
 

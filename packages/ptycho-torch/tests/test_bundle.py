@@ -156,9 +156,7 @@ def test_any_altered_byte(saved, tmp_path_factory, share, flip, early):
     else:  # white space of the header
         assert bundle.provenance["seed"] == 3
         assert torch.equal(bundle.model.probe, model.probe)
-        assert all(
-            torch.equal(value, bundle.model.state_dict()[name]) for name, value in model.state_dict().items()
-        )  # fmt: skip
+        assert all(torch.equal(value, bundle.model.state_dict()[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04" + bytes(100), b"\x89HDF\r\n\x1a\n" + bytes(100), b"\xff" * 64])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.testing import reference
-from ptycho_data.batches import mean_counts
+from ptycho_data.batches.gathering import mean_counts
 from ptycho_data.files import read_scan
-from ptycho_data.probe_calibration import Chosen, calibrate, central, find_probe, judged
-from ptycho_data.probes import overlap, with_modes
+from ptycho_data.fitting.probe_estimation import Chosen, calibrate, central, find_probe, judged
+from ptycho_data.fitting.probes import overlap, with_modes
 from ptycho_torch.calibration import descend, judge
 
 DESCEND = partial(descend, torch.device("cpu"))

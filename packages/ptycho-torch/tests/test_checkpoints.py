@@ -15,13 +15,17 @@ from ptycho_torch.checkpoints import SafetensorsCheckpoints
 FORMAT = SafetensorsCheckpoints()
 
 leaves = (
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | st.text(max_size=5)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=5)
     | st.builds(
         lambda shape, dtype: (torch.arange(torch.Size(shape).numel()).reshape(shape) * 1.5).to(dtype),
         st.lists(st.integers(0, 3), max_size=3),
         st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bool, torch.complex64, torch.bfloat16]),
     )
-)  # fmt: skip
+)
 keys = st.integers(0, 9) | st.sampled_from(["a", "b", "a/b", "1", "items", "tensor", "list"])
 trees = st.recursive(
     leaves,
@@ -135,9 +139,14 @@ def test_lightning_resumes_from_one(tmp_path):
     """Two epochs, then two more from the checkpoint, are four epochs, bit for bit."""
     points = torch.utils.data.TensorDataset(torch.linspace(-1, 1, 8)[:, None])
     quiet = {
-        "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False,
-        "plugins": [SafetensorsCheckpoints()], "default_root_dir": tmp_path, "enable_checkpointing": False,
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "plugins": [SafetensorsCheckpoints()],
+        "default_root_dir": tmp_path,
+        "enable_checkpointing": False,
+    }
 
     def trained(epochs, resume=None):
         with torch.random.fork_rng(devices=[]):

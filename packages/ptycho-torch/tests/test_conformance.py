@@ -12,7 +12,7 @@ import torch
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import conformance
 from ptycho_contracts.testing.network_cases import NetworkCase
-from ptycho_data.geometry import CanvasGeometry
+from ptycho_data.canvas.geometry import CanvasGeometry
 from ptycho_torch.losses import LOSSES
 from ptycho_torch.model import PtychoModel, good_pixels
 from ptycho_torch.physics import Placement, add_patches, extract_patches, place_scan, simulate, to_corner

@@ -11,35 +11,41 @@ import pytest
 import torch
 from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.testing import reference
-from ptycho_data.geometry import canvas_geometry
+from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.fitting.probes import mode_powers, overlap, with_modes
 from ptycho_data.metrics import compare
-from ptycho_data.probes import mode_powers, overlap, with_modes
 from ptycho_data.simulate import simulate as simulated_scan
 from ptycho_torch.descent import JointFit, joint_descent
 from ptycho_torch.inference import placement_of
 from ptycho_torch.physics import illumination, place_scan
 
-OPTIONS = {
-    "batch_size": 8, "object_learning_rate": 0.02, "probe_learning_rate": 0.005, "loss": "amplitude", "seed": 0,
-}  # fmt: skip
+OPTIONS = {"batch_size": 8, "object_learning_rate": 0.02, "probe_learning_rate": 0.005, "loss": "amplitude", "seed": 0}
 THOROUGH = {"epochs": 40, "batch_size": 4, "object_learning_rate": 0.05}
 
 
 def descend(view, probe, *, epochs=3, **options) -> JointFit:
     """A descent on the used patterns of a view."""
     return joint_descent(
-        view.source, placement_of(view), probe, indices=view.used, mean_counts=view.mean_counts, epochs=epochs,
+        view.source,
+        placement_of(view),
+        probe,
+        indices=view.used,
+        mean_counts=view.mean_counts,
+        epochs=epochs,
         **{**OPTIONS, **options},
-    )  # fmt: skip
+    )
 
 
 def correlation(view, fit) -> float:
     """With the true object, over the scanned area, after ramps and phase are removed."""
     weight = illumination(torch.from_numpy(fit.probe), placement_of(view)).numpy()
     figures = compare(
-        fit.object, view.source.object_truth, estimate_origin_yx_px=view.geometry.origin_yx_px,
-        truth_origin_yx_px=view.source.object_origin_yx_px, weight=weight,
-    )  # fmt: skip
+        fit.object,
+        view.source.object_truth,
+        estimate_origin_yx_px=view.geometry.origin_yx_px,
+        truth_origin_yx_px=view.source.object_origin_yx_px,
+        weight=weight,
+    )
     return figures.complex_correlation
 
 
@@ -116,9 +122,11 @@ def test_positions_are_refined(view_of, scan):
     assert undetermined_apart(left, scan.positions_px) < 0.1 < 0.6 < undetermined_apart(error, scan.positions_px)
     assert found.losses[-1] < 0.3 * kept.losses[-1]
     patches = reference.extract_patches(
-        np.pad(found.object, 4, constant_values=1), view.positions_px + found.shifts_yx_px[:, ::-1], 32,
+        np.pad(found.object, 4, constant_values=1),
+        view.positions_px + found.shifts_yx_px[:, ::-1],
+        32,
         view.geometry.origin_yx_px - 4,
-    )  # fmt: skip
+    )
     simulated = reference.simulate_counts(patches, found.probe * np.sqrt(view.mean_counts))
     assert reference.residual(simulated, scan.counts()) == pytest.approx(found.losses[-1], rel=0.1)
 
@@ -307,12 +315,19 @@ def test_placement_of_other_patterns_is_no_matter():
     for chosen in (np.arange(36), mine):
         geometry = canvas_geometry(scan.positions_px[chosen], 16)
         part = replace(
-            scan, measurements=scan.measurements[chosen], positions_px=scan.positions_px[chosen],
+            scan,
+            measurements=scan.measurements[chosen],
+            positions_px=scan.positions_px[chosen],
             scan_index=scan.scan_index[chosen],
-        )  # fmt: skip
+        )
         fit = joint_descent(
-            part, place_scan(part.positions_px, geometry, 16), scan.probe, indices=mine, mean_counts=1e6, epochs=2,
+            part,
+            place_scan(part.positions_px, geometry, 16),
+            scan.probe,
+            indices=mine,
+            mean_counts=1e6,
+            epochs=2,
             **OPTIONS,
-        )  # fmt: skip
+        )
         fits.append(fit)
     assert fits[0].losses == pytest.approx(fits[1].losses, rel=1e-4)

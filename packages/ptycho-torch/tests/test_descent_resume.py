@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_contracts.testing import reference
-from ptycho_data.batches import mean_counts
-from ptycho_data.descent_checkpoints import DescentCheckpoints, run_checkpoints
-from ptycho_data.geometry import canvas_geometry
-from ptycho_data.probes import with_modes
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.fitting.checkpoints import DescentCheckpoints, run_checkpoints
+from ptycho_data.fitting.probes import with_modes
 from ptycho_data.simulate import simulate
 from ptycho_torch.descent import TENSOR_FILES, joint_descent
 from ptycho_torch.physics import place_scan
@@ -45,8 +45,14 @@ def descend(scan):
 
     def run(*, source=scan, probe=scan.probe, indices=FITTED, **options):
         sites = place_scan(scan.positions_px, canvas_geometry(scan.positions_px, 16), 16)
-        usual = {"epochs": 8, "batch_size": 6, "object_learning_rate": 0.05, "probe_learning_rate": 0.02,
-                 "loss": "amplitude", "seed": 2}  # fmt: skip
+        usual = {
+            "epochs": 8,
+            "batch_size": 6,
+            "object_learning_rate": 0.05,
+            "probe_learning_rate": 0.02,
+            "loss": "amplitude",
+            "seed": 2,
+        }
         gauge = mean_counts(scan)[int(scan.scan_index[0])]
         start = with_modes(probe, 2)
         return joint_descent(source, sites, start, indices=indices, mean_counts=gauge, **{**usual, **options})
@@ -78,8 +84,9 @@ def interrupted(descend, tmp_path):
 
     def run(**options):
         with pytest.raises(Killed):
-            descend(checkpoints=keeping(tmp_path / "kept" / "descent.safetensors"), progress=killed_after(23),
-                    **options)  # fmt: skip
+            descend(
+                checkpoints=keeping(tmp_path / "kept" / "descent.safetensors"), progress=killed_after(23), **options
+            )
         return tmp_path / "kept" / "descent.safetensors"
 
     return run
@@ -113,8 +120,12 @@ def test_what_the_file_holds(interrupted, scan):
     path = interrupted(**CASES["an earlier epoch is the best"])
     header, tensors = parts(path)
     height, width = canvas_geometry(scan.positions_px, 16).shape
-    shapes = {"object": (height, width, 2), "modes": (2, 16, 16, 2), "shifts_yx_px": (36, 2),
-              "root_background": (16, 16)}  # fmt: skip
+    shapes = {
+        "object": (height, width, 2),
+        "modes": (2, 16, 16, 2),
+        "shifts_yx_px": (36, 2),
+        "root_background": (16, 16),
+    }
     expected = {
         f"{before}{name}{after}": shape
         for name, shape in shapes.items()
@@ -183,17 +194,32 @@ def whole_file(tmp_path_factory, scan) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "descent.safetensors"
     sites = place_scan(scan.positions_px, canvas_geometry(scan.positions_px, 16), 16)
     joint_descent(
-        scan, sites, scan.probe, indices=FITTED, mean_counts=30.0, epochs=2, batch_size=9,
-        object_learning_rate=0.05, probe_learning_rate=0.0, loss="amplitude", seed=0, checkpoints=keeping(path),
-    )  # fmt: skip
+        scan,
+        sites,
+        scan.probe,
+        indices=FITTED,
+        mean_counts=30.0,
+        epochs=2,
+        batch_size=9,
+        object_learning_rate=0.05,
+        probe_learning_rate=0.0,
+        loss="amplitude",
+        seed=0,
+        checkpoints=keeping(path),
+    )
     keeping(path, resume=True)  # whole, it opens
     return path.read_bytes()
 
 
 DIFFERENCES = {
-    "epochs": {"epochs": 9}, "seed": {"seed": 3}, "loss": {"loss": "poisson"}, "rates.0": {"object_learning_rate": 0.1},
-    "max_seconds": {"max_seconds": 1e6}, "patience": {"patience": 3}, "batch_size": {"batch_size": 7},
-}  # fmt: skip
+    "epochs": {"epochs": 9},
+    "seed": {"seed": 3},
+    "loss": {"loss": "poisson"},
+    "rates.0": {"object_learning_rate": 0.1},
+    "max_seconds": {"max_seconds": 1e6},
+    "patience": {"patience": 3},
+    "batch_size": {"batch_size": 7},
+}
 
 
 class TestRefused:
@@ -220,8 +246,9 @@ class TestRefused:
         def checkpoints(*, resume=True, enabled=True, **facts):
             usual = {"backend": "torch", "device": "cpu", "versions": {"torch": "2.9", "numpy": "2.4"}}
             settings = [{"epochs": 3, "hold_out": str(tmp_path / "held.npy")}]
-            return run_checkpoints(path, TENSOR_FILES, resume=resume, enabled=enabled, settings=settings,
-                                   **{**usual, **facts})  # fmt: skip
+            return run_checkpoints(
+                path, TENSOR_FILES, resume=resume, enabled=enabled, settings=settings, **{**usual, **facts}
+            )
 
         kept = checkpoints(resume=False)
         kept.clock = keeping(path).clock
@@ -253,10 +280,17 @@ class TestRefused:
         path.write_bytes(content)
         refused(path)
 
-    @pytest.mark.parametrize("entry", [
-        {"format": "ptycho-bundle"}, {"schema": "2"}, {"state": "{}"}, {"state": "[1]"}, {"facts": "nothing"},
-        {"state": '{"epoch": "x"}'},
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "entry",
+        [
+            {"format": "ptycho-bundle"},
+            {"schema": "2"},
+            {"state": "{}"},
+            {"state": "[1]"},
+            {"facts": "nothing"},
+            {"state": '{"epoch": "x"}'},
+        ],
+    )
     def test_foreign(self, interrupted, entry):
         """Signed, and yet none of ours."""
         path = interrupted()

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference
-from ptycho_data.grouping import group
+from ptycho_data.grouping.groups import group
 from ptycho_torch.evaluation import far_field_residual
 from ptycho_torch.inference import MeasuredModuli, image_by_groups, image_on_canvas, placement_of, sweep_subsets
 from ptycho_torch.model import PtychoModel
@@ -90,9 +90,10 @@ def test_storage_of_the_patterns_is_no_matter(how, model, view, view_of):
     expected = image(how, model, view)
     counts = np.asarray(view.source.measurements)
     for stored, unit in (
-        (counts.astype(np.uint32), "counts"), (counts.astype(np.float64), "counts"),
+        (counts.astype(np.uint32), "counts"),
+        (counts.astype(np.float64), "counts"),
         (np.sqrt(counts.astype(np.float64)), "amplitude"),
-    ):  # fmt: skip
+    ):
         other = view_of(replace(view.source, measurements=stored, unit=unit))
         np.testing.assert_allclose(image(how, model, other), expected, atol=1e-4)
 
@@ -115,8 +116,9 @@ def test_transposed_scans_have_transposed_images(how, view, view_of, make_model)
         measurements=np.ascontiguousarray(np.swapaxes(view.source.measurements, 1, 2)),
         positions_px=np.ascontiguousarray(view.positions_px[:, ::-1]),
         probe=np.ascontiguousarray(np.swapaxes(view.source.probe, 1, 2)),
-        object_truth=None, object_origin_yx_px=None,
-    )  # fmt: skip
+        object_truth=None,
+        object_origin_yx_px=None,
+    )
     # Untrained nets add nothing: what remains is physics, which knows no preferred axis.
     here = image(how, make_model(view.source.probe, gridsize=2), view)
     there = image(how, make_model(turned.probe, gridsize=2), view_of(turned))
@@ -133,8 +135,9 @@ def test_held_out_patterns_change_no_bit(how, model, view, view_of):
     held = np.arange(0, 64, 7)
     altered = np.array(view.source.measurements)
     altered[held] = altered[held][:, ::-1] * 3 + 1
-    one, other = (view_of(replace(view.source, measurements=data), held=held)
-                  for data in (view.source.measurements, altered))  # fmt: skip
+    one, other = (
+        view_of(replace(view.source, measurements=data), held=held) for data in (view.source.measurements, altered)
+    )
     np.testing.assert_array_equal(image(how, model, one), image(how, model, other))
 
 
@@ -155,16 +158,18 @@ def test_order_of_the_groups_is_no_matter(model, view):
     """Invariant 13: stitching sums in float64."""
     groups = groups_of(view)
     order = np.random.default_rng(0).permutation(len(groups))
-    shuffled = type(groups)(**{name: getattr(groups, name)[order] for name in
-                               ("nn_indices", "coords_offsets", "coords_relative")})  # fmt: skip
+    shuffled = type(groups)(
+        **{name: getattr(groups, name)[order] for name in ("nn_indices", "coords_offsets", "coords_relative")}
+    )
     np.testing.assert_allclose(image_by_groups(model, view, shuffled), image_by_groups(model, view, groups), atol=1e-5)
 
 
 def test_unstitched_pixels_are_empty_space(model, view):
     """Pixels of the canvas that no group covers hold 1, and never NaN."""
     groups = groups_of(view)
-    few = type(groups)(**{name: getattr(groups, name)[:1] for name in
-                          ("nn_indices", "coords_offsets", "coords_relative")})  # fmt: skip
+    few = type(groups)(
+        **{name: getattr(groups, name)[:1] for name in ("nn_indices", "coords_offsets", "coords_relative")}
+    )
     found = image_by_groups(model, view, few)
     assert np.isfinite(found).all()
     corners = (view.positions_px[groups.nn_indices[0]][:, ::-1] - 16 - view.geometry.origin_yx_px).astype(int)
@@ -181,10 +186,14 @@ def test_permuted_patterns_give_the_same_object_nearly(model, view, view_of):
     It is not the same to rounding: a sweep is sequential (IMG-3).
     """
     order = np.random.default_rng(3).permutation(64)
-    other = view_of(replace(
-        view.source, measurements=view.source.measurements[order], positions_px=view.positions_px[order],
-        scan_index=view.source.scan_index[order],
-    ))  # fmt: skip
+    other = view_of(
+        replace(
+            view.source,
+            measurements=view.source.measurements[order],
+            positions_px=view.positions_px[order],
+            scan_index=view.source.scan_index[order],
+        )
+    )
     one, two = image_on_canvas(model, view), image_on_canvas(model, other)
     np.testing.assert_array_equal(image_on_canvas(model, view), one)
     assert residual(other, two) == pytest.approx(residual(view, one), rel=0.1)
@@ -195,10 +204,14 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
     order = np.random.default_rng(3).permutation(64)
     model = make_model(view.source.probe, iterations=1, sweeps=1)
     few = replace(view, used=np.arange(2))
-    other = view_of(replace(
-        view.source, measurements=view.source.measurements[order], positions_px=view.positions_px[order],
-        scan_index=view.source.scan_index[order],
-    ))  # fmt: skip
+    other = view_of(
+        replace(
+            view.source,
+            measurements=view.source.measurements[order],
+            positions_px=view.positions_px[order],
+            scan_index=view.source.scan_index[order],
+        )
+    )
     found = []
     for one, used in ((few, few.used), (other, np.array([np.argmax(order == 1), np.argmax(order == 0)]))):
         every = [torch.arange(2)]

@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.records import Batch
-from ptycho_data.batches import gather, mean_counts
-from ptycho_data.grouping import group
-from ptycho_data.store import create_store
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.grouping.groups import group
+from ptycho_data.store.stores import create_store
 from ptycho_torch.loader import GroupDataset, make_loader
 
 

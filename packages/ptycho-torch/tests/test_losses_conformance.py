@@ -41,14 +41,15 @@ def test_smoothing_scales_with_the_unit(name):
     rng = np.random.default_rng(0)
     measured, simulated = rng.poisson(0.5, (2, 3, 6, 6)).astype(float)
     scale = torch.tensor([100.0, 3.0, 0.1], dtype=torch.float64)[:, None, None]
-    parts = [
-        LOSSES[name](torch.from_numpy(simulated[[i]]), torch.from_numpy(measured[[i]])) for i in range(3)
-    ]  # fmt: skip
+    parts = [LOSSES[name](torch.from_numpy(simulated[[i]]), torch.from_numpy(measured[[i]])) for i in range(3)]
     scaled = [
-        LOSSES[name](torch.from_numpy(simulated[[i]]) / scale[i], torch.from_numpy(measured[[i]]) / scale[i],
-                     eps=EPS_COUNTS / scale[[i]])
+        LOSSES[name](
+            torch.from_numpy(simulated[[i]]) / scale[i],
+            torch.from_numpy(measured[[i]]) / scale[i],
+            eps=EPS_COUNTS / scale[[i]],
+        )
         for i in range(3)
-    ]  # fmt: skip
+    ]
     torch.testing.assert_close(torch.stack(scaled), torch.stack(parts))
 
 

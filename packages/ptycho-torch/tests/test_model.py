@@ -9,9 +9,9 @@ from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_contracts.records import Scan
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.batches import gather, mean_counts
-from ptycho_data.geometry import canvas_geometry, group_canvas_shape
-from ptycho_data.grouping import group
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.canvas.geometry import canvas_geometry, group_canvas_shape
+from ptycho_data.grouping.groups import group
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import amplitude_loss
 from ptycho_torch.model import good_pixels
@@ -117,9 +117,13 @@ def test_every_parameter_learns(architecture, tiny_scan, make_model):
     batch, shape = batch_of(tiny_scan, 2)
     model = make_model(tiny_scan.probe, gridsize=2, architecture=architecture).train()
     module = _Module(
-        model, TrainingConfig(), ExecutionConfig(scheduler="plateau"), canvas_shape=shape, mask=None,
+        model,
+        TrainingConfig(),
+        ExecutionConfig(scheduler="plateau"),
+        canvas_shape=shape,
+        mask=None,
         clock=_Clock(None, None),
-    )  # fmt: skip
+    )
     optimiser = module.configure_optimizers()["optimizer"]
     owned = {id(weight) for entry in optimiser.param_groups for weight in entry["params"]}
     assert owned == {id(weight) for weight in model.parameters()}
@@ -187,9 +191,11 @@ def test_good_pixels():
 def test_the_whole_scan_fits_one_group(tiny_scan, make_model):
     """gridsize 3 of a scan of 9 patterns: one group holds all of them."""
     part = Scan(
-        measurements=tiny_scan.measurements[:9], unit=tiny_scan.unit, positions_px=tiny_scan.positions_px[:9],
+        measurements=tiny_scan.measurements[:9],
+        unit=tiny_scan.unit,
+        positions_px=tiny_scan.positions_px[:9],
         probe=tiny_scan.probe,
-    )  # fmt: skip
+    )
     batch, shape = batch_of(part, 3, n_groups=1)
     geometry = canvas_geometry(part.positions_px, 16)
     assert shape[0] >= geometry.shape[0] - 1

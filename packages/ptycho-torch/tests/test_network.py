@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.batches import gather, mean_counts
-from ptycho_data.geometry import CanvasGeometry, canvas_geometry, group_canvas_shape
-from ptycho_data.grouping import group
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry, group_canvas_shape
+from ptycho_data.grouping.groups import group
 from ptycho_torch import network
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import amplitude_loss
@@ -183,9 +183,10 @@ def test_masked_detector_pixels_do_not_matter(name, problem):
     wild[:, 0, 0] = 0
     net = networks()[name]
     for kept, altered in zip(
-        run(net, moduli, probe, relative, shape, mask=mask), run(net, wild, probe, relative, shape, mask=mask),
+        run(net, moduli, probe, relative, shape, mask=mask),
+        run(net, wild, probe, relative, shape, mask=mask),
         strict=True,
-    ):  # fmt: skip
+    ):
         assert torch.equal(kept, altered)
     assert not torch.allclose(run(net, moduli, probe, relative, shape)[-1], run(net, wild, probe, relative, shape)[-1])
 

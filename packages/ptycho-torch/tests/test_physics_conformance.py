@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.geometry import canvas_geometry, group_canvas_shape
+from ptycho_data.canvas.geometry import canvas_geometry, group_canvas_shape
 from ptycho_torch.physics import (
     add_patches,
     exit_waves,
@@ -154,10 +154,7 @@ def test_groups_of_a_batch_never_meet(batch):
     assert torch.count_nonzero(power) == 1
 
 
-@given(
-    N=strategies.sizes, modes=st.integers(1, 3), count=st.integers(1, 5), rng=strategies.generators,
-    data=st.data(),
-)  # fmt: skip
+@given(N=strategies.sizes, modes=st.integers(1, 3), count=st.integers(1, 5), rng=strategies.generators, data=st.data())
 def test_simulated_intensities(N, modes, count, rng, data):
     """PHY-8: unitary, modes added as intensities, odd and even sizes."""
     probe = data.draw(strategies.probes(N, modes=modes)).astype(np.complex128)

@@ -25,9 +25,14 @@ train(payload)
 """
 
 OPTIONS = {
-    "width": 2, "iterations": 1, "gridsize": 2, "n_groups": 40, "val_fraction": 0.1, "epochs": 3,
+    "width": 2,
+    "iterations": 1,
+    "gridsize": 2,
+    "n_groups": 40,
+    "val_fraction": 0.1,
+    "epochs": 3,
     "calibrate_probe": False,
-}  # fmt: skip
+}
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from ptycho_contracts.physics import EPS_COUNTS
+from ptycho_data.fitting.probes import in_gauge
 from ptycho_data.metrics import align
-from ptycho_data.probes import in_gauge
 from ptycho_data.simulate import simulate
 from ptycho_torch.descent import joint_descent
 from ptycho_torch.losses import LOSSES
@@ -90,10 +90,18 @@ def test_loss_ranks_unfinished_descents(ranked, judged, loss):
     figures = []
     for epochs in (1, 2, 4, 8, 16):
         fit = joint_descent(
-            scan, place_scan(scan.positions_px, view.geometry, scan.N), scan.probe, indices=view.used,
-            mean_counts=view.mean_counts, epochs=epochs, batch_size=16, object_learning_rate=0.02,
-            probe_learning_rate=0.0, loss=loss, seed=0,
-        )  # fmt: skip
+            scan,
+            place_scan(scan.positions_px, view.geometry, scan.N),
+            scan.probe,
+            indices=view.used,
+            mean_counts=view.mean_counts,
+            epochs=epochs,
+            batch_size=16,
+            object_learning_rate=0.02,
+            probe_learning_rate=0.0,
+            loss=loss,
+            seed=0,
+        )
         figures.append(judged(fit.object.astype(np.complex128), loss))
     assert rank_correlation(figures) >= BOUND
 

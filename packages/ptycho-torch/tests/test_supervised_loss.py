@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference
 from ptycho_contracts.testing.strategies import generators
-from ptycho_data.batches import gather, mean_counts
-from ptycho_data.geometry import group_canvas_shape
-from ptycho_data.grouping import group
+from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.grouping.groups import group
 from ptycho_torch.loader import tensors
 from ptycho_torch.losses import supervised_error
 from ptycho_torch.physics import extract_patches

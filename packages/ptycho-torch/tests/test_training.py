@@ -153,8 +153,9 @@ def test_held_out_patterns_change_no_bit(run, scan):
     used = np.setdiff1d(np.arange(64), held)
     told[used[3]] = told[used[3]][::-1]
     options = {"hold_out": "0.25", "calibrate_probe": True, "calibration_epochs": 2, "n_groups": 30, "gridsize": 2}
-    first, second, third = (run(replace(scan, measurements=data), **options)
-                            for data in (scan.measurements, altered, told))  # fmt: skip
+    first, second, third = (
+        run(replace(scan, measurements=data), **options) for data in (scan.measurements, altered, told)
+    )
     assert same(first, second)
     assert not same(first, third)
     assert first.summary["mean_counts"] == second.summary["mean_counts"]

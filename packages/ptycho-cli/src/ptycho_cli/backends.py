@@ -34,9 +34,14 @@ def load_backend(name: str = DEFAULT) -> ModuleType | Any:
         return found.load()
     except ModuleNotFoundError as error:
         raise ContractError(
-            Problem("--backend", "backend.broken", f"backend '{canonical}' with all that it imports",
-                    f"no module named {error.name!r}", remedy)
-        ) from error  # fmt: skip
+            Problem(
+                "--backend",
+                "backend.broken",
+                f"backend '{canonical}' with all that it imports",
+                f"no module named {error.name!r}",
+                remedy,
+            )
+        ) from error
 
 
 def _installed() -> dict[str, EntryPoint]:

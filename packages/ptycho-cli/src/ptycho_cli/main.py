@@ -12,7 +12,7 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
-from ptycho_cli import commands
+from ptycho_cli import old_commands as commands
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _USAGE_ERRORS = (

@@ -41,8 +41,7 @@ def offered(
 
 TRAIN_OPTIONS = offered(TRAIN_SECTIONS, without=("inference_batch_size",))
 INFER_OPTIONS = offered(
-    INFER_SECTIONS,
-    only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_DESCENT),
+    INFER_SECTIONS, only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_DESCENT)
 )
 RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_DESCENT))
 EVALUATE_OPTIONS = tuple(row for row in RECONSTRUCT_OPTIONS if row.name != "enable_checkpointing")

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from ptycho_contracts.config import DataConfig, ExecutionConfig, InferenceConfig, ReconstructionConfig, resolve
 from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.records import Reconstruction
+from ptycho_data.checks.advice import collapsed
 
-from ptycho_cli.advice import collapsed
 from ptycho_cli.backends import DEFAULT, load_backend
-from ptycho_cli.descent_files import checkpoint_arguments, discard_checkpoint, require_judges
 from ptycho_cli.options import INFER_SECTIONS, RECONSTRUCT_SECTIONS, TRAIN_SECTIONS
-from ptycho_cli.progress import Progress, progress_on
-from ptycho_cli.publish import require_files, require_output_dir
-from ptycho_cli.report import (
+from ptycho_cli.output.checkpoints import checkpoint_arguments, discard_checkpoint, require_judges
+from ptycho_cli.output.progress import Progress, progress_on
+from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.report import (
     described_files,
     full_summary,
     publish_evaluation,
@@ -27,7 +27,7 @@ from ptycho_cli.report import (
 )
 
 if TYPE_CHECKING:
-    from ptycho_cli.evaluation import Evaluated
+    from ptycho_data.workflows.evaluate import Evaluated
 
 Summary = dict[str, Any]
 MODEL_NAME = "model.safetensors"
@@ -141,12 +141,7 @@ def reconstruct(
 
 
 def evaluate_image(
-    image: Path,
-    truth: Path,
-    *,
-    output_dir: Path | None,
-    overrides: Mapping[str, Any],
-    command: Sequence[str] = (),
+    image: Path, truth: Path, *, output_dir: Path | None, overrides: Mapping[str, Any], command: Sequence[str] = ()
 ) -> Summary:
     """Score an image beside a truth; writes ``evaluation.json`` and figures where a folder is given.
 
@@ -159,7 +154,7 @@ def evaluate_image(
     Raises:
         ContractError, MissingFileError: bad input.
     """
-    from ptycho_cli.evaluation import beside_truth
+    from ptycho_data.workflows.evaluate import beside_truth
 
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
     require_files([("Image", image), ("Truth", truth)])
@@ -184,7 +179,7 @@ def evaluate_scan(
 
     Raises: as :func:`train`.
     """
-    from ptycho_cli.evaluation import without_truth
+    from ptycho_data.workflows.evaluate import without_truth
 
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
     require_judges(overrides, resolved[ReconstructionConfig].val_fraction)

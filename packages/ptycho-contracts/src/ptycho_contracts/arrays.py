@@ -101,9 +101,12 @@ def _shape_problems(
 ) -> Iterator[Problem]:
     if array.ndim != len(spec.dims):
         yield Problem(
-            here, "array.shape", f"{len(spec.dims)} dimensions {spec.layout}", f"shape {array.shape}",
+            here,
+            "array.shape",
+            f"{len(spec.dims)} dimensions {spec.layout}",
+            f"shape {array.shape}",
             "reorder or reshape the array to the declared layout",
-        )  # fmt: skip
+        )
         return
     for axis, (dim, size) in enumerate(zip(spec.dims, array.shape, strict=True)):
         if size == 0:
@@ -131,14 +134,20 @@ def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterat
             below += int(np.count_nonzero(block < spec.minimum))
     if not_finite:
         yield Problem(
-            here, "array.not_finite", "finite values", f"{not_finite} NaN or infinite values",
+            here,
+            "array.not_finite",
+            "finite values",
+            f"{not_finite} NaN or infinite values",
             "mask or remove the bad values",
-        )  # fmt: skip
+        )
     if below:
         yield Problem(
-            here, "array.minimum", f"values >= {spec.minimum:g}", f"{below} smaller values",
+            here,
+            "array.minimum",
+            f"values >= {spec.minimum:g}",
+            f"{below} smaller values",
             "check the unit and the dark-field subtraction",
-        )  # fmt: skip
+        )
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[NDArray[Any]]:

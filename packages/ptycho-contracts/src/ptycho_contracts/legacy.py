@@ -63,9 +63,12 @@ def update_legacy_dict(
     if problems:
         raise ContractError(problems)
     cfg.update(
-        {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in new.items()
-         if value is not None}
-    )  # fmt: skip
+        {
+            key: os.fspath(value) if isinstance(value, os.PathLike) else value
+            for key, value in new.items()
+            if value is not None
+        }
+    )
 
 
 def _sections(config: Any) -> list[Section]:
@@ -78,10 +81,15 @@ def _sections(config: Any) -> list[Section]:
     strangers = [member for member in members if not isinstance(member, Section)]
     if strangers:
         raise ContractError(
-            Problem("config", "legacy.type", "sections of ptycho_contracts.config", type(member).__name__,
-                    "pass a section, or several")
+            Problem(
+                "config",
+                "legacy.type",
+                "sections of ptycho_contracts.config",
+                type(member).__name__,
+                "pass a section, or several",
+            )
             for member in strangers
-        )  # fmt: skip
+        )
     return [member for member in members if not isinstance(member, ExecutionConfig)]
 
 

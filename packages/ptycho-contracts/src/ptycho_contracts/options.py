@@ -172,11 +172,16 @@ def unknown_names(given: Iterable[str], known: Iterable[str], *, where: str) -> 
     """One problem for each given name that is not known, with the nearest known one."""
     known = list(known)
     return [
-        Problem(where=f"{where}.{name}", code="config.unknown", expected="a known option", found=repr(name),
-                remedy=nearest(str(name), known))
+        Problem(
+            where=f"{where}.{name}",
+            code="config.unknown",
+            expected="a known option",
+            found=repr(name),
+            remedy=nearest(str(name), known),
+        )
         for name in given
         if name not in known
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True)

@@ -234,9 +234,14 @@ def _pair_problems(where: str, record: Any, names: tuple[str, str]) -> list[Prob
         return []
     present = next(name for name in names if name != missing[0])
     return [
-        Problem(f"{where}: {missing[0]}", "record.pair", f"'{missing[0]}' beside '{present}'", "nothing",
-                f"provide '{missing[0]}' or leave '{present}' out")
-    ]  # fmt: skip
+        Problem(
+            f"{where}: {missing[0]}",
+            "record.pair",
+            f"'{missing[0]}' beside '{present}'",
+            "nothing",
+            f"provide '{missing[0]}' or leave '{present}' out",
+        )
+    ]
 
 
 def _require_truths(scan: Scan) -> None:
@@ -244,16 +249,26 @@ def _require_truths(scan: Scan) -> None:
     found = []
     if scan.object_truth is not None:
         found.append(
-            Problem("Scan: object_truths", "record.truths", "either 'object_truth' or 'object_truths'", "both",
-                    "give one object for all patterns, or one for each scan")
-        )  # fmt: skip
+            Problem(
+                "Scan: object_truths",
+                "record.truths",
+                "either 'object_truth' or 'object_truths'",
+                "both",
+                "give one object for all patterns, or one for each scan",
+            )
+        )
     strangers = sorted(set(scan.object_truths) - set(np.unique(scan.scan_index).tolist()))
     if strangers:
         known = np.unique(scan.scan_index).tolist()
         found.append(
-            Problem("Scan: object_truths", "record.truths", f"keys among the scans {known[:8]}", f"{strangers}",
-                    "key each object by the 'scan_index' of its patterns")
-        )  # fmt: skip
+            Problem(
+                "Scan: object_truths",
+                "record.truths",
+                f"keys among the scans {known[:8]}",
+                f"{strangers}",
+                "key each object by the 'scan_index' of its patterns",
+            )
+        )
     if found:
         raise ContractError(found)
 
@@ -275,8 +290,10 @@ def _centre_problems(coords_relative: NDArray[np.float32], where: str) -> list[P
         return []
     return [
         Problem(
-            f"{where}: coords_relative", "groups.centre", "a mean of 0 over the channels of each group",
+            f"{where}: coords_relative",
+            "groups.centre",
+            "a mean of 0 over the channels of each group",
             f"{off.size} groups off, the first is group {off[0]} by {mean[off[0]]:.3g} px",
             "subtract each position from the mean of its group's positions",
         )
-    ]  # fmt: skip
+    ]

@@ -58,9 +58,14 @@ def write_bundle(path: Path, content: BundleFile, files: TensorFiles) -> None:
     broken = _not_finite(tensors)
     if broken:
         raise WorkFailedError(
-            Problem(str(path), "bundle.not_finite", "finite weights", f"NaN or infinite values in {broken}",
-                    "train with a lower learning rate")
-        )  # fmt: skip
+            Problem(
+                str(path),
+                "bundle.not_finite",
+                "finite weights",
+                f"NaN or infinite values in {broken}",
+                "train with a lower learning rate",
+            )
+        )
     header = {
         "format": FORMAT,
         "schema": str(SCHEMA),
@@ -91,9 +96,14 @@ def read_bundle(path: Path, files: TensorFiles) -> BundleFile:
     """
     if not path.exists():
         raise MissingFileError(
-            Problem(str(path), "bundle.missing", "a model written by training", "no such file",
-                    "Model archive not found: check the path")
-        )  # fmt: skip
+            Problem(
+                str(path),
+                "bundle.missing",
+                "a model written by training",
+                "no such file",
+                "Model archive not found: check the path",
+            )
+        )
     header, tensors = _read(path, files)
     config = _config(path, header)
     provenance = _json(path, header, "provenance")
@@ -123,10 +133,16 @@ def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) ->
     """
     names = ["architecture", "iterations", "width"] + (["gridsize"] if wanted.architecture == "cnn" else [])
     problems = [
-        Problem(f"{path}: {name}", "bundle.other_network", str(getattr(wanted, name)), str(getattr(given, name)),
-                f"train with {name} {getattr(given, name)} too, or start anew")
-        for name in names if getattr(given, name) != getattr(wanted, name)
-    ]  # fmt: skip
+        Problem(
+            f"{path}: {name}",
+            "bundle.other_network",
+            str(getattr(wanted, name)),
+            str(getattr(given, name)),
+            f"train with {name} {getattr(given, name)} too, or start anew",
+        )
+        for name in names
+        if getattr(given, name) != getattr(wanted, name)
+    ]
     if problems:
         raise ContractError(problems)
 
@@ -173,9 +189,14 @@ def _read(path: Path, files: TensorFiles) -> tuple[dict[str, str], dict[str, NDA
     except (files.error, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
         if path.is_file() and _is_other_kind(path):
             raise ContractError(
-                Problem(str(path), "bundle.broken", "a model written by training, a .safetensors file",
-                        "a file of another kind", "check the path; infer takes the model first, then the scan")
-            ) from error  # fmt: skip
+                Problem(
+                    str(path),
+                    "bundle.broken",
+                    "a model written by training, a .safetensors file",
+                    "a file of another kind",
+                    "check the path; infer takes the model first, then the scan",
+                )
+            ) from error
         raise broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
 
 

@@ -12,15 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, to_dict
 from ptycho_contracts.records import Reconstruction
-from ptycho_data.batches import mean_counts
+from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.batches.truths import has_truth, require_truth
 from ptycho_data.bundle_file import NETWORK, require_same_network
-from ptycho_data.config_parameters import descent_options
-from ptycho_data.descent_checkpoints import run_checkpoints
-from ptycho_data.descent_course import sha256_of
+from ptycho_data.checks.requirements import require_light, require_photons, require_probe
 from ptycho_data.files import read_scan
-from ptycho_data.probe_calibration import find_probe, training_probe
-from ptycho_data.probes import in_gauge, orthogonal_modes, with_modes
-from ptycho_data.run_summary import (
+from ptycho_data.fitting.checkpoints import run_checkpoints
+from ptycho_data.fitting.loop import sha256_of
+from ptycho_data.fitting.probe_estimation import find_probe, training_probe
+from ptycho_data.fitting.probes import in_gauge, orthogonal_modes, with_modes
+from ptycho_data.grouping.selection import validation_indices
+from ptycho_data.stages import Progress, Stages
+from ptycho_data.store.stores import create_store
+from ptycho_data.workflows.options import descent_options
+from ptycho_data.workflows.prepared_scan import ScanView, assembly_of, imaging_groups, scan_view
+from ptycho_data.workflows.summary import (
     Summary,
     after_descent,
     descent_summary,
@@ -29,13 +35,7 @@ from ptycho_data.run_summary import (
     training_summary,
     versions,
 )
-from ptycho_data.scan_checks import require_light, require_photons, require_probe
-from ptycho_data.scan_view import ScanView, assembly_of, imaging_groups, scan_view
-from ptycho_data.selection import validation_indices
-from ptycho_data.stages import Progress, Stages
-from ptycho_data.store import create_store
-from ptycho_data.training_groups import synthetic_scans, training_groups, training_patterns
-from ptycho_data.truths import has_truth, require_truth
+from ptycho_data.workflows.training_data import synthetic_scans, training_groups, training_patterns
 
 from ptycho_tf.bundle import Bundle, load_bundle, save_bundle
 from ptycho_tf.calibration import descend, judge
@@ -93,9 +93,17 @@ def train(
     if training.supervised_weight and not training.synthetic:
         require_truth(source, used)
     probe, found = training_probe(
-        partial(descend, device), partial(judge, device), payload.scan, source, used, gauges,
-        modes=payload.pt_model_config.modes, training=training, stages=stages, progress=progress,
-    )  # fmt: skip
+        partial(descend, device),
+        partial(judge, device),
+        payload.scan,
+        source,
+        used,
+        gauges,
+        modes=payload.pt_model_config.modes,
+        training=training,
+        stages=stages,
+        progress=progress,
+    )
     learned, learned_from, learned_gauges = source, used, gauges
     if training.synthetic:
         with stages.measure("simulation"):
@@ -119,14 +127,27 @@ def train(
             put_weights(model.network, {name: value.numpy() for name, value in earlier.model.weights.items()}, NETWORK)
     with stages.measure("training"):
         outcome = fit(
-            model, kept, validation, training=training, execution=execution, output_dir=payload.output_dir,
-            device=device, progress=progress,
-        )  # fmt: skip
+            model,
+            kept,
+            validation,
+            training=training,
+            execution=execution,
+            output_dir=payload.output_dir,
+            device=device,
+            progress=progress,
+        )
     summary = training_summary(
-        payload, outcome, stages, packages=_packages(), used=len(used), held_out=len(held),
-        groups=(len(kept), len(validation)), mean_counts=gauges, probe=found,
+        payload,
+        outcome,
+        stages,
+        packages=_packages(),
+        used=len(used),
+        held_out=len(held),
+        groups=(len(kept), len(validation)),
+        mean_counts=gauges,
+        probe=found,
         parameters=sum(int(np.prod(variable.shape)) for variable in model.weights.values()),
-    )  # fmt: skip
+    )
     bundle = Bundle(model, float(np.mean(list(gauges.values()))), summary)
     save_bundle(payload.output_dir / MODEL_NAME, bundle)
     return summary
@@ -159,18 +180,25 @@ def infer(
     view = scan_view(payload.scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
     fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
     checkpoints = run_checkpoints(
-        checkpoint if config.refine else None, TENSOR_FILES, resume=resume, backend="tf", device=device,
-        enabled=payload.execution_config.enable_checkpointing, versions=versions(_packages()),
+        checkpoint if config.refine else None,
+        TENSOR_FILES,
+        resume=resume,
+        backend="tf",
+        device=device,
+        enabled=payload.execution_config.enable_checkpointing,
+        versions=versions(_packages()),
         settings=[to_dict(section) for section in (payload.pt_data_config, payload.pt_model_config, config)],
         model=sha256_of(*(value.numpy() for value in model.weights.values())),
-    )  # fmt: skip
+    )
     if config.probe_source == "file":
         given = require_probe(payload.scan, "infer --probe-source file")
         model.probe = tf.constant(in_gauge(with_modes(given, payload.pt_model_config.modes), 1.0))
     options: dict[str, Any] = {
-        "batch_size": payload.execution_config.inference_batch_size, "device": device, "progress": progress,
+        "batch_size": payload.execution_config.inference_batch_size,
+        "device": device,
+        "progress": progress,
         "num_workers": payload.execution_config.num_workers,
-    }  # fmt: skip
+    }
     assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, model.network.images_whole_canvas)
     with stages.measure("imaging"):
         if assembly == "canvas":
@@ -184,13 +212,27 @@ def infer(
     if config.refine:
         with stages.measure("refinement"):
             fit = joint_descent(
-                view.source, _placement(view), probe, indices=fitted, mean_counts=view.mean_counts,
-                epochs=config.refine, object_start=object_, device=device, progress=progress, stage="refinement",
-                validation=judges, patience=payload.execution_config.early_stop_patience, checkpoints=checkpoints,
-                **descent_options(ReconstructionConfig(
-                    seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
-                )),
-            )  # fmt: skip
+                view.source,
+                _placement(view),
+                probe,
+                indices=fitted,
+                mean_counts=view.mean_counts,
+                epochs=config.refine,
+                object_start=object_,
+                device=device,
+                progress=progress,
+                stage="refinement",
+                validation=judges,
+                patience=payload.execution_config.early_stop_patience,
+                checkpoints=checkpoints,
+                **descent_options(
+                    ReconstructionConfig(
+                        seed=config.seed,
+                        correct_positions=config.correct_positions,
+                        fit_background=config.fit_background,
+                    )
+                ),
+            )
         object_, probe, background = fit.object, fit.probe, fit.background
         view, went = after_descent(view, fit, fitted)
         found |= went
@@ -232,31 +274,59 @@ def reconstruct(
     view = scan_view(scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
     fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
     checkpoints = run_checkpoints(
-        checkpoint, TENSOR_FILES, resume=resume, backend="tf", device=device,
-        enabled=execution_config.enable_checkpointing, versions=versions(_packages()),
+        checkpoint,
+        TENSOR_FILES,
+        resume=resume,
+        backend="tf",
+        device=device,
+        enabled=execution_config.enable_checkpointing,
+        versions=versions(_packages()),
         settings=[to_dict(config), {"measurement": measurement, "nphotons": nphotons}],
-    )  # fmt: skip
+    )
     start, search = scan.probe, None
     if start is None:
         with stages.measure("probe search"):
             start, search = find_probe(
-                partial(descend, device), view.source, view.positions_px, indices=view.used,
-                mean_counts=view.mean_counts, config=config, progress=progress,
-            )  # fmt: skip
+                partial(descend, device),
+                view.source,
+                view.positions_px,
+                indices=view.used,
+                mean_counts=view.mean_counts,
+                config=config,
+                progress=progress,
+            )
     with stages.measure("descent"):
         fit = joint_descent(
-            view.source, _placement(view), with_modes(start, config.modes), indices=fitted,
-            mean_counts=view.mean_counts, epochs=config.epochs, max_seconds=config.max_seconds, device=device,
-            validation=judges, patience=execution_config.early_stop_patience, checkpoints=checkpoints,
-            progress=progress, **descent_options(config),
-        )  # fmt: skip
+            view.source,
+            _placement(view),
+            with_modes(start, config.modes),
+            indices=fitted,
+            mean_counts=view.mean_counts,
+            epochs=config.epochs,
+            max_seconds=config.max_seconds,
+            device=device,
+            validation=judges,
+            patience=execution_config.early_stop_patience,
+            checkpoints=checkpoints,
+            progress=progress,
+            **descent_options(config),
+        )
     view, went = after_descent(view, fit, fitted)
     with stages.measure("residuals"):
         went |= residuals(view, view_residual(view, fit.object, fit.probe, device, fit.background))
     summary = descent_summary(
-        scan, view, fit, stages, config=config, execution=execution_config, packages=_packages(), device=device,
-        fitted=len(fitted), search=search, found=went,
-    )  # fmt: skip
+        scan,
+        view,
+        fit,
+        stages,
+        config=config,
+        execution=execution_config,
+        packages=_packages(),
+        device=device,
+        fitted=len(fitted),
+        search=search,
+        found=went,
+    )
     # Only what was fitted was seen: patterns that judged light no pixel of the object.
     return _reconstruction(replace(view, used=fitted), fit.object, fit.probe), summary
 

@@ -68,7 +68,10 @@ def load_bundle(path: Path) -> Bundle:
 
 def _difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     missing, additional = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    misshapen = [f"{name} of {found[name]} instead of {wanted[name]}" for name in wanted if name in found
-                 and found[name] != wanted[name]]  # fmt: skip
+    misshapen = [
+        f"{name} of {found[name]} instead of {wanted[name]}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
     groups = {"missing": missing, "additional": additional, "misshapen": misshapen}
     return "; ".join(f"{word}: {', '.join(names[:8])}" for word, names in groups.items() if names)

@@ -64,9 +64,14 @@ class Checkpoints(keras.callbacks.Callback):
             return load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ContractError(
-                Problem(str(path), "checkpoint.broken", "the weights that were saved there",
-                        " ".join(str(error).split()), "train again")
-            ) from error  # fmt: skip
+                Problem(
+                    str(path),
+                    "checkpoint.broken",
+                    "the weights that were saved there",
+                    " ".join(str(error).split()),
+                    "train again",
+                )
+            ) from error
 
 
 def _write(path: Path, weights: Weights) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_contracts.config import ExecutionConfig
-from ptycho_data import payloads
-from ptycho_data.payloads import InferencePayload, TrainingPayload
+from ptycho_data.workflows import payloads
+from ptycho_data.workflows.payloads import InferencePayload, TrainingPayload
 
 from ptycho_tf.bundle import Bundle, load_bundle
 
@@ -27,7 +27,7 @@ def create_training_payload(
     overrides: Mapping[str, Any] | None = None,
     execution_config: ExecutionConfig | None = None,
 ) -> TrainingPayload:
-    """Read the training data and resolve all options; see :func:`ptycho_data.payloads.training_payload`."""
+    """Read the training data and resolve all options; see :func:`ptycho_data.workflows.payloads.training_payload`."""
     return payloads.training_payload(train_data_file, output_dir, overrides, execution_config)
 
 
@@ -38,7 +38,7 @@ def create_inference_payload(
     overrides: Mapping[str, Any] | None = None,
     execution_config: ExecutionConfig | None = None,
 ) -> InferencePayload[Bundle]:
-    """Open the model, read the scan and resolve all options; see :func:`ptycho_data.payloads.inference_payload`."""
+    """Open the model, read the scan and resolve all options; see :func:`ptycho_data.workflows.payloads.inference_payload`."""
     return payloads.inference_payload(
         model_path, test_data_file, output_dir, overrides, execution_config, load_bundle=load_bundle
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import Problem, WorkFailedError
-from ptycho_data.collapse import SLOWER, CollapseWatch
+from ptycho_data.fitting.collapse import SLOWER, CollapseWatch
 
 from ptycho_tf.framework import keras, tf
 
@@ -69,9 +69,14 @@ def steps_done(model: Any) -> int:
 def diverged(found: str) -> WorkFailedError:
     """TRN-11."""
     return WorkFailedError(
-        Problem("training", "training.diverged", "a finite loss and finite weights", found,
-                "lower --learning-rate or check the data with inspect")
-    )  # fmt: skip
+        Problem(
+            "training",
+            "training.diverged",
+            "a finite loss and finite weights",
+            found,
+            "lower --learning-rate or check the data with inspect",
+        )
+    )
 
 
 def _cosine(share: float) -> float:

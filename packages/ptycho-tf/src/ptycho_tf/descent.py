@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
-from ptycho_data.batches import PatternSource
-from ptycho_data.descent_checkpoints import DescentCheckpoints
-from ptycho_data.descent_course import Arrays, Course, JointFit, Moments, descent_facts, run_course
-from ptycho_data.probes import orthogonal_modes
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.fitting.checkpoints import DescentCheckpoints
+from ptycho_data.fitting.loop import Arrays, Course, JointFit, Moments, descent_facts, run_course
+from ptycho_data.fitting.probes import orthogonal_modes
 from ptycho_data.stages import Progress
 
 from ptycho_tf.devices import on_device
@@ -82,19 +82,39 @@ def joint_descent(
     """
     rates = (object_learning_rate, probe_learning_rate, position_learning_rate, background_learning_rate)
     if checkpoints is not None:
-        checkpoints.belong_to(**descent_facts(
-            source, indices=indices, validation=validation,
-            sites=(np.asarray(placement.corners_yx), np.asarray(placement.fractions_yx)),
-            probe=probe, canvas=list(placement.shape), mean_counts=mean_counts, epochs=epochs,
-            batch_size=batch_size, rates=list(rates), loss=loss, seed=seed, max_seconds=max_seconds,
-            patience=patience,
-        ))  # fmt: skip
+        checkpoints.belong_to(
+            **descent_facts(
+                source,
+                indices=indices,
+                validation=validation,
+                sites=(np.asarray(placement.corners_yx), np.asarray(placement.fractions_yx)),
+                probe=probe,
+                canvas=list(placement.shape),
+                mean_counts=mean_counts,
+                epochs=epochs,
+                batch_size=batch_size,
+                rates=list(rates),
+                loss=loss,
+                seed=seed,
+                max_seconds=max_seconds,
+                patience=patience,
+            )
+        )
     with on_device(device):
         fit = _Fit(source, placement, probe, object_start, rates, loss, mean_counts)
         course = run_course(
-            fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, max_seconds=max_seconds,
-            validation=validation, patience=patience, checkpoints=checkpoints, progress=progress, stage=stage,
-        )  # fmt: skip
+            fit,
+            indices=indices,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+            max_seconds=max_seconds,
+            validation=validation,
+            patience=patience,
+            checkpoints=checkpoints,
+            progress=progress,
+            stage=stage,
+        )
         return fit.finished(course, indices)
 
 
@@ -115,9 +135,17 @@ class _Adam:
         """One step, in place; the operation is fused."""
         first, second, rate, eps = tf.unstack(numbers, num=4)
         tf.raw_ops.ResourceApplyAdam(
-            var=self._variable.handle, m=self._moments[0].handle, v=self._moments[1].handle, beta1_power=first,
-            beta2_power=second, lr=rate, beta1=_BETAS[0], beta2=_BETAS[1], epsilon=eps, grad=gradient,
-        )  # fmt: skip
+            var=self._variable.handle,
+            m=self._moments[0].handle,
+            v=self._moments[1].handle,
+            beta1_power=first,
+            beta2_power=second,
+            lr=rate,
+            beta1=_BETAS[0],
+            beta2=_BETAS[1],
+            epsilon=eps,
+            grad=gradient,
+        )
 
     @property
     def state(self) -> tuple[NDArray[np.float32], NDArray[np.float32], int]:
@@ -170,9 +198,10 @@ class _Fit:
         """One step of the descent; returns the loss before it."""
         numbers = [self._adam[number].numbers(factor) for number in self._chosen(positions_move)]
         return self._graphs[positions_move](
-            tf.constant(rows), tf.constant(self._source.counts(rows)),
+            tf.constant(rows),
+            tf.constant(self._source.counts(rows)),
             tf.constant(numbers, tf.float32, (len(numbers), 4)),
-        )  # fmt: skip
+        )
 
     def loss(self, rows: NDArray[np.int64]) -> float:
         """Loss of these patterns as they are simulated now."""

@@ -20,10 +20,14 @@ def pick_device(config: ExecutionConfig) -> str:
     name = "gpu" if config.accelerator == "cuda" else config.accelerator
     if not present.get(name, False):
         raise ContractError(
-            Problem("execution.accelerator", "device.absent", "a device of this machine: "
-                    + ", ".join(known for known, here in present.items() if here), repr(config.accelerator),
-                    "use --accelerator auto or cpu")
-        )  # fmt: skip
+            Problem(
+                "execution.accelerator",
+                "device.absent",
+                "a device of this machine: " + ", ".join(known for known, here in present.items() if here),
+                repr(config.accelerator),
+                "use --accelerator auto or cpu",
+            )
+        )
     return name
 
 

@@ -6,11 +6,11 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_data.batches import PatternSource
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.fitting.probes import in_gauge
 from ptycho_data.metrics import ResidualSum, poisson_floor
-from ptycho_data.probes import in_gauge
-from ptycho_data.run_summary import Residual
-from ptycho_data.scan_view import ScanView
+from ptycho_data.workflows.prepared_scan import ScanView
+from ptycho_data.workflows.summary import Residual
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf

@@ -9,23 +9,17 @@ from contextlib import closing
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Groups
-from ptycho_data.geometry import group_canvas_shape
-from ptycho_data.read_ahead import read_ahead
-from ptycho_data.scan_view import ScanView
+from ptycho_data.batches.read_ahead import read_ahead
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.canvas.stitching import Stitcher
 from ptycho_data.stages import Progress
-from ptycho_data.stitch import Stitcher
+from ptycho_data.workflows.prepared_scan import ScanView
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
 from ptycho_tf.loader import GroupDataset, make_loader
 from ptycho_tf.model import PtychoModel, good_pixels
-from ptycho_tf.physics import (
-    Placement,
-    Tensor,
-    extract_patches,
-    place_scan,
-    squared_modulus,
-)
+from ptycho_tf.physics import Placement, Tensor, extract_patches, place_scan, squared_modulus
 from ptycho_tf.sweeps import scan_light
 
 _GROUP_BATCH = 32

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Batch, Groups
-from ptycho_data.batches import GroupSource, gather
-from ptycho_data.read_ahead import read_ahead
+from ptycho_data.batches.gathering import GroupSource, gather
+from ptycho_data.batches.read_ahead import read_ahead
 
 from ptycho_tf.framework import tf
 from ptycho_tf.replicas import deal
@@ -49,8 +49,14 @@ class GroupDataset:
     def signature(self) -> dict[str, tf.TensorSpec]:
         """Shapes and dtypes of a batch of any number of groups."""
         C, N = self.groups.nn_indices.shape[1], self.source.N
-        sizes = {"counts": (C, N, N), "nn_indices": (C,), "coords_offsets": (1, 2, 1), "coords_relative": (1, 2, C),
-                 "mean_counts": (), "truth": (C, N, N)}  # fmt: skip
+        sizes = {
+            "counts": (C, N, N),
+            "nn_indices": (C,),
+            "coords_offsets": (1, 2, 1),
+            "coords_relative": (1, 2, C),
+            "mean_counts": (),
+            "truth": (C, N, N),
+        }
         dtypes = {"nn_indices": tf.int64, "truth": tf.complex64}
         return {
             row.name: tf.TensorSpec((None, *sizes[row.name]), dtypes.get(row.name, tf.float32))

@@ -23,9 +23,14 @@ def loggers(kind: str, output_dir: Path) -> list[Any]:
     folder = output_dir / "logs"
     if kind != "csv" and find_spec(kind) is None:
         raise ContractError(
-            Problem("execution.logger_backend", "logger.absent", f"the package of the logger '{kind}'",
-                    f"no module named {kind!r}", f"pip install 'ptycho-tf[{kind}]' or use --logger csv")
-        )  # fmt: skip
+            Problem(
+                "execution.logger_backend",
+                "logger.absent",
+                f"the package of the logger '{kind}'",
+                f"no module named {kind!r}",
+                f"pip install 'ptycho-tf[{kind}]' or use --logger csv",
+            )
+        )
     folder.mkdir(parents=True, exist_ok=True)
     if kind == "tensorboard":
         return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]

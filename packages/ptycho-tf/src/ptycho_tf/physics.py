@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_data.geometry import CanvasGeometry, corners_and_fractions
+from ptycho_data.canvas.geometry import CanvasGeometry, corners_and_fractions
 
 from ptycho_tf.framework import tf
 
@@ -69,7 +69,7 @@ def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Pla
 
     Args:
         coords_relative: (B, 1, 2, C) float32, [x, y], centre minus position.
-        shape: (H, W) of one group canvas, from :func:`ptycho_data.geometry.group_canvas_shape`.
+        shape: (H, W) of one group canvas, from :func:`ptycho_data.canvas.geometry.group_canvas_shape`.
         N: Side of a patch.
     """
     batch, channels = _size(coords_relative, 0), _size(coords_relative, 3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ptycho_data.collapse import CollapseWatch
+from ptycho_data.fitting.collapse import CollapseWatch
 
 from ptycho_tf.framework import keras, tf
 from ptycho_tf.physics import Tensor, squared_modulus
@@ -75,10 +75,14 @@ class PatchVariance(keras.metrics.Metric):
         """Some more patches, (M, N, N) complex, and those of the other devices of the step."""
         patches = tf.cast(patches, tf.complex64)
         total = tf.reduce_sum(patches, 0)
-        real, imaginary, power, count = summed([
-            tf.math.real(total), tf.math.imag(total), tf.reduce_sum(squared_modulus(patches) * self._weight),
-            tf.cast(tf.shape(patches)[0], tf.float32),
-        ])  # fmt: skip
+        real, imaginary, power, count = summed(
+            [
+                tf.math.real(total),
+                tf.math.imag(total),
+                tf.reduce_sum(squared_modulus(patches) * self._weight),
+                tf.cast(tf.shape(patches)[0], tf.float32),
+            ]
+        )
         self._real.assign_add(real)
         self._imaginary.assign_add(imaginary)
         self._power.assign_add(power)

@@ -24,17 +24,28 @@ def require_possible(execution: ExecutionConfig) -> None:
     """
     reasons: dict[str, tuple[bool, object, str]] = {
         "num_nodes": (execution.num_nodes > 1, 1, "Keras' fit cannot bring together the figures of several machines"),
-        "strategy": (execution.strategy != "auto", "auto",
-                     "PyTorch's strategies have no meaning in TensorFlow, which mirrors the model on its devices"),
-        "accum_steps": (execution.devices > 1 and execution.accum_steps > 1, 1,
-                        "Keras accumulates no gradients on several devices"),
-    }  # fmt: skip
+        "strategy": (
+            execution.strategy != "auto",
+            "auto",
+            "PyTorch's strategies have no meaning in TensorFlow, which mirrors the model on its devices",
+        ),
+        "accum_steps": (
+            execution.devices > 1 and execution.accum_steps > 1,
+            1,
+            "Keras accumulates no gradients on several devices",
+        ),
+    }
     problems = [
-        Problem(f"execution.{name}", "execution.impossible", f"{only!r}: {reason}", repr(getattr(execution, name)),
-                f"use {only!r}, or --backend torch")
+        Problem(
+            f"execution.{name}",
+            "execution.impossible",
+            f"{only!r}: {reason}",
+            repr(getattr(execution, name)),
+            f"use {only!r}, or --backend torch",
+        )
         for name, (asked, only, reason) in reasons.items()
         if asked
-    ]  # fmt: skip
+    ]
     if problems:
         raise ContractError(problems)
 
@@ -57,9 +68,14 @@ def prepare_devices(execution: ExecutionConfig) -> None:
     found = len(tf.config.list_logical_devices(kind))
     if found < count:
         raise ContractError(
-            Problem("execution.devices", "device.absent", f"at most {found}, the {kind} devices of this process",
-                    str(count), f"use --devices {found}")
-        )  # fmt: skip
+            Problem(
+                "execution.devices",
+                "device.absent",
+                f"at most {found}, the {kind} devices of this process",
+                str(count),
+                f"use --devices {found}",
+            )
+        )
 
 
 class Replicas:
@@ -92,8 +108,10 @@ class Replicas:
         """
         if self._strategy is None:
             return {"x": training, "validation_data": validation}
-        dealt = [self._strategy.distribute_datasets_from_function(lambda _, data=data: data)
-                 for data in (training, validation)]  # fmt: skip
+        dealt = [
+            self._strategy.distribute_datasets_from_function(lambda _, data=data: data)
+            for data in (training, validation)
+        ]
         # Keras would count batches where these datasets have steps; so they go on for ever, and it is told.
         return {"x": dealt[0], "validation_data": dealt[1], "steps_per_epoch": steps[0], "validation_steps": steps[1]}
 

@@ -65,9 +65,14 @@ class SweepOfTensor:
             divisor = self._lights[subset] + dampings[step // self._count]
             # Nothing but object and velocity has a gradient; a loop would gather one for each tensor that it reads.
             moved = physics_step(
-                object_, velocity, tf.stop_gradient(self._amplitude[subset]), tf.stop_gradient(self._probe), site,
-                divisor=tf.stop_gradient(divisor), mask=self._mask,
-            )  # fmt: skip
+                object_,
+                velocity,
+                tf.stop_gradient(self._amplitude[subset]),
+                tf.stop_gradient(self._probe),
+                site,
+                divisor=tf.stop_gradient(divisor),
+                mask=self._mask,
+            )
             counts = tf.cast(step >= steps - self._count, divisor.dtype)
             return step + 1, *moved, *(total + times(moved[0], counts) for total in visited)
 
@@ -96,11 +101,19 @@ class SweepOfModuli:
         N, real, spec = placement.N, self.light.dtype, tf.TensorSpec
         canvas = spec((None, None), probe.dtype)
         graph = tf.function(
-            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe)), autograph=False,
-            input_signature=[canvas, canvas, spec((None, N, N), real), spec(probe.shape, probe.dtype),
-                             spec((None, 2), tf.int64), spec((None, 2), tf.float32), spec((None, None), real),
-                             spec((), real)],
-        )  # fmt: skip
+            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe)),
+            autograph=False,
+            input_signature=[
+                canvas,
+                canvas,
+                spec((None, N, N), real),
+                spec(probe.shape, probe.dtype),
+                spec((None, 2), tf.int64),
+                spec((None, 2), tf.float32),
+                spec((None, None), real),
+                spec((), real),
+            ],
+        )
         # One graph for subsets of all sizes; itself, because its wrapper takes longer than some of its operations.
         self._step = graph.get_concrete_function()
 
@@ -112,18 +125,31 @@ class SweepOfModuli:
             visited = tf.zeros_like(object_)
             for subset, site, light in zip(self._subsets, self._sites, self._lights, strict=True):
                 object_, velocity = self._step(
-                    object_, velocity, self._amplitude[subset], self._probe, site.corners_yx, site.fractions_yx, light,
+                    object_,
+                    velocity,
+                    self._amplitude[subset],
+                    self._probe,
+                    site.corners_yx,
+                    site.fractions_yx,
+                    light,
                     damping,
-                )  # fmt: skip
+                )
                 if ends_with_mean:
                     visited = visited + object_
         return times(visited, 1 / len(self._subsets)) if ends_with_mean else object_, velocity
 
 
 def _step(
-    object_: Tensor, velocity: Tensor, amplitude: Tensor, probe: Tensor, corners_yx: Tensor, fractions_yx: Tensor,
-    light: Tensor, damping: Tensor, **options: Any,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+    object_: Tensor,
+    velocity: Tensor,
+    amplitude: Tensor,
+    probe: Tensor,
+    corners_yx: Tensor,
+    fractions_yx: Tensor,
+    light: Tensor,
+    damping: Tensor,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
     """A physics step whose placement comes as tensors, as graphs take them."""
     shape = tuple(tf.unstack(tf.shape(object_)))
     site = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]), fixed=True)
@@ -153,7 +179,9 @@ def _lights(probe: Tensor, sites: Placement) -> Tensor:
     below = tf.range(count, dtype=tf.int64) * tf.cast(height, tf.int64)
     corners = sites.corners_yx + tf.stack((below, tf.zeros_like(below)), axis=1)[:, None]
     stacked = replace(
-        sites, corners_yx=tf.reshape(corners, (-1, 2)), fractions_yx=tf.reshape(sites.fractions_yx, (-1, 2)),
+        sites,
+        corners_yx=tf.reshape(corners, (-1, 2)),
+        fractions_yx=tf.reshape(sites.fractions_yx, (-1, 2)),
         shape=(count * height, width),
-    )  # fmt: skip
+    )
     return tf.reshape(illumination(probe, stacked), (count, height, width))

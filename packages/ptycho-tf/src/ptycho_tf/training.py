@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
-from ptycho_data.collapse import CollapseWatch, is_flat
-from ptycho_data.geometry import group_canvas_shape
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.fitting.collapse import CollapseWatch, is_flat
 
 from ptycho_tf.checkpoints import Checkpoints
 from ptycho_tf.course import Course, diverged, plateau, steps_done
@@ -185,8 +185,9 @@ def fit(
     stopper = keras.callbacks.EarlyStopping(metric, min_delta=0.0, patience=execution.early_stop_patience, mode=mode)
     batches = math.ceil(len(training_groups) / (training.batch_size * execution.devices))
     course = Course(training, execution, max(1, training.epochs * batches // execution.accum_steps), progress)
-    watch = CollapseWatch(_flat_loss(model, validation_groups, training), epochs=training.epochs,
-                          max_seconds=training.max_seconds)  # fmt: skip
+    watch = CollapseWatch(
+        _flat_loss(model, validation_groups, training), epochs=training.epochs, max_seconds=training.max_seconds
+    )
     recovery = Recovery(watch, share=course.share, epochs=training.epochs)
     callbacks = [Renamed(), course, *plateau(execution), stopper, recovery, *([keeper] if keeper else [])]
     callbacks += loggers(execution.logger_backend, output_dir)
@@ -232,14 +233,21 @@ def fit(
 
 
 def _data(
-    replicas: Replicas, training_groups: GroupDataset, validation_groups: GroupDataset, training: TrainingConfig,
-    execution: ExecutionConfig, *, first_pass: int,
-) -> dict[str, Any]:  # fmt: skip
+    replicas: Replicas,
+    training_groups: GroupDataset,
+    validation_groups: GroupDataset,
+    training: TrainingConfig,
+    execution: ExecutionConfig,
+    *,
+    first_pass: int,
+) -> dict[str, Any]:
     """The loaders, as arguments of Keras' fit."""
     options: dict[str, Any] = {
-        "batch_size": training.batch_size, "devices": replicas.count, "num_workers": execution.num_workers,
+        "batch_size": training.batch_size,
+        "devices": replicas.count,
+        "num_workers": execution.num_workers,
         "prefetch_factor": execution.prefetch_factor,
-    }  # fmt: skip
+    }
     step = training.batch_size * replicas.count
     steps = math.ceil(len(training_groups) / step), math.ceil(len(validation_groups) / step)
     return replicas.fitting(
@@ -260,29 +268,40 @@ def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfi
 
 
 def _trainee(
-    model: PtychoModel, training_groups: GroupDataset, validation_groups: GroupDataset, training: TrainingConfig,
+    model: PtychoModel,
+    training_groups: GroupDataset,
+    validation_groups: GroupDataset,
+    training: TrainingConfig,
     execution: ExecutionConfig,
-) -> _Trainee:  # fmt: skip
+) -> _Trainee:
     """The model in the precision that was asked for, with its optimiser."""
     dtype, compute_dtype = _PRECISIONS[execution.precision]
     start = {name: variable.numpy() for name, variable in model.weights.items()}
     working = PtychoModel(model.config, model.probe.numpy(), dtype=dtype, compute_dtype=compute_dtype)
     put_weights(working.network, start, "network.", dtype=dtype)
     working.probe = model.probe
-    shapes = [group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
-              for part in (training_groups, validation_groups)]  # fmt: skip
+    shapes = [
+        group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
+        for part in (training_groups, validation_groups)
+    ]
     trainee = _Trainee(
-        working, training=training, judges_objects=validation_groups.truth,
+        working,
+        training=training,
+        judges_objects=validation_groups.truth,
         canvas_shape=(max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)),
-        masks=(good_pixels(training_groups.source.bad_pixels, dtype),
-               good_pixels(validation_groups.source.bad_pixels, dtype)),
-    )  # fmt: skip
+        masks=(
+            good_pixels(training_groups.source.bad_pixels, dtype),
+            good_pixels(validation_groups.source.bad_pixels, dtype),
+        ),
+    )
     optimiser = AdamW(
-        execution.learning_rate, weight_decay=_WEIGHT_DECAY, epsilon=1e-8,
+        execution.learning_rate,
+        weight_decay=_WEIGHT_DECAY,
+        epsilon=1e-8,
         # Gradients come in parts that the optimiser adds up only after it has clipped each (see merged).
         global_clipnorm=execution.gradient_clip_val and execution.gradient_clip_val / execution.devices,
         gradient_accumulation_steps=execution.accum_steps if execution.accum_steps > 1 else None,
-    )  # fmt: skip
+    )
     if compute_dtype == "float16":
         optimiser = keras.mixed_precision.LossScaleOptimizer(optimiser)
     optimiser.build(trainee.trainable_variables)  # else the first step would, and be traced twice for it

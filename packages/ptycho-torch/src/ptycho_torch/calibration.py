@@ -1,4 +1,4 @@
-"""What finding and calibrating a probe asks of this backend (``ptycho_data.probe_calibration``)."""
+"""What finding and calibrating a probe asks of this backend (``ptycho_data.fitting.probe_estimation``)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
-from ptycho_data.batches import PatternSource
-from ptycho_data.config_parameters import descent_options
-from ptycho_data.geometry import canvas_geometry
-from ptycho_data.probe_calibration import Fit
-from ptycho_data.probes import in_gauge
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.fitting.probe_estimation import Fit
+from ptycho_data.fitting.probes import in_gauge
 from ptycho_data.stages import Progress
+from ptycho_data.workflows.options import descent_options
 
 from ptycho_torch.descent import JointFit, joint_descent
 from ptycho_torch.devices import threads
@@ -32,9 +32,18 @@ def descend(
 ) -> JointFit:
     """Joint descent of all patterns of a source, on a canvas of their own."""
     with threads(1):
-        return joint_descent(source, _placement(source, positions_px), probe, indices=np.arange(len(source)),
-                             mean_counts=mean_counts, epochs=config.epochs, device=device, progress=progress,
-                             stage=stage, **descent_options(config))  # fmt: skip
+        return joint_descent(
+            source,
+            _placement(source, positions_px),
+            probe,
+            indices=np.arange(len(source)),
+            mean_counts=mean_counts,
+            epochs=config.epochs,
+            device=device,
+            progress=progress,
+            stage=stage,
+            **descent_options(config),
+        )
 
 
 def judge(
@@ -47,8 +56,9 @@ def judge(
 ) -> tuple[float | None, float | None]:
     """R and its floor of what :func:`descend` came to with the same source and positions."""
     with threads(1):
-        return far_field_residual(source, fit.object, in_gauge(fit.probe, mean_counts),
-                                  _placement(source, positions_px), indices)  # fmt: skip
+        return far_field_residual(
+            source, fit.object, in_gauge(fit.probe, mean_counts), _placement(source, positions_px), indices
+        )
 
 
 def _placement(source: PatternSource, positions_px: NDArray[np.float64]) -> Placement:

@@ -47,9 +47,14 @@ class SafetensorsCheckpoints(CheckpointIO):
             tree: dict[str, Any] = _restore(json.loads(header["tree"]), tensors)
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise ContractError(
-                Problem(str(path), "checkpoint.broken", f"a whole checkpoint of format {_FORMAT}",
-                        " ".join(str(error).split()), "train from an earlier checkpoint")
-            ) from error  # fmt: skip
+                Problem(
+                    str(path),
+                    "checkpoint.broken",
+                    f"a whole checkpoint of format {_FORMAT}",
+                    " ".join(str(error).split()),
+                    "train from an earlier checkpoint",
+                )
+            ) from error
         return tree
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -69,9 +74,11 @@ def _strip(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
         items = [[_strip(key, "", {}), _strip(item, f"{where}/{key}", tensors)] for key, item in value.items()]
         return {"items": items}
     if isinstance(value, list | tuple):
-        return {"list" if isinstance(value, list) else "tuple": [
-            _strip(item, f"{where}/{number}", tensors) for number, item in enumerate(value)
-        ]}  # fmt: skip
+        return {
+            "list" if isinstance(value, list) else "tuple": [
+                _strip(item, f"{where}/{number}", tensors) for number, item in enumerate(value)
+            ]
+        }
     if value is None or isinstance(value, bool | int | float | str):
         return {"value": value}
     if isinstance(value, Path):

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
-from ptycho_data.batches import PatternSource
-from ptycho_data.descent_checkpoints import DescentCheckpoints
-from ptycho_data.descent_course import Arrays, Course, JointFit, Moments, descent_facts, run_course
-from ptycho_data.probes import orthogonal_modes
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.fitting.checkpoints import DescentCheckpoints
+from ptycho_data.fitting.loop import Arrays, Course, JointFit, Moments, descent_facts, run_course
+from ptycho_data.fitting.probes import orthogonal_modes
 from ptycho_data.stages import Progress
 from torch import Tensor
 
@@ -79,18 +79,38 @@ def joint_descent(
     device = device or torch.device("cpu")
     rates = (object_learning_rate, probe_learning_rate, position_learning_rate, background_learning_rate)
     if checkpoints is not None:
-        checkpoints.belong_to(**descent_facts(
-            source, indices=indices, validation=validation,
-            sites=(placement.corners_yx.cpu().numpy(), placement.fractions_yx.cpu().numpy()),
-            probe=probe, canvas=list(placement.shape), mean_counts=mean_counts, epochs=epochs,
-            batch_size=batch_size, rates=list(rates), loss=loss, seed=seed, max_seconds=max_seconds,
-            patience=patience,
-        ))  # fmt: skip
+        checkpoints.belong_to(
+            **descent_facts(
+                source,
+                indices=indices,
+                validation=validation,
+                sites=(placement.corners_yx.cpu().numpy(), placement.fractions_yx.cpu().numpy()),
+                probe=probe,
+                canvas=list(placement.shape),
+                mean_counts=mean_counts,
+                epochs=epochs,
+                batch_size=batch_size,
+                rates=list(rates),
+                loss=loss,
+                seed=seed,
+                max_seconds=max_seconds,
+                patience=patience,
+            )
+        )
     fit = _Fit(source, placement.to(device), probe, object_start, rates, loss, mean_counts, device)
     course = run_course(
-        fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, max_seconds=max_seconds,
-        validation=validation, patience=patience, checkpoints=checkpoints, progress=progress, stage=stage,
-    )  # fmt: skip
+        fit,
+        indices=indices,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        max_seconds=max_seconds,
+        validation=validation,
+        patience=patience,
+        checkpoints=checkpoints,
+        progress=progress,
+        stage=stage,
+    )
     return fit.finished(course, indices)
 
 
@@ -132,8 +152,12 @@ class _Fit:
 
     @property
     def _named(self) -> dict[str, Tensor]:
-        return {"object": self.object, "modes": self.modes, "shifts_yx_px": self.shifts,
-                "root_background": self.root_background}  # fmt: skip
+        return {
+            "object": self.object,
+            "modes": self.modes,
+            "shifts_yx_px": self.shifts,
+            "root_background": self.root_background,
+        }
 
     def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Tensor:
         """One step of the descent; returns the loss before it."""

@@ -23,10 +23,14 @@ def pick_device(config: ExecutionConfig) -> torch.device:
     name = "mps" if name == "gpu" else name
     if not present[name]:
         raise ContractError(
-            Problem("execution.accelerator", "device.absent", "a device of this machine: "
-                    + ", ".join(known for known, here in present.items() if here), repr(config.accelerator),
-                    "use --accelerator auto or cpu")
-        )  # fmt: skip
+            Problem(
+                "execution.accelerator",
+                "device.absent",
+                "a device of this machine: " + ", ".join(known for known, here in present.items() if here),
+                repr(config.accelerator),
+                "use --accelerator auto or cpu",
+            )
+        )
     return torch.device(name)
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.records import Groups
-from ptycho_data.geometry import group_canvas_shape
-from ptycho_data.read_ahead import read_ahead
-from ptycho_data.scan_view import ScanView
+from ptycho_data.batches.read_ahead import read_ahead
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.canvas.stitching import Stitcher
 from ptycho_data.stages import Progress
-from ptycho_data.stitch import Stitcher
+from ptycho_data.workflows.prepared_scan import ScanView
 from torch import Tensor
 
 from ptycho_torch.loader import GroupDataset, make_loader

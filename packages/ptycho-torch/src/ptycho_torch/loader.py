@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from ptycho_contracts.records import Batch, Groups
-from ptycho_data.batches import GroupSource, gather
+from ptycho_data.batches.gathering import GroupSource, gather
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 

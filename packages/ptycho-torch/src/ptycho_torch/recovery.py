@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
 from ptycho_contracts.config import ExecutionConfig
-from ptycho_data.collapse import SLOWER, CollapseWatch
+from ptycho_data.fitting.collapse import SLOWER, CollapseWatch
 from torch import Tensor, nn
 
 from ptycho_torch.physics import squared_modulus
@@ -32,9 +32,14 @@ class Stopper(EarlyStopping):
     """
 
     def __init__(
-        self, execution: ExecutionConfig, watch: CollapseWatch, *, share: Callable[[pl.Trainer], float],
-        fresh: Callable[[], nn.Module], restarted: Callable[[int], None],
-    ) -> None:  # fmt: skip
+        self,
+        execution: ExecutionConfig,
+        watch: CollapseWatch,
+        *,
+        share: Callable[[pl.Trainer], float],
+        fresh: Callable[[], nn.Module],
+        restarted: Callable[[int], None],
+    ) -> None:
         super().__init__(
             execution.checkpoint_monitor_metric, patience=execution.early_stop_patience, mode=execution.checkpoint_mode
         )

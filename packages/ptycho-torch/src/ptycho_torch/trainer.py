@@ -24,9 +24,14 @@ def require_precision(execution: ExecutionConfig) -> None:
     device = pick_device(execution).type
     if lacks.get(device) == execution.precision:
         raise ContractError(
-            Problem("execution.precision", "precision.absent", f"a precision that {device} computes in",
-                    repr(execution.precision), "use --precision bf16-mixed or 32-true")
-        )  # fmt: skip
+            Problem(
+                "execution.precision",
+                "precision.absent",
+                f"a precision that {device} computes in",
+                repr(execution.precision),
+                "use --precision bf16-mixed or 32-true",
+            )
+        )
 
 
 def make_trainer(
@@ -84,9 +89,14 @@ def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
             return MLFlowLogger(tracking_uri=f"sqlite:///{output_dir / 'logs' / 'mlflow.db'}")
     except ModuleNotFoundError as error:
         raise ContractError(
-            Problem("execution.logger_backend", "logger.absent", f"the package of the logger '{kind}'",
-                    str(error).splitlines()[0], f"pip install 'ptycho-torch[{kind}]' or use --logger csv")
-        ) from error  # fmt: skip
+            Problem(
+                "execution.logger_backend",
+                "logger.absent",
+                f"the package of the logger '{kind}'",
+                str(error).splitlines()[0],
+                f"pip install 'ptycho-torch[{kind}]' or use --logger csv",
+            )
+        ) from error
     return CSVLogger(output_dir, name="logs")
 
 

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import Problem, WorkFailedError
-from ptycho_data.collapse import CollapseWatch, is_flat
-from ptycho_data.geometry import group_canvas_shape
+from ptycho_data.canvas.geometry import group_canvas_shape
+from ptycho_data.fitting.collapse import CollapseWatch, is_flat
 from torch import Tensor, nn
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
@@ -229,21 +229,30 @@ def fit(
     """
     require_precision(execution)
     clock = _Clock(training.max_seconds, progress)
-    shapes = [group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
-              for part in (training_groups, validation_groups)]  # fmt: skip
+    shapes = [
+        group_canvas_shape(part.groups.coords_relative, part.source.N, multiple=8)
+        for part in (training_groups, validation_groups)
+    ]
     module = _Module(
-        model, training, execution,
+        model,
+        training,
+        execution,
         canvas_shape=(max(shape[0] for shape in shapes), max(shape[1] for shape in shapes)),
-        mask=good_pixels(training_groups.source.bad_pixels), clock=clock,
+        mask=good_pixels(training_groups.source.bad_pixels),
+        clock=clock,
         validation_mask=good_pixels(validation_groups.source.bad_pixels),
-    )  # fmt: skip
+    )
     keeper = make_keeper(execution, output_dir)
-    watch = CollapseWatch(_flat_loss(model, validation_groups, training), epochs=training.epochs,
-                          max_seconds=training.max_seconds)  # fmt: skip
+    watch = CollapseWatch(
+        _flat_loss(model, validation_groups, training), epochs=training.epochs, max_seconds=training.max_seconds
+    )
     stopper = Stopper(
-        execution, watch, share=lambda trainer: clock.share(trainer.global_step, trainer),
-        fresh=lambda: _fresh(model, training), restarted=lambda step: clock.begin_anew(step, watch),
-    )  # fmt: skip
+        execution,
+        watch,
+        share=lambda trainer: clock.share(trainer.global_step, trainer),
+        fresh=lambda: _fresh(model, training),
+        restarted=lambda step: clock.begin_anew(step, watch),
+    )
     began, cpu = time.monotonic(), time.process_time()
     with framework_state(execution):
         trainer = make_trainer(training, execution, output_dir, [clock, stopper, *([keeper] if keeper else [])])
@@ -306,6 +315,11 @@ def _flat_loss(model: PtychoModel, groups: GroupDataset, training: TrainingConfi
 
 def _diverged(found: str) -> WorkFailedError:
     return WorkFailedError(
-        Problem("training", "training.diverged", "a finite loss and finite weights", found,
-                "lower --learning-rate or check the data with inspect")
-    )  # fmt: skip
+        Problem(
+            "training",
+            "training.diverged",
+            "a finite loss and finite weights",
+            found,
+            "lower --learning-rate or check the data with inspect",
+        )
+    )

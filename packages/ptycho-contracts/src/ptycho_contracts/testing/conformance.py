@@ -74,10 +74,13 @@ def checks() -> list[Check]:
     found = []
     for N, modes, batch in ((8, 1, 1), (9, 2, 7), (16, 3, 5), (17, 1, 13), (31, 2, 1)):
         for name, function in (
-            ("extract and add", _extract_and_add), ("adjoint", _adjoint), ("gradient of extraction", _extract_gradient),
-            ("simulate", _simulate), ("gradients of simulation", _simulate_gradients),
+            ("extract and add", _extract_and_add),
+            ("adjoint", _adjoint),
+            ("gradient of extraction", _extract_gradient),
+            ("simulate", _simulate),
+            ("gradients of simulation", _simulate_gradients),
             ("alone as in a batch", _alone),
-        ):  # fmt: skip
+        ):
             found.append(Check(f"{name}, N {N}, modes {modes}, batch {batch}", _bound(function, N, modes, batch)))
         for kind in ("amplitude", "poisson"):
             found.append(Check(f"{kind} loss, N {N}, batch {batch}", _bound(_loss, N, batch, kind)))
@@ -98,9 +101,14 @@ def corpus(folder: Path) -> list[Check]:
     missing = [kind for kind in KINDS if not any(path.name.startswith(kind) for path in paths)]
     if missing:
         raise ContractError(
-            Problem(str(folder), "conformance.corpus", f"golden vectors of each kind: {', '.join(KINDS)}",
-                    f"none of {', '.join(missing)}", "make them with specs/vectors/make.py")
-        )  # fmt: skip
+            Problem(
+                str(folder),
+                "conformance.corpus",
+                f"golden vectors of each kind: {', '.join(KINDS)}",
+                f"none of {', '.join(missing)}",
+                "make them with specs/vectors/make.py",
+            )
+        )
     return [Check(path.stem, _bound(_golden, path)) for path in paths]
 
 
@@ -252,8 +260,9 @@ def _dark(adapter: Adapter) -> None:
         assert not adapter.simulate(patches, probe).any()
         for mine, theirs in zip(
             adapter.simulate_gradients(patches, probe, upstream),
-            intensity_gradients(patches, probe, upstream), strict=True,
-        ):  # fmt: skip
+            intensity_gradients(patches, probe, upstream),
+            strict=True,
+        ):
             close(mine, theirs, GRADIENT, "gradient at a dark object or probe")
 
 

@@ -47,17 +47,26 @@ class NetworkCase:
 
     def expected(self, weights: Mapping[str, Any] | None = None) -> tuple[NDArray[np.complex128], float, float]:
         """Estimates (iteration, B, H, W), training loss and last loss of the reference."""
-        given = {name.removeprefix("network."): np.asarray(value, np.float64)
-                 for name, value in (weights or self.weights).items()}  # fmt: skip
+        given = {
+            name.removeprefix("network."): np.asarray(value, np.float64)
+            for name, value in (weights or self.weights).items()
+        }
         good = ~self.bad_pixels
         means = self.mean_counts.astype(np.float64)
         estimates = [
             reference_network.unrolled(
-                given, self.counts[group].astype(np.float64), self.probe, self.coords_relative[group, 0], means[group],
-                iterations=self.config.iterations, sweeps=self.config.sweeps, canvas_shape=self.canvas_shape, good=good,
+                given,
+                self.counts[group].astype(np.float64),
+                self.probe,
+                self.coords_relative[group, 0],
+                means[group],
+                iterations=self.config.iterations,
+                sweeps=self.config.sweeps,
+                canvas_shape=self.canvas_shape,
+                good=good,
             )
             for group in range(len(self.counts))
-        ]  # fmt: skip
+        ]
         total, last = reference_network.training_loss(
             estimates,
             self.counts.astype(np.float64),
@@ -89,11 +98,16 @@ class NetworkCase:
         """As arrays for an ``.npz`` file."""
         tables = {"data": to_dict(self.config.data), "model": to_dict(self.config)}
         return {
-            "config": np.array(json.dumps(tables)), "loss": np.array(self.loss), "probe": self.probe,
-            "counts": self.counts, "coords_relative": self.coords_relative, "mean_counts": self.mean_counts,
-            "canvas_shape": np.array(self.canvas_shape), "bad_pixels": self.bad_pixels,
+            "config": np.array(json.dumps(tables)),
+            "loss": np.array(self.loss),
+            "probe": self.probe,
+            "counts": self.counts,
+            "coords_relative": self.coords_relative,
+            "mean_counts": self.mean_counts,
+            "canvas_shape": np.array(self.canvas_shape),
+            "bad_pixels": self.bad_pixels,
             **{f"weight:{name}": value for name, value in self.weights.items()},
-        }  # fmt: skip
+        }
 
     @classmethod
     def from_arrays(cls, held: Mapping[str, NDArray[Any]]) -> NetworkCase:
@@ -101,10 +115,13 @@ class NetworkCase:
         height, width = (int(side) for side in held["canvas_shape"])
         names = ("probe", "counts", "coords_relative", "mean_counts", "bad_pixels")
         return cls(
-            name="golden", config=from_tables(json.loads(str(held["config"])))[ModelConfig], loss=str(held["loss"]),
+            name="golden",
+            config=from_tables(json.loads(str(held["config"])))[ModelConfig],
+            loss=str(held["loss"]),
             weights={name.removeprefix("weight:"): value for name, value in held.items() if name.startswith("weight:")},
-            canvas_shape=(height, width), **{name: held[name] for name in names},
-        )  # fmt: skip
+            canvas_shape=(height, width),
+            **{name: held[name] for name in names},
+        )
 
 
 def small_cases() -> list[NetworkCase]:
@@ -137,25 +154,43 @@ def network_case(
     shape = (side, side + 4)
     truth = 1 + 0.3 * (rng.normal(size=shape) + 1j * rng.normal(size=shape))
     means = rng.uniform(2e3, 2e4, groups)
-    counts = np.stack([
-        rng.poisson(mean * reference.simulate_counts(
-            reference.extract_patches(truth, -relative[group, 0].T, N, (-(shape[0] // 2), -(shape[1] // 2))), probe
-        ))
-        for group, mean in enumerate(means)
-    ])  # fmt: skip
+    counts = np.stack(
+        [
+            rng.poisson(
+                mean
+                * reference.simulate_counts(
+                    reference.extract_patches(truth, -relative[group, 0].T, N, (-(shape[0] // 2), -(shape[1] // 2))),
+                    probe,
+                )
+            )
+            for group, mean in enumerate(means)
+        ]
+    )
     return NetworkCase(
-        name=name, config=config, weights=_weights(config, rng), probe=probe, counts=counts.astype(np.float32),
-        coords_relative=relative.astype(np.float32), mean_counts=means.astype(np.float32), canvas_shape=shape,
-        bad_pixels=(rng.random((N, N)) < 0.1) if bad else np.zeros((N, N), bool), loss=loss,
-    )  # fmt: skip
+        name=name,
+        config=config,
+        weights=_weights(config, rng),
+        probe=probe,
+        counts=counts.astype(np.float32),
+        coords_relative=relative.astype(np.float32),
+        mean_counts=means.astype(np.float32),
+        canvas_shape=shape,
+        bad_pixels=(rng.random((N, N)) < 0.1) if bad else np.zeros((N, N), bool),
+        loss=loss,
+    )
 
 
 def _weights(config: ModelConfig, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     w = config.width
     layers = {
-        "enter": (2 * w, 4 * _INPUTS, 3), "fine": (2 * w, 2 * w, 3), "down": (4 * w, 2 * w, 3),
-        "coarse": (4 * w, 4 * w, 3), "up": (2 * w, 4 * w, 1), "merge": (2 * w, 2 * w, 3), "leave": (8, 2 * w, 3),
-    }  # fmt: skip
+        "enter": (2 * w, 4 * _INPUTS, 3),
+        "fine": (2 * w, 2 * w, 3),
+        "down": (4 * w, 2 * w, 3),
+        "coarse": (4 * w, 4 * w, 3),
+        "up": (2 * w, 4 * w, 1),
+        "merge": (2 * w, 2 * w, 3),
+        "leave": (8, 2 * w, 3),
+    }
     found = {}
     for number in range(config.iterations):
         for layer, (out, into, side) in layers.items():

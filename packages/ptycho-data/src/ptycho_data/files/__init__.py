@@ -1,9 +1,9 @@
 """Files to records and back: one module a format, one registry, detection by content."""
 
 from ptycho_data.files.combine import combine_scans
+from ptycho_data.files.formats.ptychodus_writer import write_product
+from ptycho_data.files.formats.reconstruction import read_reconstruction, write_reconstruction
 from ptycho_data.files.memory import scan_from_arrays
-from ptycho_data.files.ptychodus_writer import write_product
-from ptycho_data.files.reconstruction import read_reconstruction, write_reconstruction
 from ptycho_data.files.registry import FORMATS, format_of, read_scan, write_scan
 from ptycho_data.files.sources import atomic_write, file_sha256
 

@@ -24,9 +24,14 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
     sizes = sorted({scan.N for scan in scans})
     if len(sizes) != 1:
         raise ContractError(
-            Problem("combine_scans", "scan.sizes", "one or more scans of one pattern size", f"sizes {sizes}",
-                    "crop or pad the patterns to one size")
-        )  # fmt: skip
+            Problem(
+                "combine_scans",
+                "scan.sizes",
+                "one or more scans of one pattern size",
+                f"sizes {sizes}",
+                "crop or pad the patterns to one size",
+            )
+        )
     one_unit = len({scan.unit for scan in scans}) == 1
     numbers, first = [], 0
     truths: dict[int, Truth] = {}

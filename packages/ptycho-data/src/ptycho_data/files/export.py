@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
-from ptycho_data.files.optics import complete_geometry
-from ptycho_data.geometry import canvas_geometry
+from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.files.interpret.optics import complete_geometry
 
 _CHUNK_BYTES = 1 << 20
 _INTEGER_TOLERANCE = 1e-3
@@ -70,9 +70,13 @@ def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -
         canvas = canvas_geometry(scan.positions_px, scan.N)
         truth, origin, kind = np.ones(canvas.shape, np.complex64), canvas.origin_yx_px, "flat"
     return Export(
-        positions_px=scan.positions_px, probe=scan.probe, object=truth, object_kind=kind, origin_yx_px=origin,
+        positions_px=scan.positions_px,
+        probe=scan.probe,
+        object=truth,
+        object_kind=kind,
+        origin_yx_px=origin,
         geometry=complete_geometry(known, scan.N, where=where),
-    )  # fmt: skip
+    )
 
 
 def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mapping[str, float], where: str) -> Export:
@@ -83,10 +87,13 @@ def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mappin
     """
     seen = np.where(reconstruction.weight > 0, reconstruction.object, np.complex64(1))
     return Export(
-        positions_px=reconstruction.positions_px, probe=reconstruction.probe, object=seen.astype(np.complex64),
-        object_kind="reconstruction", origin_yx_px=reconstruction.origin_yx_px,
+        positions_px=reconstruction.positions_px,
+        probe=reconstruction.probe,
+        object=seen.astype(np.complex64),
+        object_kind="reconstruction",
+        origin_yx_px=reconstruction.origin_yx_px,
         geometry=complete_geometry(geometry, reconstruction.probe.shape[-1], where=where),
-    )  # fmt: skip
+    )
 
 
 def counts_of(scan: Scan) -> NDArray[Any]:
@@ -104,9 +111,14 @@ def store_patterns(group: h5py.Group, name: str, patterns: NDArray[Any]) -> h5py
     """Patterns in chunks of about 1 MiB, compressed by what every HDF5 has, with a checksum a chunk."""
     rows = max(1, min(len(patterns), _CHUNK_BYTES // max(1, patterns[0].nbytes)))
     return group.create_dataset(
-        name, data=patterns, chunks=(rows, *patterns.shape[1:]), compression="gzip", compression_opts=1, shuffle=True,
+        name,
+        data=patterns,
+        chunks=(rows, *patterns.shape[1:]),
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
         fletcher32=True,
-    )  # fmt: skip
+    )
 
 
 def json_text(scan: Scan) -> str:

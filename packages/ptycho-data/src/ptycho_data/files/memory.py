@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
-from ptycho_data.files.assemble import Raw, scan_of
-from ptycho_data.files.optics import LENGTH_UNITS_M, complete_geometry, spacing_problems
-from ptycho_data.files.quantities import factor_of
+from ptycho_data.files.interpret.assemble import Raw, scan_of
+from ptycho_data.files.interpret.optics import LENGTH_UNITS_M, complete_geometry, spacing_problems
+from ptycho_data.files.interpret.quantities import factor_of
 
 SOURCE = Path("<arrays>")
 
@@ -83,7 +83,7 @@ def scan_from_arrays(
         zero_frequency=zero_frequency,
         decisions={"positions": {"stored_unit": position_unit, "columns": position_order, "decided_by": "argument"}},
         sha256=hashlib.sha256(np.ascontiguousarray(patterns).tobytes()).hexdigest(),
-    )  # fmt: skip
+    )
     return scan_of(raw, measurement=measurement, nphotons=nphotons)
 
 
@@ -93,8 +93,13 @@ def _check_words(order: str, positions: NDArray[Any]) -> None:
         problems.append(Problem("position_order", "option.choice", "'xy' or 'yx'", repr(order), "give one of them"))
     if positions.ndim != 2 or positions.shape[1] != 2 or positions.dtype.kind not in "fiu":
         problems.append(
-            Problem(f"{SOURCE}: positions", "scan.positions_shape", "(M, 2) numbers", f"{positions.dtype} of shape "
-                    f"{positions.shape}", "give one row [x, y] a pattern")
-        )  # fmt: skip
+            Problem(
+                f"{SOURCE}: positions",
+                "scan.positions_shape",
+                "(M, 2) numbers",
+                f"{positions.dtype} of shape {positions.shape}",
+                "give one row [x, y] a pattern",
+            )
+        )
     if problems:
         raise ContractError(problems)

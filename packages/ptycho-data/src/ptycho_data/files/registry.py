@@ -9,10 +9,10 @@ from typing import Protocol
 from ptycho_contracts.problems import ContractError, Problem, nearest
 from ptycho_contracts.records import Scan
 
-from ptycho_data.files import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
-from ptycho_data.files.optics import GEOMETRY_KEYS
+from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
+from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
+from ptycho_data.files.interpret.units import UNITS
 from ptycho_data.files.sources import checked_file
-from ptycho_data.files.units import UNITS
 
 
 class Format(Protocol):
@@ -42,11 +42,7 @@ FORMATS: tuple[Format, ...] = (ptychodus, npz, cxi, ptyd, mapping, unknown_hdf5)
 
 
 def read_scan(
-    path: Path | str,
-    *,
-    measurement: str = "auto",
-    nphotons: float | None = None,
-    companion: Path | str | None = None,
+    path: Path | str, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | str | None = None
 ) -> Scan:
     """Read a scan from a file of any known format, found by content and not by suffix.
 
@@ -79,9 +75,14 @@ def read_scan(
     with path.open("rb") as stream:
         first = stream.read(8)
     raise ContractError(
-        Problem(str(path), "file.format", f"a scan in a known format ({', '.join(f.NAME for f in FORMATS)})",
-                f"a file that begins with {first!r}", "convert it, or check that it was copied whole")
-    )  # fmt: skip
+        Problem(
+            str(path),
+            "file.format",
+            f"a scan in a known format ({', '.join(f.NAME for f in FORMATS)})",
+            f"a file that begins with {first!r}",
+            "convert it, or check that it was copied whole",
+        )
+    )
 
 
 def format_of(path: Path | str) -> str | None:
@@ -118,20 +119,38 @@ def write_scan(
     unknown = sorted(set(geometry or {}) - set(GEOMETRY_KEYS))
     if unknown:
         raise ContractError(
-            [Problem(f"geometry: {key}", "option.unknown", "a scalar of the set-up", repr(key),
-                     nearest(key, GEOMETRY_KEYS)) for key in unknown]
-        )  # fmt: skip
+            [
+                Problem(
+                    f"geometry: {key}",
+                    "option.unknown",
+                    "a scalar of the set-up",
+                    repr(key),
+                    nearest(key, GEOMETRY_KEYS),
+                )
+                for key in unknown
+            ]
+        )
     if scan.object_truths:
         raise ContractError(
-            Problem("Scan: object_truths", "scan.several_truths", "at most one true object for a file",
-                    f"{len(scan.object_truths)}", "write each scan as a file of its own, or leave object_truths out")
-        )  # fmt: skip
+            Problem(
+                "Scan: object_truths",
+                "scan.several_truths",
+                "at most one true object for a file",
+                f"{len(scan.object_truths)}",
+                "write each scan as a file of its own, or leave object_truths out",
+            )
+        )
     for candidate in writers:
         if format == candidate.NAME or (format is None and path.suffix.lower() in candidate.SUFFIXES):
             candidate.write(path, scan, geometry=geometry)  # type: ignore[attr-defined]
             return
     suffixes = ", ".join(f"{suffix} for {candidate.NAME}" for candidate in writers for suffix in candidate.SUFFIXES)
     raise ContractError(
-        Problem(str(path), "file.format", f"a suffix of a known format ({suffixes}), or the format's name",
-                repr(format if format is not None else path.suffix), "name the file with such a suffix")
-    )  # fmt: skip
+        Problem(
+            str(path),
+            "file.format",
+            f"a suffix of a known format ({suffixes}), or the format's name",
+            repr(format if format is not None else path.suffix),
+            "name the file with such a suffix",
+        )
+    )

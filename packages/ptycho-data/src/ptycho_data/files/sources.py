@@ -44,9 +44,14 @@ def refuse_companion(path: Path, companion: Path | None) -> None:
     """
     if companion is not None:
         raise ContractError(
-            Problem(str(companion), "scan.companion", f"no second file beside {path}, which holds a whole scan",
-                    "a second file", "give one of them")
-        )  # fmt: skip
+            Problem(
+                str(companion),
+                "scan.companion",
+                f"no second file beside {path}, which holds a whole scan",
+                "a second file",
+                "give one of them",
+            )
+        )
 
 
 def file_sha256(path: Path | str) -> str:

@@ -92,9 +92,13 @@ class _Search:
     """The two images of one alignment, and the steps of its search (MET-4)."""
 
     def __init__(
-        self, estimate: NDArray[Any], truth: NDArray[Any], area: NDArray[np.bool_],
-        truth_weight: NDArray[Any] | None, offset: Vector,
-    ) -> None:  # fmt: skip
+        self,
+        estimate: NDArray[Any],
+        truth: NDArray[Any],
+        area: NDArray[np.bool_],
+        truth_weight: NDArray[Any] | None,
+        offset: Vector,
+    ) -> None:
         self.offset, self.shape = offset, estimate.shape
         self.truth_area = None if truth_weight is None else scanned_area(truth_weight)
         # The truth's own ramp is taken from both images while they are compared: a steep ramp interpolates badly.
@@ -107,9 +111,14 @@ class _Search:
         self.estimate = without_ramp(np.where(area, estimate, 0), self.tilt, -offset)
         if not np.isfinite(self.estimate).all():
             raise ContractError(
-                Problem("estimate", "array.not_finite", "finite values in the scanned area", "NaN or infinite values",
-                        "mend the estimate")
-            )  # fmt: skip
+                Problem(
+                    "estimate",
+                    "array.not_finite",
+                    "finite values in the scanned area",
+                    "NaN or infinite values",
+                    "mend the estimate",
+                )
+            )
         self.full_area, self.scored = area, self.area
         rows, columns = np.nonzero(self.area)
         self.centroid = np.array([rows.mean(), columns.mean()])

@@ -88,9 +88,15 @@ def compare(
     """
     offset = np.asarray(estimate_origin_yx_px, np.float64) - np.asarray(truth_origin_yx_px, np.float64)
     alignment = align(
-        np.asarray(estimate), np.asarray(truth), weight=weight, truth_weight=truth_weight, offset_yx_px=offset,
-        remove_ramp=remove_ramp, remove_shift=remove_shift, max_shift_px=max_shift_px,
-    )  # fmt: skip
+        np.asarray(estimate),
+        np.asarray(truth),
+        weight=weight,
+        truth_weight=truth_weight,
+        offset_yx_px=offset,
+        remove_ramp=remove_ramp,
+        remove_shift=remove_shift,
+        max_shift_px=max_shift_px,
+    )
     ours, theirs, mask = alignment.estimate, alignment.truth, alignment.mask
     own = _nearest_pixels(np.asarray(truth), offset - alignment.shift_yx_px, mask.shape)
     if remove_ramp:
@@ -146,9 +152,8 @@ def _nearest_pixels(truth: NDArray[Any], start_yx: NDArray[np.float64], shape: t
 
 
 def _figures(
-    error: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], *,
-    data_range: float, unit: float,
-) -> tuple[float, float, float | None, float | None]:  # fmt: skip
+    error: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], *, data_range: float, unit: float
+) -> tuple[float, float, float | None, float | None]:
     """MAE, RMSE, SSIM and PSNR of a real image that differs from the truth by ``error``."""
     wrong = error[mask]
     mae, rmse = float(np.abs(wrong).mean()), float(np.sqrt(np.mean(wrong**2)))

@@ -54,9 +54,14 @@ def frc(image_a: NDArray[Any], image_b: NDArray[Any], *, mask: NDArray[np.bool_]
     """
     if image_a.ndim != 2 or image_a.shape != image_b.shape:
         raise ContractError(
-            Problem("image_b", "array.shape", f"(H, W) as image_a {image_a.shape}", f"{image_b.shape}",
-                    "align the images first")
-        )  # fmt: skip
+            Problem(
+                "image_b",
+                "array.shape",
+                f"(H, W) as image_a {image_a.shape}",
+                f"{image_b.shape}",
+                "align the images first",
+            )
+        )
     box = (slice(None), slice(None)) if mask is None else largest_rectangle(mask)
     first, second = (np.asarray(image[box], np.complex128) for image in (image_a, image_b))
     short = min(first.shape)

@@ -48,9 +48,14 @@ class ResidualSum:
         simulated = _checked("simulated_counts", simulated_counts, bad_pixels)
         if measured.shape != simulated.shape:
             raise ContractError(
-                Problem("simulated_counts", "array.shape", f"shape {measured.shape}", f"shape {simulated.shape}",
-                        "simulate the same patterns")
-            )  # fmt: skip
+                Problem(
+                    "simulated_counts",
+                    "array.shape",
+                    f"shape {measured.shape}",
+                    f"shape {simulated.shape}",
+                    "simulate the same patterns",
+                )
+            )
         self.numerator += float(np.sum((np.sqrt(measured) - np.sqrt(simulated)) ** 2))
         self.counts += float(measured.sum())
         return self
@@ -126,16 +131,26 @@ def _checked(name: str, counts: NDArray[Any], bad_pixels: NDArray[np.bool_] | No
     if bad_pixels is not None:
         if array.shape[-2:] != bad_pixels.shape:
             raise ContractError(
-                Problem("bad_pixels", "array.shape", f"shape {array.shape[-2:]}", f"shape {bad_pixels.shape}",
-                        "give one flag a detector pixel")
-            )  # fmt: skip
+                Problem(
+                    "bad_pixels",
+                    "array.shape",
+                    f"shape {array.shape[-2:]}",
+                    f"shape {bad_pixels.shape}",
+                    "give one flag a detector pixel",
+                )
+            )
         array = array[..., ~bad_pixels]
     values = array.astype(np.float64)
     if not (np.isfinite(values).all() and (values >= 0).all()):
         raise ContractError(
-            Problem(name, "array.minimum", "finite counts >= 0", "negative, NaN or infinite values",
-                    "mark such pixels in bad_pixels")
-        )  # fmt: skip
+            Problem(
+                name,
+                "array.minimum",
+                "finite counts >= 0",
+                "negative, NaN or infinite values",
+                "mark such pixels in bad_pixels",
+            )
+        )
     return values
 
 

@@ -11,9 +11,9 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 from scipy import fft
 
-from ptycho_data.geometry import CanvasGeometry
+from ptycho_data.canvas.geometry import CanvasGeometry
+from ptycho_data.canvas.stitching import extract_patches
 from ptycho_data.simulate.probes import from_array
-from ptycho_data.stitch import extract_patches
 
 Progress = Callable[[str, int, int], None]
 Seed = int | np.random.SeedSequence
@@ -187,13 +187,23 @@ def _check(obj: NDArray[Any], photons_per_pattern: float, background_counts: flo
         problems.append(Problem("obj", "array.not_finite", "finite values", "NaN or infinite values", "mend it"))
     if not 0 < photons_per_pattern <= 1e15:
         problems.append(
-            Problem("photons_per_pattern", "simulate.dose", "more than 0 and at most 1e15", repr(photons_per_pattern),
-                    "give the mean photons per pattern")
-        )  # fmt: skip
+            Problem(
+                "photons_per_pattern",
+                "simulate.dose",
+                "more than 0 and at most 1e15",
+                repr(photons_per_pattern),
+                "give the mean photons per pattern",
+            )
+        )
     if not 0 <= background_counts <= 1e9:
         problems.append(
-            Problem("background_counts", "simulate.dose", "0 to 1e9 counts per pixel", repr(background_counts),
-                    "give expected counts per pixel")
-        )  # fmt: skip
+            Problem(
+                "background_counts",
+                "simulate.dose",
+                "0 to 1e9 counts per pixel",
+                repr(background_counts),
+                "give expected counts per pixel",
+            )
+        )
     if problems:
         raise ContractError(problems)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem, nearest
 from scipy import fft
 
-from ptycho_data.files.zipped import NpzArchive
+from ptycho_data.files.containers.zipped import NpzArchive
 
 MAX_MODES = 8
 _POWERS = ((0, 0), (1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2))
@@ -146,14 +146,24 @@ def _check(N: int, aperture: float, radius_px: float, modes: int, mode_decay: fl
         problems.append(Problem("N", "simulate.probe", "8 or more", repr(N), "give a larger N"))
     if not 1.5 / max(N, 1) < aperture <= 0.4:
         problems.append(
-            Problem("aperture", "simulate.probe", f"{1.5 / max(N, 1):.3g} < aperture <= 0.4 cycles a pixel",
-                    repr(aperture), "give an aperture that fits the detector")
-        )  # fmt: skip
+            Problem(
+                "aperture",
+                "simulate.probe",
+                f"{1.5 / max(N, 1):.3g} < aperture <= 0.4 cycles a pixel",
+                repr(aperture),
+                "give an aperture that fits the detector",
+            )
+        )
     if not 0 <= radius_px <= 0.4 * N:
         problems.append(
-            Problem("radius_px", "simulate.probe", f"0 <= radius_px <= 0.4 N = {0.4 * N:g}", repr(radius_px),
-                    "give a beam that fits N")
-        )  # fmt: skip
+            Problem(
+                "radius_px",
+                "simulate.probe",
+                f"0 <= radius_px <= 0.4 N = {0.4 * N:g}",
+                repr(radius_px),
+                "give a beam that fits N",
+            )
+        )
     if not 1 <= modes <= MAX_MODES:
         problems.append(Problem("modes", "simulate.probe", f"1 to {MAX_MODES}", repr(modes), "ask for fewer modes"))
     if not 0 < mode_decay <= 1:

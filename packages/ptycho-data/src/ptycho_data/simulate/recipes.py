@@ -70,14 +70,24 @@ def simulate(
         shape, seed=object_seed, amplitude_range=amplitude_range, phase_range_rad=phase_range_rad
     )
     scan = simulate_scan(
-        obj, beam, positions, photons_per_pattern=photons_per_pattern, seed=noise_seed, poisson=poisson,
-        background_counts=background_counts, progress=progress,
-    )  # fmt: skip
+        obj,
+        beam,
+        positions,
+        photons_per_pattern=photons_per_pattern,
+        seed=noise_seed,
+        poisson=poisson,
+        background_counts=background_counts,
+        progress=progress,
+    )
     recipe = {
-        "object_kind": object_kind, "probe_kind": "given" if probe is not None else probe_kind,
-        "scan_kind": scan_kind, "step_px": float(step_px), "seed": int(seed),
-        "amplitude_range": list(amplitude_range), "phase_range_rad": list(phase_range_rad),
-    }  # fmt: skip
+        "object_kind": object_kind,
+        "probe_kind": "given" if probe is not None else probe_kind,
+        "scan_kind": scan_kind,
+        "step_px": float(step_px),
+        "seed": int(seed),
+        "amplitude_range": list(amplitude_range),
+        "phase_range_rad": list(phase_range_rad),
+    }
     metadata = {**scan.metadata, "simulation": {**recipe, **scan.metadata["simulation"]}}
     return replace(scan, metadata=metadata)
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
-from ptycho_data.geometry import canvas_geometry
+from ptycho_data.canvas.geometry import canvas_geometry
 
 Positions = NDArray[np.float64]
 Seed = int | np.random.SeedSequence
@@ -54,7 +54,7 @@ def place(positions_px: Positions, N: int, *, margin_px: int = 4) -> tuple[Posit
 
     Returns:
         Positions relative to the object's pixel [0, 0], and the object's (H, W): the positions'
-        canvas (:func:`ptycho_data.geometry.canvas_geometry`) with ``margin_px`` more on each side.
+        canvas (:func:`ptycho_data.canvas.geometry.canvas_geometry`) with ``margin_px`` more on each side.
     """
     placed = _from_zero(positions_px) + (N // 2 + margin_px)
     height, width = canvas_geometry(placed, N).shape

@@ -1,0 +1,1 @@
+"""The commands of ptycho-cli, one module a command."""

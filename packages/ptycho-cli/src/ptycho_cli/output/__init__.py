@@ -1,0 +1,1 @@
+"""What a command leaves behind and shows: files, summaries, progress."""

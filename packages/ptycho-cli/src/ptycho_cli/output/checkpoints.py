@@ -1,0 +1,69 @@
+"""The checkpoint that a descent keeps in its output folder (specs/cli.md, CLI-27), and options that it alone reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from ptycho_contracts.problems import ContractError, Problem
+
+CHECKPOINT = Path("checkpoints") / "descent.safetensors"
+"""Below the output folder."""
+
+
+def checkpoint_arguments(output_dir: Path, *, wanted: bool, resume: bool) -> dict[str, Any]:
+    """What a backend is told about checkpoints; refuses what cannot be gone on from, before any work.
+
+    Args:
+        output_dir: Folder of the results.
+        wanted: Whether this run fits anything and may keep checkpoints.
+        resume: Whether it is to go on from one.
+
+    Raises:
+        ContractError: ``checkpoint.disabled``, a run that keeps none.
+        MissingFileError: ``checkpoint.missing``.
+    """
+    path = output_dir / CHECKPOINT
+    if resume and not wanted:
+        raise ContractError(
+            Problem(
+                "--resume",
+                "checkpoint.disabled",
+                "a descent that keeps checkpoints",
+                "none: --disable-checkpointing, or infer without --refine",
+                "give the options of the run before, or leave --resume out",
+            )
+        )
+    if resume:
+        from ptycho_data.fitting.checkpoints import require_checkpoint
+
+        require_checkpoint(path)
+    return {"checkpoint": path if wanted else None, "resume": resume}
+
+
+def discard_checkpoint(output_dir: Path) -> None:
+    """Remove the checkpoint of a run whose results stand in their place, and its folder where nothing else is in it."""
+    path = output_dir / CHECKPOINT
+    path.unlink(missing_ok=True)
+    with suppress(OSError):  # a training's checkpoints may be beside it
+        path.parent.rmdir()
+
+
+def require_judges(overrides: Mapping[str, Any], val_fraction: float) -> None:
+    """Refuse a patience that nothing would try.
+
+    Raises:
+        ContractError: ``config.without_validation``.
+    """
+    if "early_stop_patience" in overrides and val_fraction == 0:
+        raise ContractError(
+            Problem(
+                "execution.early_stop_patience",
+                "config.without_validation",
+                "val_fraction above 0",
+                "val_fraction 0, so that no pattern judges the descent",
+                "give val_fraction, such as 0.1, or leave early_stop_patience out",
+            )
+        )

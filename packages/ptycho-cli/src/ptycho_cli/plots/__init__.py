@@ -1,0 +1,1 @@
+"""Figures of scans, reconstructions and comparisons; matplotlib is imported only when something is drawn."""

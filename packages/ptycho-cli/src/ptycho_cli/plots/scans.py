@@ -1,0 +1,63 @@
+"""Pictures of a scan: mean pattern, probe, positions. Imported only when something is drawn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from ptycho_contracts.records import Scan
+from ptycho_data.checks.quality import ScanFacts
+
+from ptycho_cli.plots.maps import draw_map, save
+
+
+def draw_scan(scan: Scan, facts: ScanFacts, folder: Path) -> list[Path]:
+    """Write ``mean_pattern.png``, ``positions.png`` and, where there is one, ``probe.png``."""
+    written = [_mean_pattern(scan, facts, folder), _positions(scan, folder)]
+    return written if scan.probe is None else [*written, _probe(scan, folder)]
+
+
+def _mean_pattern(scan: Scan, facts: ScanFacts, folder: Path) -> Path:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    picture = np.log10(facts.mean_pattern + 1 / len(scan))
+    limits = (float(picture.min()), max(float(picture.max()), float(picture.min()) + 1e-6))
+    draw_map(figure, axes, picture, limits, label="log10 mean counts", cmap="magma")
+    axes.axhline(scan.N // 2, color="white", linewidth=0.4)
+    axes.axvline(scan.N // 2, color="white", linewidth=0.4)
+    axes.set_title(f"mean of {len(scan)} patterns; lines cross at zero frequency", fontsize=10)
+    return save(figure, folder / "mean_pattern.png")
+
+
+def _positions(scan: Scan, folder: Path) -> Path:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.add_subplot()
+    x, y = scan.positions_px.T
+    axes.scatter(x, y, c=scan.scan_index, s=6, cmap="tab10")
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_xlabel("x [px]")
+    axes.set_ylabel("y [px]")
+    axes.set_title(f"{len(scan)} positions", fontsize=10)
+    return save(figure, folder / "positions.png")
+
+
+def _probe(scan: Scan, folder: Path) -> Path:
+    assert scan.probe is not None
+    modes = len(scan.probe)
+    figure = Figure(figsize=(8, 3.5 * modes), layout="constrained")
+    panels = figure.subplots(modes, 2, squeeze=False)
+    for row, mode in zip(panels, scan.probe, strict=True):
+        top = max(float(np.abs(mode).max()), 1e-12)
+        draw_map(figure, row[0], np.abs(mode), (0.0, top), label="amplitude", cmap="magma")
+        faint = np.abs(mode) < 0.02 * top
+        draw_map(
+            figure,
+            row[1],
+            np.ma.masked_array(np.angle(mode), faint),
+            (-np.pi, np.pi),
+            label="phase [rad]",
+            cmap="twilight",
+        )
+    return save(figure, folder / "probe.png")

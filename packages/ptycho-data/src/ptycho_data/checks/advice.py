@@ -1,0 +1,210 @@
+"""What to try next, in words, from figures of a run (specs/cli.md, CLI-19, CLI-26, CLI-28)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ptycho_contracts.problems import Problem
+
+AT_FLOOR, NEAR_FLOOR = 1.1, 1.5
+"""R over its Poisson floor up to which the patterns are explained, and nearly so."""
+OVERFIT = 1.2
+"""R of held-out patterns over that of the used ones, above which the object follows the noise."""
+TREND = 0.02
+"""Change of the FRC's frequency, as a fraction of Nyquist, that counts as one."""
+FEW_MODES, MOST_MODES = 3, 8
+ENOUGH_STEPS = 400
+"""Steps of a descent below which its R is still high with any number of modes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One piece of advice; the code is stable, the text may change."""
+
+    code: str
+    text: str
+
+
+def over_floor(residual: Any, floor: Any) -> float | None:
+    """R over its floor; None where either is missing or not a positive number."""
+    if not (_is_number(residual) and _is_number(floor)) or floor <= 0:
+        return None
+    return float(residual / floor)
+
+
+def try_next(modes: int, *, corrects_positions: bool = False, fits_background: bool = False) -> str:
+    """Flags of `reconstruct` to try where R stays above its floor, the likeliest first."""
+    if modes < FEW_MODES:
+        return f"try --modes {FEW_MODES}"
+    flags = [f"--modes {min(modes + 2, MOST_MODES)}"] if modes < MOST_MODES else []
+    flags += [] if corrects_positions else ["--correct-positions"]
+    flags += [] if fits_background else ["--fit-background"]
+    return "try more --epochs" + "".join(f", {flag}" for flag in flags)
+
+
+def advise(
+    *,
+    residual: float | None,
+    floor: float | None,
+    held_out: float | None,
+    modes: int,
+    epochs: int,
+    half_bit: float | None,
+    half_bit_before: float | None,
+    corrects_positions: bool = False,
+    fits_background: bool = False,
+) -> list[Advice]:
+    """Advice on an evaluation without truth.
+
+    Args:
+        residual, floor: R of the used patterns and its Poisson floor.
+        held_out: R of patterns never used, or None.
+        modes, epochs: Of the descent.
+        half_bit: Fraction of Nyquist where the FRC of the halves falls below half a bit.
+        half_bit_before: The same after fewer epochs; None where that is not known.
+        corrects_positions, fits_background: What the descent fitted beside object and probe.
+    """
+    ratio = over_floor(residual, floor)
+    trend = _of_trend(half_bit, half_bit_before, epochs)
+    remedy = try_next(modes, corrects_positions=corrects_positions, fits_background=fits_background)
+    found = _of_residual(ratio, remedy, rising=[advice.code for advice in trend] == ["frc.rising"])
+    if _is_number(held_out) and _is_number(residual) and held_out > OVERFIT * residual:  # type: ignore[operator]
+        found.append(
+            Advice(
+                "overfit",
+                f"held-out R {held_out:.4g} is well above the used patterns' {residual:.4g}: the fit "
+                "follows their noise; fewer modes or epochs, or more overlap",
+            )
+        )
+    found += trend
+    if ratio is not None and ratio <= NEAR_FLOOR and [advice.code for advice in trend] == ["frc.settled"]:
+        found.append(Advice("stop", "R is at or near its floor and the FRC has settled: stop here"))
+    return found
+
+
+def hint(command: str, summary: Mapping[str, Any]) -> str | None:
+    """One line after a run whose R stays far above its Poisson floor; else None (CLI-26)."""
+    if command == "train":
+        return _of_calibration(summary)
+    residual, floor = (_used(summary.get(name)) for name in ("residual", "poisson_floor"))
+    ratio = over_floor(residual, floor)
+    if ratio is None or ratio <= NEAR_FLOOR:
+        return None
+    settings = summary.get("settings", {})
+    if command == "reconstruct":
+        own = settings.get("reconstruction", {})
+        remedy = try_next(
+            int(own.get("modes", 1)),
+            corrects_positions=bool(own.get("correct_positions")),
+            fits_background=bool(own.get("fit_background")),
+        )
+        longer = _longer(summary, own)
+        remedy = f"try {longer}, then {remedy.removeprefix('try ')}" if longer else remedy
+    else:
+        modes = int(settings.get("model", {}).get("modes", 1))
+        more = f"train with --modes {FEW_MODES}" if modes < FEW_MODES else ""
+        if not settings.get("inference", {}).get("refine"):
+            remedy = "try --refine 5" + (f", or {more}" if more else "")
+        else:
+            remedy = more or "try a larger --refine, --correct-positions or --fit-background"
+    return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
+
+
+def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
+    """What to say of a training that collapsed, also after its recovery; None where it did not (CLI-28).
+
+    Args:
+        summary: Of the training.
+        model: Path of the bundle that it wrote.
+    """
+    training = summary.get("training", {})
+    if not training.get("collapsed"):
+        return None
+    settings = summary.get("settings", {})
+    ways = ["more --epochs"]
+    ways += ["--architecture unrolled"] if settings.get("model", {}).get("architecture") == "cnn" else []
+    if not settings.get("training", {}).get("supervised_weight"):
+        ways.append("--synthetic N with --supervised-weight")
+    again = ", also when begun anew at a third of the learning rate" if training.get("restarts") else ""
+    return Problem(
+        model,
+        "training.collapsed",
+        f"a val_loss below 0.98 of a uniform object's {training.get('flat_loss', math.nan):.4g}",
+        f"{training.get('losses', {}).get('val_loss', math.nan):.4g}{again}: the network has learned nothing of the "
+        "object, and its images show none; the files are written all the same",
+        "train with " + ", or ".join(ways),
+    )
+
+
+def _longer(summary: Mapping[str, Any], own: Mapping[str, Any]) -> str:
+    """What a short descent with few modes should try first; else nothing."""
+    epochs, used = summary.get("epochs", 0), summary.get("patterns", {}).get("used", 0)
+    fitted = used - (summary.get("validation") or {}).get("patterns", 0)
+    an_epoch = math.ceil(fitted / own.get("batch_size", 1))
+    if not epochs * an_epoch or epochs * an_epoch >= ENOUGH_STEPS or own.get("modes", 1) >= FEW_MODES:
+        return ""
+    if summary.get("stopped_by") == "early stopping":
+        return ""
+    asked = own.get("epochs", epochs)
+    longer = ["a longer --max-seconds"] if summary.get("stopped_by") == "max_seconds" else []
+    longer += [f"--epochs {math.ceil(ENOUGH_STEPS / an_epoch)}"] if asked * an_epoch < ENOUGH_STEPS else []
+    return " and ".join(longer)
+
+
+def _of_calibration(summary: Mapping[str, Any]) -> str | None:
+    """What to try where a training's calibrated probe does not explain its patterns."""
+    told, settings = (summary.get("probe") or {}).get("calibration") or {}, summary.get("settings", {})
+    residual, floor, steps = told.get("residual"), told.get("poisson_floor"), told.get("steps")
+    ratio = over_floor(residual, floor)
+    if ratio is None or ratio <= NEAR_FLOOR or not steps or summary.get("training", {}).get("collapsed"):
+        return None
+    modes, epochs = (
+        int(settings.get(section, {}).get(name, 1))
+        for section, name in (("model", "modes"), ("training", "calibration_epochs"))
+    )
+    wanted = FEW_MODES if modes < FEW_MODES else min(modes + 2, MOST_MODES)
+    more = f"--modes {wanted}" if modes < MOST_MODES else ""
+    if steps < ENOUGH_STEPS:
+        remedy = f"try --calibration-epochs {math.ceil(ENOUGH_STEPS / (steps / epochs))}"
+        remedy += f", then {more}" if more else ""
+    else:
+        remedy = f"try {more or f'--calibration-epochs {2 * epochs}'}"
+    return f"the calibrated probe's R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
+
+
+def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advice]:
+    if ratio is None:
+        return []
+    times = f"R is {ratio:.2f} times its Poisson floor"
+    if ratio <= AT_FLOOR:
+        return [Advice("residual.floor", f"{times}: the patterns are explained; R cannot tell more, go by the FRC")]
+    if ratio <= NEAR_FLOOR:
+        return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
+    if rising:
+        then = remedy.replace("more --epochs, ", "")
+        also = f"; if R stays with more epochs, {then}" if then != "try more --epochs" else ""
+        return [Advice("residual.above", f"{times}: the descent is not done{also}")]
+    return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
+
+
+def _of_trend(now: float | None, before: float | None, epochs: int) -> list[Advice]:
+    if not (_is_number(now) and _is_number(before)):
+        return []
+    change = now - before  # type: ignore[operator]
+    course = f"half-bit FRC went from {before:.3f} to {now:.3f} of Nyquist with the last half of the epochs"
+    if change > TREND:
+        return [Advice("frc.rising", f"{course}: still rising; try --epochs {2 * epochs}")]
+    if change < -TREND:
+        return [Advice("frc.falling", f"{course}: falling, the halves fit their own noise; try --epochs {epochs // 2}")]
+    return [Advice("frc.settled", f"{course}: settled")]
+
+
+def _used(figures: Any) -> Any:
+    return figures.get("used") if isinstance(figures, Mapping) else None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,58 @@
+"""Which way round the positions are, as a check of a scan (specs/cli.md, CLI-13; specs/grouping.md, ORI)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ptycho_contracts.records import Scan
+
+from ptycho_data.checks.quality import Check
+
+if TYPE_CHECKING:
+    from ptycho_data.checks.orientation import Orientation, OrientationRanking
+
+
+def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
+    """The ranking of the eight orientations as JSON values, and what it says of the positions as given.
+
+    Raises:
+        ContractError: too few patterns, or dark ones.
+    """
+    from ptycho_data.checks.orientation import rank_orientations
+
+    ranking = rank_orientations(scan)
+    facts = {
+        "decided": ranking.decided,
+        "best": _described(ranking.best),
+        "twin": _described(ranking.twin),
+        "twin_is_equal": ranking.twin_is_equal,
+        "patterns": ranking.patterns,
+        "residuals": [{**_described(entry), "residual": value} for entry, value in ranking.residuals],
+    }
+    return facts, judged(ranking)
+
+
+def judged(ranking: OrientationRanking) -> Check:
+    """The check's words."""
+    from ptycho_data.checks.orientation import Orientation
+
+    given = Orientation()
+    residuals = dict(ranking.residuals)
+    text = f"R of {ranking.patterns} patterns: {residuals[given]:.4g} as given"
+    if not ranking.decided:
+        return Check("orientation", "info", f"{text}; undecided: no orientation is clearly better than the others")
+    twin = f"; its twin ({ranking.twin}) explains the data as well: only a better probe tells them apart"
+    if given == ranking.best or (given == ranking.twin and ranking.twin_is_equal):
+        other = f"; the twin ({given.twin}) explains the data as well: only a better probe tells them apart"
+        return Check("orientation", "ok", f"{text}, the best" + (other if ranking.twin_is_equal else ""))
+    text += f", {residuals[ranking.best]:.4g} with {ranking.best}: turn the positions so"
+    return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""))
+
+
+def _described(orientation: Orientation) -> dict[str, Any]:
+    return {
+        "rule": str(orientation),
+        "swap_xy": orientation.swap_xy,
+        "flip_x": orientation.flip_x,
+        "flip_y": orientation.flip_y,
+    }

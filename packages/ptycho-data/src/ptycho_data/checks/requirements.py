@@ -1,0 +1,93 @@
+"""What a scan must have before work on it begins: light, photons, one object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.records import Scan
+
+
+def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
+    """Imaging makes one object; several scans in one file are several objects (IMG-5).
+
+    Raises:
+        ContractError: more than one value of ``scan_index``.
+    """
+    scans = np.unique(scan_index)
+    if len(scans) > 1:
+        raise ContractError(
+            Problem(
+                where,
+                "scan.several",
+                "patterns of one scan",
+                f"{len(scans)} scans: {scans[:8].tolist()}",
+                "image each scan from a file of its own",
+            )
+        )
+
+
+def require_probe(scan: Scan, command: str) -> NDArray[np.complex64]:
+    """The scan's probe.
+
+    Args:
+        command: What needs it, for the error.
+
+    Raises:
+        ContractError: none, or one without light.
+    """
+    if scan.probe is None:
+        raise ContractError(
+            Problem(
+                _name(scan),
+                "scan.no_probe",
+                f"a probe, for {command}: 'probeGuess' of shape (N, N) or (modes, N, N)",
+                "none",
+                "add a measured or modelled probe to the file",
+            )
+        )
+    require_light(scan)
+    return scan.probe
+
+
+def require_light(scan: Scan) -> None:
+    """None at all is legal: a probe is then found from the patterns (TRN-3a).
+
+    Raises:
+        ContractError: a probe without light.
+    """
+    if scan.probe is not None and not np.any(scan.probe):
+        raise ContractError(
+            Problem(
+                _name(scan),
+                "scan.dark_probe",
+                "a probe with light",
+                "zeros",
+                "give a measured or modelled probe, or none: it is then found from the patterns",
+            )
+        )
+
+
+def require_photons(mean_counts: Mapping[int, float]) -> None:
+    """Mean counts by scan, of the patterns that are used, must be positive.
+
+    Raises:
+        ContractError: the patterns of a scan hold no photons.
+    """
+    dark = [scan for scan, counts in mean_counts.items() if not counts > 0]
+    if dark:
+        raise ContractError(
+            Problem(
+                "measurements",
+                "scan.no_photons",
+                "photons in the patterns that are used",
+                f"none in scan {dark}",
+                "check the file with inspect",
+            )
+        )
+
+
+def _name(scan: Scan) -> str:
+    return str(scan.metadata.get("source", "Scan"))

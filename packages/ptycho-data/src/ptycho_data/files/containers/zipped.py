@@ -1,0 +1,178 @@
+"""Arrays of an untrusted NPZ archive, each checked by its header before it is unpacked (specs/files.md, NPZ)."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_data.files.containers.npy import check_size, native, read_header
+from ptycho_data.files.sources import checked_file
+
+ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
+RATIO_FREE_BYTES = 1 << 26
+"""Members that unpack to less than this may be compressed as well as they like."""
+LARGEST_RATIO = 200
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, KeyError)
+
+
+class NpzArchive:
+    """An open NPZ archive; a context manager.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: not a whole zip archive, or one that repeats a name.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = checked_file(path)
+        try:
+            self._zip = zipfile.ZipFile(self.path)
+        except _BROKEN as error:
+            raise ContractError(
+                Problem(
+                    str(self.path),
+                    "npz.truncated",
+                    "a whole NPZ archive",
+                    f"a damaged one ({error})",
+                    "the file is truncated or not an NPZ; copy or write it again",
+                )
+            ) from error
+        members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
+        self._members = {info.filename.removesuffix(".npy"): info for info in members}
+        if len(self._members) != len(members):
+            self._zip.close()
+            raise ContractError(
+                Problem(str(self.path), "npz.repeated", "each array once", "a name stored twice", "write it again")
+            )
+
+    def __enter__(self) -> NpzArchive:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._zip.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the arrays, in the order of the archive."""
+        return list(self._members)
+
+    def read(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+        """The named arrays that exist, in native byte order; all headers are checked before any is unpacked.
+
+        Raises:
+            ContractError: all problems: pickled, truncated, forged or damaged arrays, bombs.
+        """
+        present = [name for name in names if name in self._members]
+        self._raise(name for name in present if not self._declared(name))
+        problems: list[Problem] = []
+        needed = 0
+        for name in present:
+            try:
+                needed += self._check_member(name)
+            except ContractError as error:
+                problems += error.problems
+        available = available_bytes()
+        if available is not None and needed > available:
+            problems.append(
+                Problem(
+                    str(self.path),
+                    "npz.memory",
+                    f"at most the {available} bytes of free memory",
+                    f"{needed} bytes of unpacked arrays",
+                    "use a machine with more memory or split the scan",
+                )
+            )
+        if problems:
+            raise ContractError(problems)
+        return {name: self._unpack(name) for name in present}
+
+    def _declared(self, name: str) -> bool:
+        info = self._members[name]
+        return not info.flag_bits & 1 and info.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+    def _raise(self, undeclared: Iterable[str]) -> None:
+        problems = [
+            Problem(
+                self._where(name),
+                "npz.compression",
+                "a stored or deflated array, as NumPy writes it",
+                "an encrypted one or another compression",
+                "write it with numpy.savez or numpy.savez_compressed",
+            )
+            for name in undeclared
+        ]
+        if problems:
+            raise ContractError(problems)
+
+    def _check_member(self, name: str) -> int:
+        """Check one array's declared size against the archive's; returns the bytes of its data."""
+        info, where = self._members[name], self._where(name)
+        if info.file_size > RATIO_FREE_BYTES and info.file_size > LARGEST_RATIO * max(info.compress_size, 1):
+            raise ContractError(
+                Problem(
+                    where,
+                    "npz.bomb",
+                    f"at most {LARGEST_RATIO} times its packed size",
+                    f"{info.compress_size} bytes that claim to unpack to {info.file_size}",
+                    "refused as a decompression bomb; if it is genuine, write it with numpy.savez",
+                )
+            )
+        try:
+            with self._zip.open(info) as stream:
+                header = read_header(stream, where=where)
+        except ContractError:
+            raise
+        except _BROKEN as error:
+            raise self._damaged(where, error) from error
+        check_size(header, info.file_size, where=where)
+        return header.data_bytes
+
+    def _unpack(self, name: str) -> NDArray[Any]:
+        try:
+            with self._zip.open(self._members[name]) as stream:
+                array = npy_format.read_array(stream)
+                if stream.read(1):
+                    raise ValueError("more bytes than declared")
+        except _BROKEN as error:
+            raise self._damaged(self._where(name), error) from error
+        return native(np.asarray(array))
+
+    def _damaged(self, where: str, error: BaseException) -> ContractError:
+        return ContractError(
+            Problem(
+                where,
+                "npz.damaged",
+                "an intact array",
+                f"{error}".split("\n")[0][:200],
+                "the file is truncated or altered; copy or write it again",
+            )
+        )
+
+    def _where(self, name: str) -> str:
+        return f"{self.path}: {name}"
+
+
+def is_npz(path: Path) -> bool:
+    """Whether the file begins as a zip archive."""
+    with path.open("rb") as stream:
+        return stream.read(4) in ZIP_MAGIC
+
+
+def available_bytes() -> int | None:
+    """Free memory of the machine with reclaimable caches, where the system tells."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None

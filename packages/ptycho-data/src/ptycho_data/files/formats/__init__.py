@@ -1,0 +1,1 @@
+"""File formats of scans and reconstructions, one module a format (specs/files.md)."""

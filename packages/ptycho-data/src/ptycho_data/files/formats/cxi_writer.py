@@ -1,0 +1,85 @@
+"""Scans as CXI 1.6, with Ptychodus' own additions so that it opens there too (specs/files.md, CXI-OUT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from ptycho_contracts.records import Scan
+
+from ptycho_data.files.export import Export, counts_of, export_of, json_text, store_patterns
+from ptycho_data.files.interpret.optics import EV_PER_J
+from ptycho_data.files.sources import atomic_write
+
+VERSION = 160
+EXTENSION = "entry_1/ptycho_1"
+_INVALID = 1
+
+
+def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:
+    """Write one scan, atomically.
+
+    Raises:
+        ContractError: no probe, or a set-up that is not known.
+    """
+    export = export_of(scan, geometry=geometry, where=str(path))
+    positions, centre = export.ptychodus_frame()
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
+        file["cxi_version"] = VERSION
+        entry = file.create_group("entry_1")
+        instrument = entry.create_group("instrument_1")
+        _source(instrument, export)
+        detector = instrument.create_group("detector_1")
+        store_patterns(detector, "data", counts_of(scan))
+        detector["distance"] = export.geometry["detector_distance_m"]
+        detector["x_pixel_size"] = detector["y_pixel_size"] = export.geometry["detector_pixel_size_m"]
+        if scan.bad_pixels is not None:
+            detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
+        translation = np.zeros((len(scan), 3))
+        translation[:, :2] = positions
+        entry["sample_1/geometry_1/translation"] = translation
+        entry["sample_1/geometry_1/translation"].attrs["units"] = "m"
+        entry["data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
+        entry["data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
+        _images(entry, export)
+        _additions(entry, export, centre, len(scan))
+        _extension(file.create_group(EXTENSION), scan, export)
+
+
+def _source(instrument: h5py.Group, export: Export) -> None:
+    source = instrument.create_group("source_1")
+    source["energy"] = export.geometry["photon_energy_ev"] / EV_PER_J
+    source["energy"].attrs["units"] = "J"
+
+
+def _images(entry: h5py.Group, export: Export) -> None:
+    side = export.geometry["object_pixel_size_m"]
+    for name, array, axes in (
+        ("image_1", export.probe[None], "coherent:incoherent:y:x"),
+        ("image_2", export.object[None], "layer:y:x"),
+    ):
+        image = entry.create_group(name)
+        image["data"] = array.astype(np.complex64)
+        image["data"].attrs["axes"] = axes
+        image["data_space"] = "real"
+        image["image_size"] = np.array([side * array.shape[-1], side * array.shape[-2], 0.0])
+
+
+def _additions(entry: h5py.Group, export: Export, centre: Any, M: int) -> None:
+    own = entry.create_group("ptychodus")
+    own["probe_position_indexes"] = np.arange(M, dtype=np.int64)
+    for name in ("probe_pixel_width_m", "probe_pixel_height_m", "object_pixel_width_m", "object_pixel_height_m"):
+        own[name] = export.geometry["object_pixel_size_m"]
+    own["object_center_x_m"], own["object_center_y_m"] = centre
+
+
+def _extension(group: h5py.Group, scan: Scan, export: Export) -> None:
+    group["measurement"] = "counts"
+    group["probe_kind"] = scan.probe_kind
+    group["object_kind"] = export.object_kind
+    group["object_origin_yx_px"] = export.origin_yx_px
+    group["scan_index"] = scan.scan_index
+    group["metadata"] = json_text(scan)

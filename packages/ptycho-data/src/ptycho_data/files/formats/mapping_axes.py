@@ -1,0 +1,104 @@
+"""Declared axes of a mapping: which orders are legal, and how an array is put into ours (specs/files.md, MAP)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_data.files.interpret.units import UNITS
+
+_LEGAL_AXES = {
+    "patterns": (("pattern", "y", "x"), ("row", "column", "y", "x")),
+    "probe": (("y", "x"), ("mode", "y", "x")),
+}
+_OURS = ("row", "column", "pattern", "mode", "y", "x")
+
+
+def ordered(array: NDArray[Any], axes: str, where: str) -> NDArray[Any]:
+    """The array with its declared axes in our order; a grid of views becomes a list, row by row.
+
+    Raises:
+        ContractError: another number of axes than declared.
+    """
+    names = axes.split()
+    if array.ndim != len(names):
+        raise ContractError(
+            Problem(where, "array.shape", f"axes {axes}", f"shape {array.shape}", "correct the declaration 'axes'")
+        )
+    moved = np.transpose(array, [names.index(name) for name in _OURS if name in names])
+    return moved.reshape(-1, *moved.shape[2:]) if "row" in names else moved
+
+
+def layout_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
+    """Words of a mapping that mean nothing, and declarations that lack their other half."""
+    patterns, positions = tables["patterns"], tables["positions"]
+    problems = [*_axes_problems(path, tables), *_position_problems(path, positions, tables.get("geometry", {}))]
+    choices = [("patterns.unit", patterns["unit"], (*UNITS, "auto"))]
+    if isinstance(patterns["zero_frequency"], str):
+        choices.append(("patterns.zero_frequency", patterns["zero_frequency"], ("centre", "corner", "measured")))
+    elif not _numbers(patterns["zero_frequency"]):
+        problems.append(_choice(path, "patterns.zero_frequency", patterns["zero_frequency"], ("[y, x]",)))
+    if "mask" in tables:
+        choices.append(("mask.bad", tables["mask"].get("bad"), ("nonzero", "zero")))
+    if "probe" in tables:
+        choices.append(("probe.kind", tables["probe"].get("kind", "guess"), ("exact", "guess")))
+    return problems + [_choice(path, key, value, legal) for key, value, legal in choices if value not in legal]
+
+
+def _axes_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for table, legal in _LEGAL_AXES.items():
+        axes = tables.get(table, {}).get("axes")
+        if axes is not None and not any(sorted(axes.split()) == sorted(names) for names in legal):
+            words = tuple(" ".join(names) for names in legal)
+            problems.append(_choice(path, f"{table}.axes", axes, (*words, "any order of these")))
+    return problems
+
+
+def _position_problems(path: Path, positions: dict[str, Any], geometry: dict[str, Any]) -> list[Problem]:
+    problems = []
+    columns = positions.get("columns", "").split()
+    whole = "dataset" in positions and {"x", "y"} <= set(columns) and len(set(columns)) == len(columns) <= 3
+    if "dataset" in positions:
+        if not whole or {"x", "y"} & set(positions):
+            problems.append(_choice(path, "positions.columns", positions.get("columns"), ("x y", "y x", "x y z")))
+    elif not {"x", "y"} <= set(positions) or "columns" in positions:
+        problems.append(
+            Problem(
+                f"{path}: positions",
+                "mapping.missing",
+                "'dataset' with 'columns', or 'x' and 'y'",
+                ", ".join(positions),
+                "declare them: never guessed",
+            )
+        )
+    sign = positions.get("sign", [1, 1])
+    if len(sign) != 2 or any(isinstance(value, bool) or value not in (1, -1) for value in sign):
+        problems.append(_choice(path, "positions.sign", sign, ("[1, 1]", "[-1, 1]", "[1, -1]", "[-1, -1]")))
+    if (
+        positions["unit"] != "px"
+        and len([key for key in geometry if not key.endswith("_unit")]) < 3
+        and "object_pixel_size_m" not in geometry
+    ):
+        problems.append(
+            Problem(
+                f"{path}: geometry",
+                "geometry.missing",
+                "object_pixel_size_m, or energy, distance and detector pixel",
+                ", ".join(geometry) or "nothing",
+                'positions in a length need them; or declare unit = "px"',
+            )
+        )
+    return problems
+
+
+def _numbers(value: Any) -> bool:
+    return len(value) == 2 and all(isinstance(entry, int | float) and not isinstance(entry, bool) for entry in value)
+
+
+def _choice(path: Path, key: str, value: Any, legal: tuple[str, ...]) -> Problem:
+    return Problem(f"{path}: {key}", "option.choice", " | ".join(legal), repr(value), "declare one of them")

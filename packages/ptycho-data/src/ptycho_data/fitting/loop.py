@@ -1,0 +1,324 @@
+"""The course of a joint descent: order, schedule, validation, stopping, checkpoints (PHY-27 to PHY-32).
+
+NumPy only: what is fitted, and how a step is taken, is a backend's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.problems import Problem, WorkFailedError
+
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.checksums import Checksum, raw
+from ptycho_data.fitting.checkpoints import DescentCheckpoints, DescentState, broken
+from ptycho_data.stages import Progress
+
+Arrays = Mapping[str, NDArray[np.float32]]
+Moments = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], int]]
+"""Adam's first and second moment and number of steps, by parameter; of those that have been stepped."""
+
+_LAST_STEP = 0.02
+"""Learning rates follow a half cosine from 1 to this share of their start."""
+_POSITIONS_WAIT = 0.1
+"""Share of the descent after which positions begin to move: before, there is no object to align them to."""
+_BLOCK_PATTERNS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class JointFit:
+    """Outcome of a descent.
+
+    Attributes:
+        object: (H, W) complex64, for a probe of unit energy.
+        probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
+        losses: Mean training loss of each epoch that was finished.
+        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
+            patterns that were not fitted, and where positions were kept.
+        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
+        course: Validation, stopping and checkpoints.
+    """
+
+    object: NDArray[np.complex64]
+    probe: NDArray[np.complex64]
+    losses: tuple[float, ...]
+    shifts_yx_px: NDArray[np.float64]
+    background: NDArray[np.float32]
+    course: Course
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a descent went.
+
+    Attributes:
+        losses: Mean training loss of each epoch that was finished.
+        stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
+        val_losses: Validation loss of each epoch, also of one that the clock cut short; empty without validation.
+        best_epoch: Epoch, from 1, whose state is handed out; None without validation: the last one's.
+        resumed_from_epoch: Epochs that a checkpoint had; 0 for a descent from its beginning.
+        checkpoints_written: Number of checkpoints.
+    """
+
+    losses: tuple[float, ...]
+    stopped_by: str
+    val_losses: tuple[float, ...] = ()
+    best_epoch: int | None = None
+    resumed_from_epoch: int = 0
+    checkpoints_written: int = 0
+
+
+class Fit(Protocol):
+    """What a backend fits. Arrays that it hands out are copies."""
+
+    def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Any:
+        """One step on these patterns, rates times ``factor``; the loss before it, as anything that ``float`` takes."""
+
+    def loss(self, rows: NDArray[np.int64]) -> float:
+        """Loss of these patterns; changes nothing."""
+
+    def parameters(self) -> Arrays:
+        """All parameters by the names of CKP-3."""
+
+    def restore(self, parameters: Arrays) -> None:
+        """Take these parameters."""
+
+    def moments(self) -> Moments:
+        """Adam's state."""
+
+    def restore_moments(self, moments: Moments) -> None:
+        """Take this state of Adam."""
+
+
+def run_course(
+    fit: Fit,
+    *,
+    indices: NDArray[np.int64],
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    max_seconds: float | None = None,
+    validation: NDArray[np.int64] | None = None,
+    patience: int | None = None,
+    checkpoints: DescentCheckpoints | None = None,
+    progress: Progress | None = None,
+    stage: str = "descent",
+) -> Course:
+    """Take all steps of a descent; the fit then holds what is to be handed out.
+
+    Args:
+        fit: What is fitted.
+        indices: Patterns to fit.
+        epochs, batch_size, seed: Passes, patterns a step, seed of the order.
+        max_seconds: The schedule ends after this wall time, if not earlier.
+        validation: Patterns whose loss picks the epoch that is handed out; none where not given.
+        patience: Epochs without a lower validation loss before the descent stops.
+        checkpoints: Where the state is kept, and what to go on from.
+        progress: Called as ``progress(stage, steps done, steps in all)``.
+
+    Raises:
+        WorkFailedError: the fit diverged, or a checkpoint could not be written.
+        ContractError: a checkpoint that does not fit.
+    """
+    judges = np.sort(validation) if validation is not None and len(validation) else None
+    run = _Run(fit, indices, judges, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage)
+    return run.take()
+
+
+def descent_facts(
+    source: PatternSource,
+    *,
+    indices: NDArray[np.int64],
+    validation: NDArray[np.int64] | None,
+    sites: tuple[NDArray[Any], ...],
+    probe: NDArray[Any],
+    **options: Any,
+) -> dict[str, Any]:
+    """Whose state a checkpoint of this descent is (CKP-5); every pattern that is used is read once.
+
+    Args:
+        source: Scan or store.
+        indices, validation: Patterns that are fitted, and that judge.
+        sites: Where patterns lie on the canvas.
+        probe: What the descent begins with. Where it begins with an object, its caller says what made that.
+        options: JSON values.
+    """
+    judges = np.empty(0, np.int64) if validation is None else validation
+    used = np.sort(np.concatenate([indices, judges]))
+    counts = Checksum()
+    for first in range(0, len(used), _BLOCK_PATTERNS):
+        counts.update(raw(source.counts(used[first : first + _BLOCK_PATTERNS])))
+    bad = None if source.bad_pixels is None else np.asarray(source.bad_pixels)
+    return {
+        "descent": options,
+        "patterns": counts.hexdigest(),
+        "places": sha256_of(indices, judges, bad, *(site[used] for site in sites)),
+        "probe": sha256_of(probe),
+    }
+
+
+@dataclass(eq=False)
+class _Run:
+    """A descent in progress."""
+
+    fit: Fit
+    indices: NDArray[np.int64]
+    validation: NDArray[np.int64] | None
+    epochs: int
+    batch_size: int
+    seed: int
+    max_seconds: float | None
+    patience: int | None
+    checkpoints: DescentCheckpoints | None
+    progress: Progress | None
+    stage: str
+    losses: list[float] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    best_epoch: int = 0
+    best: Arrays = field(default_factory=dict)
+    written: int = 0
+    began: float = 0.0
+
+    def take(self) -> Course:
+        self.began = time.monotonic()
+        resumed = self._resume()
+        stopped_by = None
+        while stopped_by is None:
+            stopped_by = self._stopped() or (None if self._epoch() else "max_seconds")
+        if not all(np.isfinite(value).all() for value in self.fit.parameters().values()):
+            # Its last steps, which no loss has seen yet, may have ruined it.
+            raise self._diverged("NaN or infinite values in what was fitted")
+        if self.best_epoch != len(self.val_losses):
+            self.fit.restore(self.best)
+        return Course(
+            losses=tuple(self.losses),
+            stopped_by=stopped_by,
+            val_losses=tuple(self.val_losses),
+            best_epoch=self.best_epoch or None,
+            resumed_from_epoch=resumed,
+            checkpoints_written=self.written,
+        )
+
+    def _stopped(self) -> str | None:
+        if len(self.losses) >= self.epochs:
+            return "epochs"
+        waited = len(self.val_losses) - self.best_epoch
+        return "early stopping" if self.patience is not None and self.val_losses and waited >= self.patience else None
+
+    def _epoch(self) -> bool:
+        """One pass; False where the clock ended the descent instead."""
+        epoch, batches = len(self.losses), math.ceil(len(self.indices) / self.batch_size)
+        steps, values = self.epochs * batches, list[Any]()
+        # The order of an epoch depends on seed and epoch alone, not on the epochs before.
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
+        for done, batch in enumerate(np.array_split(order, batches), epoch * batches):
+            elapsed = 0.0 if self.max_seconds is None else self._seconds() / self.max_seconds
+            if elapsed >= 1 and self.losses:
+                if values:
+                    self._judge()
+                return False
+            share = max(done / steps, min(elapsed, 1.0))
+            factor = _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * share))
+            values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=share >= _POSITIONS_WAIT))
+            if self.progress is not None:
+                self.progress(self.stage, done + 1, steps)
+        self.losses.append(float(np.mean([float(value) for value in values])))
+        if not math.isfinite(self.losses[-1]):
+            raise self._diverged(f"a loss of {self.losses[-1]} in epoch {len(self.losses)}")
+        self._judge()
+        if self.checkpoints is not None and self.checkpoints.due():
+            self.checkpoints.write(self._state())
+            self.written += 1
+        return True
+
+    def _judge(self) -> None:
+        if self.validation is None:
+            return
+        batches = math.ceil(len(self.validation) / self.batch_size)
+        value = float(np.mean([self.fit.loss(rows) for rows in np.array_split(self.validation, batches)]))
+        if not math.isfinite(value):
+            raise self._diverged(f"a validation loss of {value} in epoch {len(self.val_losses) + 1}")
+        lower = not self.val_losses or value < self.val_losses[self.best_epoch - 1]
+        self.val_losses.append(value)
+        if lower:
+            self.best_epoch, self.best = len(self.val_losses), self.fit.parameters()
+
+    def _state(self) -> DescentState:
+        moments = self.fit.moments()
+        arrays = dict(self.fit.parameters())
+        for name, (first, second, _) in moments.items():
+            arrays |= {f"{name}.first": first, f"{name}.second": second}
+        if self.best_epoch != len(self.val_losses):
+            arrays |= {f"best.{name}": value for name, value in self.best.items()}
+        return DescentState(
+            arrays=arrays,
+            epoch=len(self.losses),
+            steps={name: steps for name, (_, _, steps) in moments.items()},
+            losses=tuple(self.losses),
+            val_losses=tuple(self.val_losses),
+            best_epoch=self.best_epoch,
+            seconds=self._seconds(),
+        )
+
+    def _resume(self) -> int:
+        """Take the state of a checkpoint, if there is one to go on from; the number of its epochs."""
+        state = None if self.checkpoints is None else self.checkpoints.state()
+        if state is None or self.checkpoints is None:
+            return 0
+        parameters = self.fit.parameters()
+        names = list(parameters)
+        moments = [f"{name}.{which}" for name in state.steps for which in ("first", "second")]
+        best = [f"best.{name}" for name in names] if state.best_epoch != len(state.val_losses) else []
+        shapes = {
+            name: parameters[name.removeprefix("best.").split(".")[0]].shape
+            for name in (*names, *moments, *best)
+            if name.removeprefix("best.").split(".")[0] in parameters
+        }
+        found = {name: value.shape for name, value in state.arrays.items()}
+        if found != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
+            raise broken(self.checkpoints.path, "tensors of another descent")
+        self.fit.restore({name: state.arrays[name] for name in names})
+        self.fit.restore_moments(
+            {
+                name: (state.arrays[f"{name}.first"], state.arrays[f"{name}.second"], steps)
+                for name, steps in state.steps.items()
+            }
+        )
+        self.losses, self.val_losses = list(state.losses), list(state.val_losses)
+        self.best_epoch = state.best_epoch
+        self.best = {name: state.arrays[f"best.{name}" if best else name] for name in names}
+        self.began -= state.seconds
+        return state.epoch
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    def _diverged(self, found: str) -> WorkFailedError:
+        return WorkFailedError(
+            Problem(
+                self.stage,
+                "descent.diverged",
+                "a finite fit",
+                found,
+                "lower the learning rates or check the data with inspect",
+            )
+        )
+
+
+def sha256_of(*arrays: NDArray[Any] | None) -> str:
+    """Digest of arrays with their shapes and dtypes."""
+    found = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            found.update(b"none\n")
+            continue
+        found.update(f"{array.dtype.str} {array.shape}\n".encode())
+        found.update(raw(array))
+    return found.hexdigest()

@@ -1,0 +1,261 @@
+"""A scan's probe by joint descent: calibrated from a guess, or found where there is none (specs/training.md, TRN-3).
+
+Descent and residual are those of a backend, and given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ReconstructionConfig, TrainingConfig
+from ptycho_contracts.records import Scan
+
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.fitting.probes import from_mean_pattern, mode_powers, overlap, with_modes
+from ptycho_data.stages import Progress, Stages
+
+CALIBRATION_PATTERNS = 2048
+"""A larger scan's probe is calibrated on this many neighbouring patterns."""
+JUDGED_PATTERNS = 256
+"""R after a calibration is that of at most this many of its patterns."""
+SEARCH_PATTERNS = 150
+SEARCH_EPOCHS = 6
+DEFOCUS_CYCLES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 4.0, -4.0, 8.0, -8.0, 16.0, -16.0)
+"""Defoci tried where no probe is given; the best one's surroundings are tried next."""
+
+
+class Fit(Protocol):
+    """What a descent comes to."""
+
+    @property
+    def object(self) -> NDArray[np.complex64]: ...
+    @property
+    def probe(self) -> NDArray[np.complex64]: ...
+    @property
+    def losses(self) -> tuple[float, ...]: ...
+
+
+class Descend(Protocol):
+    """A joint descent of all patterns of a source, on a canvas of their own."""
+
+    def __call__(
+        self,
+        source: PatternSource,
+        positions_px: NDArray[np.float64],
+        probe: NDArray[np.complex64],
+        *,
+        mean_counts: float,
+        config: ReconstructionConfig,
+        stage: str,
+        progress: Progress | None,
+    ) -> Fit: ...
+
+
+class Judge(Protocol):
+    """R and its Poisson floor (PHY-22, PHY-23) of a descent's outcome, on some patterns of what it was given."""
+
+    def __call__(
+        self,
+        source: PatternSource,
+        positions_px: NDArray[np.float64],
+        fit: Fit,
+        indices: NDArray[np.int64],
+        *,
+        mean_counts: float,
+    ) -> tuple[float | None, float | None]: ...
+
+
+class Chosen:
+    """Some patterns of a source, numbered from 0."""
+
+    def __init__(self, source: PatternSource, indices: NDArray[np.int64]) -> None:
+        self._source, self._indices = source, indices
+        self.N, self.bad_pixels = source.N, source.bad_pixels
+        self.scan_index = np.asarray(source.scan_index)[indices]
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
+        """Photon counts, as the source gives them."""
+        return self._source.counts(self._indices[index])
+
+
+def central(positions_px: NDArray[np.float64], indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Those of the patterns at ``indices`` that lie nearest to the middle of the scan, at most ``count``, ascending."""
+    mine = positions_px[indices]
+    distance = np.abs(mine - np.median(mine, axis=0)).max(axis=1)
+    return np.sort(indices[np.argsort(distance, kind="stable")[:count]])
+
+
+def calibrate(
+    descend: Descend,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    probe: NDArray[np.complex64],
+    *,
+    indices: NDArray[np.int64],
+    mean_counts: float,
+    config: ReconstructionConfig,
+    progress: Progress | None = None,
+    stage: str = "calibration",
+    patterns: int = CALIBRATION_PATTERNS,
+) -> Fit:
+    """A joint descent on a scan, or on its middle part where it is large; its outcome holds the calibrated probe.
+
+    Args:
+        descend: The backend's descent.
+        source: Scan or store.
+        positions_px: (M, 2) [x, y] of all its patterns.
+        probe: (K, N, N) guess, any scale.
+        indices: Patterns of one scan that may be used.
+        mean_counts: Their mean photons a pattern.
+        config: Epochs, rates, loss and seed.
+    """
+    mine = central(positions_px, indices, patterns)
+    return descend(
+        Chosen(source, mine),
+        positions_px[mine],
+        probe,
+        mean_counts=mean_counts,
+        config=config,
+        stage=stage,
+        progress=progress,
+    )
+
+
+def judged(
+    judge: Judge,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    fit: Fit,
+    *,
+    indices: NDArray[np.int64],
+    mean_counts: float,
+    config: ReconstructionConfig,
+    patterns: int = CALIBRATION_PATTERNS,
+) -> dict[str, Any]:
+    """How well a calibration explains its own patterns (TRN-3b), for the summary.
+
+    Args:
+        judge: The backend's residual.
+        fit: Outcome of :func:`calibrate`, with whose arguments this is called.
+    """
+    mine = central(positions_px, indices, patterns)
+    few = np.linspace(0, len(mine) - 1, min(len(mine), JUDGED_PATTERNS)).round().astype(np.int64)
+    residual, floor = judge(Chosen(source, mine), positions_px[mine], fit, few, mean_counts=mean_counts)
+    return {
+        "patterns": len(mine),
+        "steps": len(fit.losses) * math.ceil(len(mine) / config.batch_size),
+        "judged": len(few),
+        "residual": residual,
+        "poisson_floor": floor,
+    }
+
+
+def find_probe(
+    descend: Descend,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    *,
+    indices: NDArray[np.int64],
+    mean_counts: float,
+    config: ReconstructionConfig,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.complex64], dict[str, Any]]:
+    """A probe from the patterns alone: the mean pattern's modulus at the defocus that explains a few patterns best.
+
+    Each defocus starts a short joint descent; the lowest loss wins, first on a coarse ladder, then around its best.
+    The twin (PHY-13) explains the patterns as well: which of the two is found is arbitrary.
+
+    Returns:
+        (1, N, N) probe, and for the summary the defoci with their losses.
+    """
+    mine = central(positions_px, indices, SEARCH_PATTERNS)
+    modulus = np.sqrt(source.counts(central(positions_px, indices, CALIBRATION_PATTERNS)).mean(axis=0))
+    short = ReconstructionConfig(epochs=SEARCH_EPOCHS, loss=config.loss, seed=config.seed)
+    tried: dict[float, float] = {}
+
+    def loss_of(defocus: float) -> float:
+        if defocus not in tried:
+            fit = calibrate(
+                descend,
+                source,
+                positions_px,
+                from_mean_pattern(modulus, defocus_cycles=defocus),
+                indices=mine,
+                mean_counts=mean_counts,
+                config=short,
+            )
+            tried[defocus] = fit.losses[-1]
+            if progress is not None:
+                progress("probe search", len(tried), len(DEFOCUS_CYCLES) + 4)
+        return tried[defocus]
+
+    best = min(DEFOCUS_CYCLES, key=loss_of)
+    near = [best * factor for factor in (0.7, 0.85, 1.2, 1.45)] if best else [0.25, -0.25]
+    best = min([best, *near], key=loss_of)
+    return from_mean_pattern(modulus, defocus_cycles=best), {
+        "defocus_cycles": best,
+        "losses": [{"defocus_cycles": defocus, "loss": loss} for defocus, loss in sorted(tried.items())],
+    }
+
+
+def training_probe(
+    descend: Descend,
+    judge: Judge,
+    scan: Scan,
+    source: PatternSource,
+    used: NDArray[np.int64],
+    gauges: Mapping[int, float],
+    *,
+    modes: int,
+    training: TrainingConfig,
+    stages: Stages,
+    progress: Progress | None = None,
+) -> tuple[NDArray[np.complex64], dict[str, Any]]:
+    """The probe to train with: given, calibrated on the first scan, or found where the file has none.
+
+    Args:
+        descend: The backend's descent.
+        judge: The backend's residual.
+        scan: What was measured, with the probe that is given.
+        source: The same patterns, as they are read for training.
+        used: Indices of the patterns that may be used.
+        gauges: Mean counts by scan of these.
+        modes: How many the probe is to have.
+        training: Seed, loss, and whether and how long to calibrate.
+        stages: Times go to ``probe search`` and ``calibration``.
+
+    Returns:
+        (modes, N, N) probe, and for the summary what was done.
+    """
+    scans = scan.scan_index[used]
+    first: dict[str, Any] = {
+        "indices": used[scans == scans[0]],
+        "mean_counts": gauges[int(scans[0])],
+        "config": ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss),
+    }
+    found: dict[str, Any] = {}
+    start = scan.probe
+    if start is None:
+        with stages.measure("probe search"):
+            start, found["search"] = find_probe(descend, source, scan.positions_px, **first, progress=progress)
+    probe = with_modes(start, modes)
+    calibrates = training.calibrate_probe
+    if calibrates is None:
+        calibrates = scan.probe is None or scan.probe_kind == "guess"
+    found |= {"calibrated": calibrates, "calibration": None}
+    if calibrates:
+        with stages.measure("calibration"):
+            fit = calibrate(descend, source, scan.positions_px, probe, **first, progress=progress)
+            found["calibration"] = judged(judge, source, scan.positions_px, fit, **first)
+        probe = fit.probe
+        found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
+    found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
+    found["mode_powers"] = mode_powers(probe)
+    return probe, found

@@ -1,0 +1,1 @@
+"""Train, infer, reconstruct and evaluate: once, for every backend (specs/training.md)."""

@@ -1,0 +1,236 @@
+"""Payloads: one resolved configuration with the scan or model that it is for (specs/config.md).
+
+Framework-free: a backend's ``config_factory`` hands in how it opens a bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from ptycho_contracts.config import (
+    DataConfig,
+    ExecutionConfig,
+    InferenceConfig,
+    ModelConfig,
+    Resolved,
+    Section,
+    TrainingConfig,
+    check_names,
+    resolve,
+    schema,
+    to_dict,
+)
+from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+from ptycho_contracts.records import Scan
+
+from ptycho_data.files import combine_scans, read_scan
+
+PathLike = str | Path
+
+_BUNDLE_OPTIONS = ("gridsize", "neighbor_count", "min_distance_px", "max_distance_px")
+"""How groups are made at imaging as they were in training."""
+
+
+class OpenedBundle(Protocol):
+    """What a payload asks of a backend's bundle: the model's configuration."""
+
+    @property
+    def model(self) -> Any: ...
+
+
+B = TypeVar("B", bound=OpenedBundle)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPayload:
+    """All that a training needs.
+
+    Attributes:
+        scan: The training scans, combined.
+        output_dir: Where results go.
+        pt_data_config, pt_model_config, pt_training_config, execution_config: The resolved options.
+        overrides_applied: For each option set by a layer, its value and the layer: explicit, execution or file.
+    """
+
+    scan: Scan
+    output_dir: Path
+    pt_data_config: DataConfig
+    pt_model_config: ModelConfig
+    pt_training_config: TrainingConfig
+    execution_config: ExecutionConfig
+    overrides_applied: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class InferencePayload(Generic[B]):
+    """All that imaging needs; attributes as in :class:`TrainingPayload`, with the opened ``bundle``."""
+
+    bundle: B
+    scan: Scan
+    output_dir: Path
+    pt_data_config: DataConfig
+    pt_model_config: ModelConfig
+    pt_inference_config: InferenceConfig
+    execution_config: ExecutionConfig
+    overrides_applied: Mapping[str, Mapping[str, Any]]
+
+
+def training_payload(
+    train_data_file: PathLike | Sequence[PathLike],
+    output_dir: PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    execution_config: ExecutionConfig | None = None,
+) -> TrainingPayload:
+    """Read the training data and resolve all options: explicit > execution > file > defaults.
+
+    Args:
+        train_data_file: One file, or several that make one dataset of several scans.
+        output_dir: Where results will go; nothing is written yet.
+        overrides: Flat option names of the data, model, training and execution sections.
+        execution_config: Execution options; all of them are taken.
+
+    Raises:
+        MissingFileError: "Training data file not found", with the path.
+        ContractError: unknown or illegal options; n_groups missing; bad data.
+    """
+    paths = [train_data_file] if isinstance(train_data_file, str | Path) else list(train_data_file)
+    sections = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
+    given = _checked(overrides, sections)
+    _require_files([Path(path) for path in paths], "Training data file not found")
+    if given.get("n_groups") is None and given.get("oversampling") is None:
+        raise ContractError(
+            Problem(
+                "explicit.n_groups",
+                "config.n_groups",
+                "a number of groups: n_groups is required",
+                "none",
+                "pass overrides={'n_groups': ...}, for instance the number of patterns",
+            )
+        )
+    scan = combine_scans([_read(Path(path), given) for path in paths])
+    resolved = _resolve(sections, given, execution_config, scan)
+    data = resolved[DataConfig]
+    _require_size(scan, data.N, where=str(paths[0]))
+    return TrainingPayload(
+        scan=scan,
+        output_dir=Path(output_dir),
+        pt_data_config=data,
+        pt_model_config=resolved[ModelConfig],
+        pt_training_config=resolved[TrainingConfig],
+        execution_config=resolved[ExecutionConfig],
+        overrides_applied=resolved.applied,
+    )
+
+
+def inference_payload(
+    model_path: PathLike,
+    test_data_file: PathLike,
+    output_dir: PathLike,
+    overrides: Mapping[str, Any] | None = None,
+    execution_config: ExecutionConfig | None = None,
+    *,
+    load_bundle: Callable[[Path], B],
+) -> InferencePayload[B]:
+    """Open the model, read the scan and resolve all options; what the model fixes comes from its bundle.
+
+    Raises:
+        MissingFileError: "Model archive not found" or "Test data file not found", with the path.
+        ContractError: a broken bundle, unknown or illegal options, or a scan that does not fit the model.
+    """
+    given = _checked(overrides, (DataConfig, InferenceConfig, ExecutionConfig))
+    _require_files([Path(model_path)], "Model archive not found")
+    _require_files([Path(test_data_file)], "Test data file not found")
+    bundle = load_bundle(Path(model_path))
+    model = bundle.model.config
+    clash = {
+        name: given[name] for name in ("N", "gridsize") if name in given and given[name] != getattr(model.data, name)
+    }
+    if clash:
+        raise ContractError(
+            [
+                Problem(
+                    f"explicit.{name}",
+                    "config.fixed_by_model",
+                    f"{getattr(model.data, name)}, as the model was trained",
+                    repr(value),
+                    f"leave {name} out or train a model for it",
+                )
+                for name, value in clash.items()
+            ]
+        )
+    scan = _read(Path(test_data_file), given)
+    _require_size(scan, model.data.N, where=str(test_data_file))
+    # The bundle's word on how groups are made; how this file's patterns are to be read is not the bundle's to say.
+    frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
+    resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
+    return InferencePayload(
+        bundle=bundle,
+        scan=scan,
+        output_dir=Path(output_dir),
+        pt_data_config=resolved[DataConfig],
+        pt_model_config=model,
+        pt_inference_config=resolved[InferenceConfig],
+        execution_config=resolved[ExecutionConfig],
+        overrides_applied=resolved.applied,
+    )
+
+
+def _checked(overrides: Mapping[str, Any] | None, sections: Sequence[type[Section]]) -> dict[str, Any]:
+    """Overrides with known names and legal values, checked before any file is read."""
+    given = dict(overrides or {})
+    check_names(given, [row.name for section in sections for row in schema(section)], where="explicit")
+    if isinstance(given.get("hold_out"), float | int | Path):
+        given["hold_out"] = str(given["hold_out"])
+    resolve(sections, {"explicit": given})
+    return given
+
+
+def _resolve(
+    sections: Sequence[type[Section]],
+    given: Mapping[str, Any],
+    execution_config: ExecutionConfig | None,
+    scan: Scan,
+    *,
+    frozen: Mapping[str, Any] | None = None,
+) -> Resolved:
+    from_file: dict[str, Any] = {"N": scan.N}
+    if scan.metadata.get("nphotons"):
+        from_file["nphotons"] = float(scan.metadata["nphotons"])
+    layers = {
+        "explicit": given,
+        "execution": {} if execution_config is None else to_dict(execution_config),
+        "bundle": frozen or {},
+        "file": from_file,
+    }
+    return resolve(sections, layers)
+
+
+def _read(path: Path, given: Mapping[str, Any]) -> Scan:
+    reading = {name: given[name] for name in ("measurement", "nphotons") if given.get(name) is not None}
+    return read_scan(path, **reading)
+
+
+def _require_files(paths: Sequence[Path], message: str) -> None:
+    missing = [
+        Problem(str(path), "file.missing", "an existing file", "nothing", f"{message}: {path}; check the path")
+        for path in paths
+        if not path.exists()
+    ]
+    if missing:
+        raise MissingFileError(missing)
+
+
+def _require_size(scan: Scan, side: int, *, where: str) -> None:
+    if side != scan.N:
+        raise ContractError(
+            Problem(
+                where,
+                "scan.size",
+                f"patterns of {side} x {side}",
+                f"{scan.N} x {scan.N}",
+                "leave N out, or crop or bin the patterns",
+            )
+        )
