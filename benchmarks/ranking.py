@@ -34,7 +34,7 @@ from ptycho_contracts.records import Scan
 from ptycho_data.batches.gathering import mean_counts
 from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
-from ptycho_data.fitting.probes import in_gauge
+from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.metrics import align
 from ptycho_data.simulate import simulate
 from ptycho_torch.losses import LOSSES
@@ -69,7 +69,7 @@ class Judge:
         self.scan, self.geometry = scan, canvas_geometry(scan.positions_px, scan.N)
         sites = place_scan(scan.positions_px, self.geometry, scan.N)
         self._sites = Placement(sites.corners_yx, sites.fractions_yx.double(), sites.shape, sites.N)
-        self._probe = torch.from_numpy(in_gauge(scan.probe, 1.0).astype(np.complex128))
+        self._probe = torch.from_numpy(normalised_probe(scan.probe, 1.0).astype(np.complex128))
         self._gauge = mean_counts(scan)[int(scan.scan_index[0])]
         self.weight = illumination(self._probe, self._sites).numpy()
         self.truth = on_canvas(scan, self.geometry)

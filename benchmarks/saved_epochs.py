@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.records import Scan
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
-from ptycho_data.fitting.probes import in_gauge
+from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.workflows.prepared_scan import ScanView, scan_view
 from ptycho_torch.bundle import load_bundle
 from ptycho_torch.descent import joint_descent
@@ -161,7 +161,7 @@ def descended(
 
 def residual(view: ScanView, placement: Placement, object_: Object, probe: NDArray[np.complex64]) -> float:
     """R of the patterns held out, which no stage has used."""
-    gauge = in_gauge(probe, view.mean_counts)
+    gauge = normalised_probe(probe, view.mean_counts)
     found, _ = far_field_residual(view.source, object_, gauge, placement, view.held_out)
     if found is None:
         raise SystemExit("nothing is held out: give more patterns")

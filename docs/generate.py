@@ -13,9 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cyclopts import Parameter
-from ptycho_cli import old_commands as commands
-from ptycho_cli.commands.convert import convert
-from ptycho_cli.commands.simulate import simulate
+from ptycho_cli.commands import COMMANDS
 from ptycho_cli.options import (
     EVALUATE_OPTIONS,
     INFER_OPTIONS,
@@ -28,16 +26,6 @@ from ptycho_contracts.config import SECTIONS, Option, schema
 
 FOLDER = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: change the code, then run `python -m nox -s docs`. -->"
-COMMANDS: tuple[Callable[..., Any], ...] = (
-    commands.train,
-    commands.infer,
-    commands.reconstruct,
-    commands.evaluate,
-    simulate,
-    commands.inspect,
-    convert,
-    commands.demo,
-)
 READERS = {
     "train": TRAIN_OPTIONS,
     "infer": INFER_OPTIONS,

@@ -31,11 +31,17 @@ def physics(N: int, modes: int, patterns: int) -> dict[str, Any]:
     patches = reference.extract_patches(canvas, positions, N, origin)
     by_patches, by_probe = intensity_gradients(patches, probe, upstream)
     return {
-        "canvas": canvas, "positions_px": positions, "origin_yx": origin, "probe": probe, "upstream": upstream,
-        "patches": patches, "placed": reference.place_patches(patches, positions, shape, origin),
+        "canvas": canvas,
+        "positions_px": positions,
+        "origin_yx": origin,
+        "probe": probe,
+        "upstream": upstream,
+        "patches": patches,
+        "placed": reference.place_patches(patches, positions, shape, origin),
         "intensities": reference.simulate_counts(patches, probe),
-        "gradient_patches": by_patches, "gradient_probe": by_probe,
-    }  # fmt: skip
+        "gradient_patches": by_patches,
+        "gradient_probe": by_probe,
+    }
 
 
 def losses(N: int, patterns: int) -> dict[str, Any]:
@@ -72,9 +78,13 @@ def main() -> None:
     }
     for name, (held, clauses) in made.items():
         provenance = {
-            "made_by": "specs/vectors/make.py", "seed": SEED, "clauses": clauses, "reference": "NumPy, complex128",
-            "ptycho-contracts": version("ptycho-contracts"), "numpy": version("numpy"),
-        }  # fmt: skip
+            "made_by": "specs/vectors/make.py",
+            "seed": SEED,
+            "clauses": clauses,
+            "reference": "NumPy, complex128",
+            "ptycho-contracts": version("ptycho-contracts"),
+            "numpy": version("numpy"),
+        }
         np.savez_compressed(HERE / f"{name}.npz", provenance=np.array(json.dumps(provenance)), **held)
 
 

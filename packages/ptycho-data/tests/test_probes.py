@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import strategies
-from ptycho_data.fitting.probes import in_gauge, mode_powers, orthogonal_modes, overlap, with_modes
+from ptycho_data.fitting.probes import mode_powers, normalised_probe, orthogonal_modes, overlap, with_modes
 from ptycho_data.simulate import PROBES
 
 
@@ -68,7 +68,7 @@ def test_phases_stay_near_the_given_ones():
 @given(data=st.data(), counts=st.floats(1e-3, 1e9))
 def test_gauge(data, counts):
     """PHY-10."""
-    probe = in_gauge(data.draw(strategies.probes(9)), counts)
+    probe = normalised_probe(data.draw(strategies.probes(9)), counts)
     assert probe.dtype == np.complex64
     assert power(probe).sum() == pytest.approx(counts, rel=1e-5)
 

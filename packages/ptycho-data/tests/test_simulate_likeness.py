@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from ptycho_data.simulate import defocused_disc, jittered, scans_like
+from ptycho_data.simulate import defocused_disc, jittered, scans_from
 
 
 @pytest.fixture(scope="module")
 def likeness():
     positions = jittered(30, step_px=4, seed=3) + 1e5
     probe = defocused_disc(32)
-    return positions, probe, scans_like(positions, probe, count=3, photons_per_pattern=2e4, seed=5)
+    return positions, probe, scans_from(positions, probe, count=3, photons_per_pattern=2e4, seed=5)
 
 
 def test_every_object_is_a_scan_of_its_own(likeness):
@@ -35,7 +35,7 @@ def test_the_dose_is_that_of_the_scan(likeness):
 def test_the_seed_decides(likeness):
     """Invariant 42."""
     positions, probe, scan = likeness
-    again = scans_like(positions, probe, count=3, photons_per_pattern=2e4, seed=5)
-    other = scans_like(positions, probe, count=3, photons_per_pattern=2e4, seed=6)
+    again = scans_from(positions, probe, count=3, photons_per_pattern=2e4, seed=5)
+    other = scans_from(positions, probe, count=3, photons_per_pattern=2e4, seed=6)
     assert np.array_equal(again.measurements, scan.measurements)
     assert not np.array_equal(other.measurements, scan.measurements)

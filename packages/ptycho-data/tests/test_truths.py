@@ -15,7 +15,7 @@ from ptycho_data.batches.gathering import gather, mean_counts
 from ptycho_data.batches.truths import require_truth, truth_arrays, truth_patches
 from ptycho_data.files import combine_scans, write_scan
 from ptycho_data.grouping.groups import group
-from ptycho_data.simulate import defocused_disc, jittered, scans_like
+from ptycho_data.simulate import defocused_disc, jittered, scans_from
 from ptycho_data.store.stores import create_store, open_store, verify_store
 from ptycho_data.store.writer import create_store_from_chunks
 
@@ -35,7 +35,7 @@ def scan_at(positions_px, N, truth=None, origin=None):
 def likeness() -> Scan:
     """Three objects at 12 positions each."""
     positions = jittered(12, step_px=4, seed=3) + 1e5
-    return scans_like(positions, defocused_disc(16), count=3, photons_per_pattern=2e4, seed=5)
+    return scans_from(positions, defocused_disc(16), count=3, photons_per_pattern=2e4, seed=5)
 
 
 @given(

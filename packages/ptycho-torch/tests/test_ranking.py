@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ptycho_contracts.physics import EPS_COUNTS
-from ptycho_data.fitting.probes import in_gauge
+from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.metrics import align
 from ptycho_data.simulate import simulate
 from ptycho_torch.descent import joint_descent
@@ -38,7 +38,10 @@ def ranked(view_of):
 def judged(ranked):
     """Loss on patterns that no fit has used, and error after alignment, of objects on the scan's canvas."""
     scan, view, held, truth = ranked
-    placement, probe = place_scan(scan.positions_px, view.geometry, scan.N), torch.from_numpy(in_gauge(scan.probe, 1.0))
+    placement, probe = (
+        place_scan(scan.positions_px, view.geometry, scan.N),
+        torch.from_numpy(normalised_probe(scan.probe, 1.0)),
+    )
     weight = illumination(probe, placement).numpy()
     measured = to_corner(torch.from_numpy(scan.counts(held))) / view.mean_counts
 

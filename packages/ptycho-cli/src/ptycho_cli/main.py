@@ -12,7 +12,8 @@ from typing import Any
 from cyclopts import App, CycloptsError, MissingArgumentError
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
-from ptycho_cli import old_commands as commands
+from ptycho_cli.commands import register
+from ptycho_cli.output.flags import with_flags
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 _USAGE_ERRORS = (
@@ -39,7 +40,7 @@ def build_app() -> App:
         result_action="return_value",
         suppress_keyboard_interrupt=False,
     )
-    commands.register(app)
+    register(app)
     return app
 
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         expected = isinstance(error, _USAGE_ERRORS)
-        return _fail(_one_line(error), USAGE if expected else FAILED)
+        return _fail(with_flags(_one_line(error)), USAGE if expected else FAILED)
     return DONE
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +13,29 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig, from_tables, to_dict
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 
-from ptycho_data.tensor_files import TensorFiles
+from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-bundle"
-SCHEMA = 1
+SCHEMA = 2
 NETWORK = "network."
+_SEALED = ("config", "provenance")
+_NAMES_OF_SCHEMA_1 = {".enter.": ".in_conv.", ".leave.": ".out_conv."}
+"""Layers that had other names before schema 2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model in memory with what it was trained on.
+
+    Attributes:
+        model: A backend's model, in float32 and evaluation mode.
+        mean_counts: Mean photons per pattern of the training patterns: the frozen probe normalisation.
+        provenance: JSON values: versions, settings, inputs and results of the training.
+    """
+
+    model: Any
+    mean_counts: float
+    provenance: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +44,7 @@ class BundleFile:
 
     Attributes:
         config: Of the model, with its ``data``.
-        weights: float32 arrays by name, such as ``network.nets.0.enter.weight`` (out, in, kh, kw).
+        weights: float32 arrays by name, such as ``network.nets.0.in_conv.weight`` (out, in, kh, kw).
         probe: (modes, N, N) complex64 of unit energy.
         mean_counts: Mean photons a pattern of the training patterns.
         provenance: JSON values.
@@ -42,11 +57,8 @@ class BundleFile:
     provenance: Mapping[str, Any]
 
 
-def write_bundle(path: Path, content: BundleFile, files: TensorFiles) -> None:
+def write_bundle(path: Path, content: BundleFile) -> None:
     """Write a bundle; what was at ``path`` is replaced in one step, only when all is written.
-
-    Args:
-        files: How it is written.
 
     Raises:
         WorkFailedError: weights that are NaN or infinite.
@@ -72,23 +84,11 @@ def write_bundle(path: Path, content: BundleFile, files: TensorFiles) -> None:
         "config": json.dumps({"data": to_dict(content.config.data), "model": to_dict(content.config)}),
         "provenance": json.dumps(content.provenance),
     }
-    header["sha256"] = _digest(header, tensors)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    try:
-        files.save(tensors, temporary, header)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_tensors(path, tensors, header, sealed=_SEALED)
 
 
-def read_bundle(path: Path, files: TensorFiles) -> BundleFile:
+def read_bundle(path: Path) -> BundleFile:
     """Read a bundle. Nothing in the file is executed, and no more memory taken than its tensors need.
-
-    Args:
-        files: How it is read.
 
     Raises:
         MissingFileError: no such file.
@@ -104,12 +104,14 @@ def read_bundle(path: Path, files: TensorFiles) -> BundleFile:
                 "Model archive not found: check the path",
             )
         )
-    header, tensors = _read(path, files)
+    header, tensors = _read(path)
     config = _config(path, header)
     provenance = _json(path, header, "provenance")
     _check_tensors(path, config, tensors)
-    if header.get("sha256") != _digest(header, tensors):
+    if header.get("sha256") != tensor_digest(header, tensors, _SEALED):
         raise broken(path, "the content that its checksum is of", "tensors or settings that were altered")
+    if header["schema"] == "1":
+        tensors = {_present_name(name): value for name, value in tensors.items()}
     probe = np.ascontiguousarray(tensors.pop("probe")).view(np.complex64)[..., 0]
     mean_counts = float(tensors.pop("mean_counts")[0])
     return BundleFile(config, tensors, probe, mean_counts, provenance)
@@ -165,28 +167,21 @@ def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, NDArra
         raise broken(path, "a probe with light and positive 'mean_counts'", "zeros")
 
 
+def _present_name(name: str) -> str:
+    """A tensor's name in this schema, from that of schema 1."""
+    for old, new in _NAMES_OF_SCHEMA_1.items():
+        name = name.replace(old, new)
+    return name
+
+
 def _not_finite(tensors: Mapping[str, NDArray[Any]]) -> str:
     return ", ".join(name for name, value in tensors.items() if not np.isfinite(value).all())
 
 
-def _digest(header: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of settings and tensors, as specs/bundle.md BUN-6 has it."""
-    found = hashlib.sha256()
-    for key in ("config", "provenance"):
-        found.update(f"{key}\n{header[key]}\n".encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        found.update(f"{name}\n{'x'.join(map(str, value.shape))}\n".encode())
-        found.update(np.ascontiguousarray(value).data)
-    return found.hexdigest()
-
-
-def _read(path: Path, files: TensorFiles) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     try:
-        with files.open(path, framework="np") as file:
-            # Copies: the file may be replaced while the model is in use.
-            return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
-    except (files.error, OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError) as error:
+        return read_tensors(path)
+    except READ_ERRORS as error:
         if path.is_file() and _is_other_kind(path):
             raise ContractError(
                 Problem(
@@ -210,8 +205,8 @@ def _is_other_kind(path: Path) -> bool:
 def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
     if header.get("format") != FORMAT:
         raise broken(path, f"format '{FORMAT}'", repr(header.get("format")))
-    if header.get("schema") != str(SCHEMA):
-        raise broken(path, f"schema {SCHEMA}", repr(header.get("schema")))
+    if header.get("schema") not in ("1", str(SCHEMA)):
+        raise broken(path, f"schema 1 or {SCHEMA}", repr(header.get("schema")))
     tables = _json(path, header, "config")
     try:
         model = from_tables(tables)[ModelConfig]

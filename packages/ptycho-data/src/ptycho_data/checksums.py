@@ -140,3 +140,19 @@ def release_pages(array: NDArray[Any]) -> None:
         base = base.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
+
+
+def sha256_of(*arrays: NDArray[Any] | None) -> str:
+    """SHA-256 of arrays with their shapes and dtypes, as text.
+
+    >>> sha256_of(np.zeros(2), None) == sha256_of(np.zeros(2))
+    False
+    """
+    found = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            found.update(b"none\n")
+            continue
+        found.update(f"{array.dtype.str} {array.shape}\n".encode())
+        found.update(raw(array))
+    return found.hexdigest()

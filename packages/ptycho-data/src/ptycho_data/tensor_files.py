@@ -1,22 +1,61 @@
-"""How ``.safetensors`` files are read and written: a backend hands it in."""
+"""``.safetensors`` files with texts in their header and one checksum of all (specs/bundle.md, BUN-6)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
-@dataclass(frozen=True)
-class TensorFiles:
-    """The functions of the ``safetensors`` library: this package does not depend on it.
+from ptycho_data.atomic_files import atomic_write
 
-    Attributes:
-        save: ``safetensors.numpy.save_file``.
-        open: ``safetensors.safe_open``.
-        error: ``safetensors.SafetensorError``.
+Tensors = Mapping[str, NDArray[Any]]
+
+READ_ERRORS = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+"""What a broken or foreign file can raise while it is read."""
+
+
+def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str], *, sealed: tuple[str, ...]) -> None:
+    """Write tensors and header; what was at ``path`` is replaced in one step, only when all is on disk.
+
+    Args:
+        path: The file; its folder is made where it is missing.
+        tensors: Contiguous arrays by name.
+        header: Texts.
+        sealed: Names of the header entries that the checksum covers, beside the tensors.
+
+    Raises:
+        OSError, SafetensorError: the disk refuses.
     """
+    signed = {**header, "sha256": tensor_digest(header, tensors, sealed)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary:
+        save_file(dict(tensors), temporary, metadata=signed)
+        os.chmod(temporary, 0o644)
 
-    save: Callable[..., None]
-    open: Callable[..., Any]
-    error: type[Exception]
+
+def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    """Header and tensors. They are copies: the file may be replaced while they are in use.
+
+    Raises:
+        One of ``READ_ERRORS``: not such a file, or not a whole one.
+    """
+    with safe_open(path, framework="np") as file:
+        return file.metadata() or {}, {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
+
+
+def tensor_digest(header: Mapping[str, str], tensors: Tensors, sealed: tuple[str, ...]) -> str:
+    """SHA-256 of the sealed header entries and of all tensors, as BUN-6 has it."""
+    found = hashlib.sha256()
+    for key in sealed:
+        found.update(f"{key}\n{header[key]}\n".encode())
+    for name in sorted(tensors):
+        found.update(f"{name}\n{'x'.join(map(str, tensors[name].shape))}\n".encode())
+        found.update(np.ascontiguousarray(tensors[name]).data)
+    return found.hexdigest()

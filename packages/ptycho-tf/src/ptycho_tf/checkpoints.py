@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.atomic_files import atomic_write
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -76,6 +76,5 @@ class Checkpoints(keras.callbacks.Callback):
 
 def _write(path: Path, weights: Weights) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    save_file(weights, temporary, metadata={"format": "ptycho-checkpoint"})
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        save_file(weights, temporary, metadata={"format": "ptycho-checkpoint"})

@@ -72,7 +72,7 @@ class Conv:
         return tf.nn.bias_add(tf.nn.conv2d(image, kernel, strides=stride, padding=padding), bias)
 
 
-def doubled(image: Tensor) -> Tensor:
+def upsample_nearest(image: Tensor) -> Tensor:
     """(B, H, W, C) to (B, 2 H, 2 W, C) by repetition."""
     return tf.nn.depth_to_space(tf.concat([image] * 4, axis=-1), 2)
 

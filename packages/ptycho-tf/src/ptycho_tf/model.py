@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,11 @@ from ptycho_tf.physics import (
     Placement,
     Tensor,
     extract_patches,
+    normalised_intensity,
     place_groups,
     simulate,
     squared_modulus,
     to_centre,
-    to_corner,
     unit_probe,
 )
 
@@ -51,10 +52,10 @@ class PtychoModel:
 
     Args:
         config: Architecture and channel count.
-        probe: (modes, N, N) complex, any scale; kept with unit energy (the gauge is the scan's mean counts).
-        make: Makes the variables; those of seed 0 where not given.
+        probe: (modes, N, N) complex, any scale; kept with unit energy (a scan's mean counts normalise it).
+        make: Makes the variables; default: those of seed 0.
         dtype: Of weights and physics, float32 or float64.
-        compute_dtype: Of the convolutions; ``dtype`` where not given.
+        compute_dtype: Of the convolutions; default: ``dtype``.
 
     Attributes:
         probe: (modes, N, N) complex64 tensor of unit energy.
@@ -79,6 +80,26 @@ class PtychoModel:
         """The network's variables by their names in a bundle, such as ``network.nets.0.enter.weight``."""
         return dict(weights(self.network, "network."))
 
+    @property
+    def infers_whole_canvas(self) -> bool:
+        """Whether the network takes all patterns of a scan at once."""
+        return self.network.infers_whole_canvas
+
+    def probe_array(self) -> NDArray[np.complex64]:
+        """(K, N, N) probe of unit energy."""
+        found: NDArray[np.complex64] = self.probe.numpy()
+        return found
+
+    def weight_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The network's weights by their names in a bundle."""
+        return {name: variable.numpy() for name, variable in self.weights.items()}
+
+    def with_probe(self, probe: NDArray[np.complex64]) -> PtychoModel:
+        """The same network with another probe of unit energy; this model stays as it is."""
+        other = copy(self)
+        other.probe = tf.constant(probe)
+        return other
+
     def __call__(
         self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], mask: Tensor | None = None
     ) -> tuple[list[Tensor], Placement, Tensor]:
@@ -96,7 +117,7 @@ class PtychoModel:
         counts = tf.cast(batch["counts"], self.dtype)
         groups, (channels, side) = tf.shape(counts)[0], counts.shape[1:3]
         mean_counts = tf.cast(batch["mean_counts"], self.dtype)
-        measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
+        measured = tf.reshape(normalised_intensity(counts, mean_counts[:, None, None, None]), (-1, side, side))
         placement = place_groups(batch["coords_relative"], canvas_shape, side)
         # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
         subsets = tf.range(channels)[:, None] + tf.range(groups) * channels
@@ -132,12 +153,12 @@ class PtychoModel:
             patches=tf.stop_gradient(patches[-1]),
         )
 
-    def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
+    def uniform_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
         """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
         counts = tf.constant(batch["counts"])
         mean_counts = tf.constant(batch["mean_counts"])
         channels, side = counts.shape[1:3]
-        measured = tf.reshape(to_corner(counts) / mean_counts[:, None, None, None], (-1, side, side))
+        measured = tf.reshape(normalised_intensity(counts, mean_counts[:, None, None, None]), (-1, side, side))
         eps = tf.repeat(EPS_COUNTS / mean_counts, channels)[:, None, None]
         empty = tf.broadcast_to(simulate(tf.ones((1, side, side), tf.complex64), self.probe), measured.shape)
         good = empty * (1 if mask is None else mask)
@@ -157,10 +178,3 @@ def light_on(batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
     """Sum of a batch's measured intensities over good pixels, in units of the mean counts: what its loss divides by."""
     light = batch["counts"] / batch["mean_counts"][:, None, None, None]
     return tf.reduce_sum(light if mask is None else light * to_centre(tf.cast(mask, light.dtype)))
-
-
-def good_pixels(bad_pixels: NDArray[np.bool_] | None, dtype: str = "float32") -> Tensor | None:
-    """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None where all are good."""
-    if bad_pixels is None or not np.any(bad_pixels):
-        return None
-    return to_corner(tf.constant(~np.asarray(bad_pixels), dtype))

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from ptycho_contracts.config import ModelConfig
 from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, damping_course
+from ptycho_data.canvas import Sites
 
 from ptycho_tf.framework import tf
-from ptycho_tf.layers import Conv, Layers, Make, doubled, weights, with_weights
+from ptycho_tf.layers import Conv, Layers, Make, upsample_nearest, weights, with_weights
 from ptycho_tf.physics import Placement, Tensor, add_patches, illumination, scaled, squared_modulus, to_centre
 from ptycho_tf.sweeps import Moduli, SweepOfModuli, SweepOfTensor
 
@@ -29,24 +30,24 @@ class CanvasNet(Layers):
     """
 
     def __init__(self, inputs: int, width: int, make: Make) -> None:
-        self.enter = Conv(4 * inputs, 2 * width, 3, make=make)
+        self.in_conv = Conv(4 * inputs, 2 * width, 3, make=make)
         self.fine = Conv(2 * width, 2 * width, 3, make=make)
         self.down = Conv(2 * width, 4 * width, 3, make=make)
         self.coarse = Conv(4 * width, 4 * width, 3, make=make)
         self.up = Conv(4 * width, 2 * width, 1, make=make)
         self.merge = Conv(2 * width, 2 * width, 3, make=make)
-        self.leave = Conv(2 * width, 4 * 2, 3, zero=True, make=make)
+        self.out_conv = Conv(2 * width, 4 * 2, 3, zero=True, make=make)
 
     def __call__(self, canvas: Tensor) -> Tensor:
         """(B, H, W, inputs) to (B, H, W, 2), for any H and W."""
         height, width = tf.shape(canvas)[1], tf.shape(canvas)[2]
         padded = tf.pad(canvas, ((0, 0), (0, -height % 4), (0, -width % 4), (0, 0)))
-        fine = tf.nn.silu(self.enter.from_unshuffled(padded))
+        fine = tf.nn.silu(self.in_conv.from_unshuffled(padded))
         fine = fine + tf.nn.silu(self.fine(fine))
         coarse = tf.nn.silu(self.down(fine, stride=2))
         coarse = coarse + tf.nn.silu(self.coarse(coarse))
-        fine = tf.nn.silu(self.merge(fine + doubled(self.up(coarse))))
-        return self.leave.to_shuffled(fine)[:, :height, :width]
+        fine = tf.nn.silu(self.merge(fine + upsample_nearest(self.up(coarse))))
+        return self.out_conv.to_shuffled(fine)[:, :height, :width]
 
 
 class Unrolled(Layers):
@@ -62,7 +63,7 @@ class Unrolled(Layers):
         compute_dtype: Of the nets' work; physics stays in the precision of the probe.
     """
 
-    images_whole_canvas = True
+    infers_whole_canvas = True
     _inputs = 5
 
     def __init__(self, *, iterations: int, sweeps: int, width: int, compute_dtype: str, make: Make) -> None:
@@ -80,19 +81,19 @@ class Unrolled(Layers):
         probe: Tensor,
         placement: Placement,
         *,
-        subsets: Tensor | Sequence[Tensor],
+        subsets: Tensor | Sequence[Sites],
         canvases: Any = 1,
         mask: Tensor | None = None,
     ) -> list[Tensor]:
         """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
 
         Args:
-            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or anything
-                that gives (n, N, N) for a subset, then without gradients.
+            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or a function
+                that gives (n, N, N) of a subset, then without gradients.
             probe: (K, N, N) complex, unit energy.
             placement: Sites of the M patches on the (stacked) canvas.
-            subsets: Indices of the patterns of each step of a sweep, together all M; of one size where the moduli
-                are a tensor.
+            subsets: Of the patterns of each step of a pass, together all M: indices of one size where the moduli are
+                a tensor, else sites.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
@@ -102,7 +103,7 @@ class Unrolled(Layers):
         if tf.is_tensor(amplitude):
             sweep = SweepOfTensor(amplitude, probe, placement, tf.convert_to_tensor(subsets), mask)
         else:
-            sweep = SweepOfModuli(amplitude, probe, placement, subsets, mask)
+            sweep = SweepOfModuli(amplitude, probe, subsets, mask)
         seen = sweep.light / (sweep.light + SEEN_LIGHT * brightest)
         object_ = tf.ones(placement.shape, probe.dtype)
         velocity = tf.zeros_like(object_)
@@ -164,7 +165,7 @@ class PatchNet(Layers):
     its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
     """
 
-    images_whole_canvas = False
+    infers_whole_canvas = False
 
     def __init__(self, *, channels: int, width: int, compute_dtype: str, make: Make) -> None:
         self.channels = channels
@@ -216,8 +217,8 @@ class _Decoder(Layers):
 
     def __call__(self, code: Tensor) -> Tensor:
         """(B, n, n, 16 width) to (B, 8 n, 8 n, C)."""
-        centre = self.centre(self.second(doubled(self.first(doubled(code)))))
-        border = doubled(doubled(doubled(self.border(code))))
+        centre = self.centre(self.second(upsample_nearest(self.first(upsample_nearest(code)))))
+        border = upsample_nearest(upsample_nearest(upsample_nearest(self.border(code))))
         edge = int(code.shape[1]) * 2
         return border + tf.pad(centre, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_data.canvas.geometry import CanvasGeometry, corners_and_fractions
+from ptycho_data.canvas import Sites
 
 from ptycho_tf.framework import tf
 
@@ -39,6 +39,12 @@ class Placement:
     N: int
     fixed: bool = False
 
+    @classmethod
+    def of(cls, sites: Sites) -> Placement:
+        """The sites of a scan's patches as tensors."""
+        corners, fractions = tf.constant(sites.corners_yx, tf.int64), tf.constant(sites.fractions_yx, tf.float32)
+        return cls(corners, fractions, sites.shape, sites.N, fixed=True)
+
     def __len__(self) -> int:
         return int(self.corners_yx.shape[0])
 
@@ -50,16 +56,6 @@ class Placement:
         return replace(
             self, corners_yx=tf.gather(self.corners_yx, rows), fractions_yx=tf.gather(self.fractions_yx, rows)
         )
-
-
-def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: int) -> Placement:
-    """Placement of the patches at (M, 2) positions [x, y] on the canvas of a scan."""
-    corners, fractions = corners_and_fractions(positions_px, geometry, N)
-    # A patch may end with the canvas, to rounding: read it as the far side of the pixel before.
-    over = corners + N + 1 > np.asarray(geometry.shape)
-    corners, fractions = corners - over, fractions + over
-    corners, fractions = tf.constant(corners, tf.int64), tf.constant(fractions, tf.float32)
-    return Placement(corners, fractions, geometry.shape, N, fixed=True)
 
 
 def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
@@ -284,3 +280,15 @@ def to_corner(patterns: Tensor) -> Tensor:
 def to_centre(patterns: Tensor) -> Tensor:
     """Inverse of :func:`to_corner`."""
     return tf.signal.fftshift(patterns, axes=(-2, -1))
+
+
+def normalised_intensity(counts: Tensor, mean_counts: Tensor | float) -> Tensor:
+    """Counts (..., N, N) in units of the mean counts, zero frequency moved from [N // 2, N // 2] to [0, 0]."""
+    return to_corner(counts) / mean_counts
+
+
+def good_pixels(bad_pixels: NDArray[np.bool_] | None, dtype: str = "float32") -> Tensor | None:
+    """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None if all are good."""
+    if bad_pixels is None or not np.any(bad_pixels):
+        return None
+    return to_corner(tf.constant(~np.asarray(bad_pixels), dtype))

@@ -1,17 +1,16 @@
-"""A collapsed training that begins anew, and the figure that tells of it (specs/training.md, TRN-14, TRN-16)."""
+"""A collapsed training that is restarted, and the figure that tells of it (specs/training.md, TRN-14, TRN-16)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from ptycho_data.fitting.collapse import CollapseWatch
+from ptycho_data.fitting import PATCH_VARIANCE, Attempts
 
+from ptycho_tf.clock import steps_done
 from ptycho_tf.framework import keras, tf
 from ptycho_tf.physics import Tensor, squared_modulus
 from ptycho_tf.replicas import summed
 
-PATCH_VARIANCE = "patch_variance"
 _RENAMED = {f"val_{name}": name for name in (PATCH_VARIANCE, "supervised_error")}
 """Keras puts ``val_`` before all that validation gives."""
 
@@ -29,27 +28,25 @@ class Recovery(keras.callbacks.Callback):
     """Ends an attempt that collapsed, and says that another is due; after early stopping in the list.
 
     Args:
-        watch: Decides.
-        share: Gives the share of the budget that is used.
-        epochs: Number of the epoch before which the attempt ends.
+        attempts: Decides.
 
     Attributes:
-        epochs: The same; another for the second attempt.
-        due: Whether training should begin anew.
+        due: Whether training should be restarted.
         figures: ``val_loss`` and ``patch_variance`` of each epoch.
     """
 
-    def __init__(self, watch: CollapseWatch, *, share: Callable[[], float], epochs: int) -> None:
+    def __init__(self, attempts: Attempts) -> None:
         super().__init__()
-        self._watch, self._share, self.epochs = watch, share, epochs
+        self._attempts = attempts
         self.due = False
         self.figures: dict[int, dict[str, float]] = {}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.figures[epoch] = {name: float(logs[name]) for name in ("val_loss", PATCH_VARIANCE)}
-        ending = self.model.stop_training or epoch + 1 >= self.epochs
-        val_loss = self.figures[epoch]["val_loss"]
-        if self._watch.collapsed(val_loss, epoch=epoch + 1, share=self._share(), ending=ending):
+        attempts, step = self._attempts, self._attempts.first_step + steps_done(self.model)
+        ending = self.model.stop_training or epoch + 1 >= attempts.last_epoch
+        attempts.look()
+        if attempts.collapsed(self.figures[epoch]["val_loss"], epoch=epoch + 1, step=step, ending=ending):
             self.due = self.model.stop_training = True
 
 

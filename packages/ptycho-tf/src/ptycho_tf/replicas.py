@@ -137,7 +137,7 @@ def summed(values: Sequence[Tensor]) -> list[Tensor]:
     return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(values)))
 
 
-def share_of(weight: Tensor, dtype: Any) -> Tensor | float:
+def fraction_of(weight: Tensor, dtype: Any) -> Tensor | float:
     """This device's part of a weight that all devices have."""
     return 1.0 if replica_count() == 1 else tf.cast(weight / summed([weight])[0], dtype)
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from ptycho_data.canvas import Sites
+from ptycho_data.canvas import illumination as scan_illumination
 
 from ptycho_tf.framework import tf
 from ptycho_tf.physics import Placement, Tensor, illumination, times
 from ptycho_tf.steps import goes_one_by_one, physics_step
 
-_PATTERNS_AT_ONCE = 256
-
-
-class Moduli(Protocol):
-    """Measured moduli by pattern number."""
-
-    def __getitem__(self, subset: Tensor) -> Tensor: ...
+Moduli = Callable[[int], Tensor]
+"""Gives the measured moduli of a subset by its number, in the order of the passes."""
 
 
 class SweepOfTensor:
@@ -87,18 +82,18 @@ class SweepOfModuli:
     """Sweeps over subsets whose moduli are read when their turn comes: for a whole scan, without gradients.
 
     Args and attributes as those of :class:`SweepOfTensor`, but
-        amplitude: Gives the moduli of a subset.
-        subsets: Indices, of any sizes.
+        amplitude: Gives the moduli of a subset by its number.
+        subsets: Sites of each subset, of any sizes.
     """
 
-    def __init__(
-        self, amplitude: Moduli, probe: Tensor, placement: Placement, subsets: Sequence[Tensor], mask: Tensor | None
-    ) -> None:
-        self._amplitude, self._subsets, self._probe, self._mask = amplitude, subsets, probe, mask
-        self._sites = [placement[subset] for subset in subsets]
-        self._lights = [tf.constant(scan_light(probe, site)) for site in self._sites]
+    def __init__(self, amplitude: Moduli, probe: Tensor, subsets: Sequence[Sites], mask: Tensor | None) -> None:
+        self._amplitude, self._probe = amplitude, probe
+        self._sites = [Placement.of(subset) for subset in subsets]
+        modes = probe.numpy()
+        # In NumPy, whose sums into slices cost least.
+        self._lights = [tf.constant(scan_illumination(modes, subset)) for subset in subsets]
         self.light = tf.add_n(self._lights)
-        N, real, spec = placement.N, self.light.dtype, tf.TensorSpec
+        N, real, spec = subsets[0].N, self.light.dtype, tf.TensorSpec
         canvas = spec((None, None), probe.dtype)
         graph = tf.function(
             partial(_step, mask=mask, one_by_one=goes_one_by_one(probe)),
@@ -123,11 +118,11 @@ class SweepOfModuli:
         """As that of :class:`SweepOfTensor`."""
         for damping in tf.unstack(dampings):
             visited = tf.zeros_like(object_)
-            for subset, site, light in zip(self._subsets, self._sites, self._lights, strict=True):
+            for subset, (site, light) in enumerate(zip(self._sites, self._lights, strict=True)):
                 object_, velocity = self._step(
                     object_,
                     velocity,
-                    self._amplitude[subset],
+                    self._amplitude(subset),
                     self._probe,
                     site.corners_yx,
                     site.fractions_yx,
@@ -136,7 +131,7 @@ class SweepOfModuli:
                 )
                 if ends_with_mean:
                     visited = visited + object_
-        return times(visited, 1 / len(self._subsets)) if ends_with_mean else object_, velocity
+        return times(visited, 1 / len(self._sites)) if ends_with_mean else object_, velocity
 
 
 def _step(
@@ -154,22 +149,6 @@ def _step(
     shape = tuple(tf.unstack(tf.shape(object_)))
     site = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]), fixed=True)
     return physics_step(object_, velocity, amplitude, probe, site, divisor=light + damping, **options)
-
-
-def scan_light(probe: Tensor, placement: Placement) -> NDArray[np.float32]:
-    """Summed |P|^2 of any number of patterns on the canvas, (H, W); in NumPy, whose sums into slices cost least."""
-    modes, n = probe.numpy(), placement.N + 1
-    power = (modes.real**2 + modes.imag**2).sum(axis=0)
-    around = np.stack([np.pad(power, ((y, 1 - y), (x, 1 - x))).ravel() for y in (0, 1) for x in (0, 1)])
-    corners, fractions = placement.corners_yx.numpy(), placement.fractions_yx.numpy()
-    total = np.zeros(placement.shape, np.float32)
-    for first in range(0, len(corners), _PATTERNS_AT_ONCE):
-        fy, fx = fractions[first : first + _PATTERNS_AT_ONCE].T
-        shares = np.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
-        windows = (shares @ around).reshape(-1, n, n)
-        for window, (y, x) in zip(windows, corners[first : first + _PATTERNS_AT_ONCE].tolist(), strict=True):
-            total[y : y + n, x : x + n] += window
-    return total
 
 
 def _lights(probe: Tensor, sites: Placement) -> Tensor:

@@ -1,351 +1,122 @@
-"""What the commands call: train, infer and reconstruct, from payloads to results with their summary."""
+"""PyTorch as a backend of the workflows (``ptycho_data.workflows.backend``), and the workflows with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, to_dict
-from ptycho_contracts.records import Reconstruction
-from ptycho_data.batches.gathering import mean_counts
-from ptycho_data.batches.truths import has_truth, require_truth
-from ptycho_data.bundle_file import require_same_network
-from ptycho_data.checks.requirements import require_light, require_photons, require_probe
-from ptycho_data.files import read_scan
-from ptycho_data.fitting.checkpoints import run_checkpoints
-from ptycho_data.fitting.loop import sha256_of
-from ptycho_data.fitting.probe_estimation import find_probe, training_probe
-from ptycho_data.fitting.probes import in_gauge, orthogonal_modes, with_modes
-from ptycho_data.grouping.selection import validation_indices
-from ptycho_data.stages import Progress, Stages
-from ptycho_data.store.stores import create_store
-from ptycho_data.workflows.options import descent_options
-from ptycho_data.workflows.prepared_scan import ScanView, assembly_of, imaging_groups, scan_view
-from ptycho_data.workflows.summary import (
-    Summary,
-    after_descent,
-    descent_summary,
-    imaging_summary,
-    residuals,
-    training_summary,
-    versions,
-)
-from ptycho_data.workflows.training_data import synthetic_scans, training_groups, training_patterns
+from ptycho_contracts.config import ExecutionConfig
+from ptycho_data import workflows
+from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
+from ptycho_data.bundle_file import Bundle
+from ptycho_data.canvas import Sites
+from ptycho_data.fitting import JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
+from ptycho_data.stages import Progress
 
-from ptycho_torch.bundle import Bundle, load_bundle, save_bundle
-from ptycho_torch.calibration import descend, judge
-from ptycho_torch.config_factory import (
-    InferencePayload,
-    TrainingPayload,
-    create_inference_payload,
-    create_training_payload,
-)
-from ptycho_torch.descent import TENSOR_FILES, joint_descent
+from ptycho_torch.bundle import load_bundle, save_bundle
+from ptycho_torch.config_factory import create_inference_payload, create_training_payload
 from ptycho_torch.devices import pick_device, threads
-from ptycho_torch.evaluation import view_residual
-from ptycho_torch.inference import image_by_groups, image_on_canvas, placement_of
-from ptycho_torch.loader import GroupDataset
+from ptycho_torch.inference import expected_counts, group_patches, object_on_canvas
+from ptycho_torch.joint import JointParameters
 from ptycho_torch.model import PtychoModel
-from ptycho_torch.physics import illumination
 
-__all__ = ["create_inference_payload", "create_training_payload", "infer", "reconstruct", "train"]
+__all__ = [
+    "BACKEND",
+    "create_inference_payload",
+    "create_training_payload",
+    "evaluate",
+    "infer",
+    "load",
+    "reconstruct",
+    "save",
+    "train",
+]
 
-MODEL_NAME = "model.safetensors"
-_PACKAGES = ("ptycho-torch", "torch")
 
+class TorchBackend:
+    """Physics, networks and trainer in PyTorch; methods as in :class:`ptycho_data.workflows.backend.Backend`.
 
-def train(
-    payload: TrainingPayload, *, validation_files: Sequence[Path] = (), progress: Progress | None = None
-) -> Summary:
-    """Calibrate the probe, train the network, write ``model.safetensors``; returns the run's summary.
-
-    Args:
-        payload: From :func:`create_training_payload`.
-        validation_files: Scans whose groups give ``val_loss``; without any, some training groups are kept for it.
-        progress: Called as ``progress(stage, done, total)``.
-
-    Raises:
-        ContractError: data that cannot be trained on as asked.
-        WorkFailedError: a fit diverged.
+    Joint reconstruction and inference work on minibatches that fit a core's cache: measured, a second CPU thread there
+    costs more CPU time than it saves, and on a busy machine wall time too.
     """
-    from ptycho_torch.training import fit  # Lightning takes a second to import, and only training needs it
 
-    training, execution = payload.pt_training_config, payload.execution_config
-    device = pick_device(execution)
-    require_light(payload.scan)
-    earlier = None if training.start_from is None else _earlier(payload, Path(training.start_from))
-    stages = Stages()
-    payload.output_dir.mkdir(parents=True, exist_ok=True)
-    with stages.measure("store"):
-        source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
-    used, held = training_patterns(source, payload.pt_data_config, training)
-    gauges = mean_counts(source, allowed=used)
-    require_photons(gauges)
-    if training.supervised_weight and not training.synthetic:
-        require_truth(source, used)
-    probe, found = training_probe(
-        partial(descend, device),
-        judge,
-        payload.scan,
-        source,
-        used,
-        gauges,
-        modes=payload.pt_model_config.modes,
-        training=training,
-        stages=stages,
-        progress=progress,
-    )
-    learned, learned_from, learned_gauges = source, used, gauges
-    if training.synthetic:
-        with stages.measure("simulation"):
-            simulated = synthetic_scans(payload.scan, probe, used, gauges, training)
-            learned = create_store(payload.output_dir / "synthetic", simulated, progress=progress)
-        learned_from, learned_gauges = np.arange(len(learned)), mean_counts(learned)
-    with stages.measure("grouping"):
-        parts = training_groups(
-            learned, learned_from, payload.pt_data_config, training, learned_gauges, validation_files
-        )
-    supervised = training.supervised_weight > 0
-    kept, validation = (
-        GroupDataset(
-            origin, groups, mean_counts=means, truth=supervised and has_truth(origin, groups.nn_indices.ravel())
-        )
-        for origin, groups, means in parts
-    )
-    # Weights and every other random choice come from the seed; the caller's generators stay as they are.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(training.seed)  # torch.manual_seed would reseed GPUs too
-        model = PtychoModel(payload.pt_model_config, probe)
-        if earlier is not None:
-            model.network.load_state_dict(earlier.model.network.state_dict())
-        with stages.measure("training"):
-            outcome = fit(
-                model,
-                kept,
-                validation,
-                training=training,
-                execution=execution,
-                output_dir=payload.output_dir,
-                progress=progress,
-            )
-    summary = training_summary(
-        payload,
-        outcome,
-        stages,
-        packages=_PACKAGES,
-        used=len(used),
-        held_out=len(held),
-        groups=(len(kept), len(validation)),
-        mean_counts=gauges,
-        probe=found,
-        parameters=sum(weight.numel() for weight in model.network.parameters()),
-    )
-    if outcome.is_first_rank:
-        bundle = Bundle(model, float(np.mean(list(gauges.values()))), summary)
-        save_bundle(payload.output_dir / MODEL_NAME, bundle)
-    return summary | {"first_rank": outcome.is_first_rank}
+    name = "torch"
+
+    def versions(self) -> dict[str, str]:
+        return {name: version(name) for name in ("ptycho-torch", "torch")}
+
+    def device(self, execution: ExecutionConfig, *, training: bool = False) -> str:
+        return str(pick_device(execution))
+
+    def fit(
+        self, task: workflows.TrainingTask, *, progress: Progress | None = None
+    ) -> tuple[PtychoModel, TrainingOutcome]:
+        from ptycho_torch.training import fit  # Lightning takes a second to import, and only training needs it
+
+        # Weights and every other random choice come from the seed; the caller's generators stay as they are.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(task.training.seed)  # torch.manual_seed would reseed GPUs too
+            model = PtychoModel(task.config, task.probe)
+            if task.start is not None:
+                model.network.load_state_dict(task.start.network.state_dict())
+            return model, fit(model, task, progress=progress)
+
+    def infer_canvas(
+        self,
+        model: PtychoModel,
+        moduli: ModuliStream,
+        sites: Sites,
+        subsets: Sequence[NDArray[np.int64]],
+        *,
+        bad_pixels: NDArray[np.bool_] | None,
+        device: str,
+    ) -> NDArray[np.complex64]:
+        with threads(1):
+            return object_on_canvas(model.on(device), moduli, sites, subsets, bad_pixels=bad_pixels)
+
+    def infer_groups(
+        self, model: PtychoModel, groups: GroupBatches, *, batch_size: int, num_workers: int, device: str
+    ) -> Iterator[tuple[NDArray[np.complex64], NDArray[np.int64]]]:
+        with threads(1):
+            yield from group_patches(model.on(device), groups, batch_size=batch_size, num_workers=num_workers)
+
+    def joint_fit(
+        self, source: PatternSource, sites: Sites, probe: NDArray[np.complex64], *, device: str, **options: Any
+    ) -> JointFit:
+        with threads(1):
+            return joint_reconstruction(partial(JointParameters, device=device), source, sites, probe, **options)
+
+    def residual(
+        self,
+        source: PatternSource,
+        object_: NDArray[np.complex64],
+        probe: NDArray[np.complex64],
+        sites: Sites,
+        indices: NDArray[np.int64],
+        *,
+        device: str,
+        background: NDArray[np.float32] | None = None,
+    ) -> tuple[float | None, float | None]:
+        expected = expected_counts(object_, probe, sites, background=background)
+        with threads(1):
+            return far_field_residual(expected, source, indices, modes=len(probe))
+
+    def load(self, path: Path | str) -> Bundle:
+        return load_bundle(path)
+
+    def save(self, path: Path | str, bundle: Bundle) -> None:
+        save_bundle(path, bundle)
 
 
-def infer(
-    payload: InferencePayload[Bundle],
-    *,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Reconstruction, Summary]:
-    """Image a scan with a trained model, and refine the image where that was asked for.
-
-    Args:
-        payload: From :func:`create_inference_payload`.
-        checkpoint: File that keeps the state of the refinement between epochs; none is kept where not given.
-        resume: Go on from that file.
-        progress: Called as ``progress(stage, done, total)``.
-
-    Raises:
-        ContractError: several scans in one file, a network that cannot image as asked, or a checkpoint that is none
-            of this run.
-        MissingFileError: no checkpoint to go on from.
-        WorkFailedError: a refinement diverged.
-    """
-    config, model = payload.pt_inference_config, payload.bundle.model
-    device = pick_device(payload.execution_config)
-    stages = Stages()
-    view = scan_view(payload.scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
-    fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
-    checkpoints = run_checkpoints(
-        checkpoint if config.refine else None,
-        TENSOR_FILES,
-        resume=resume,
-        backend="torch",
-        device=str(device),
-        enabled=payload.execution_config.enable_checkpointing,
-        versions=versions(_PACKAGES),
-        settings=[to_dict(section) for section in (payload.pt_data_config, payload.pt_model_config, config)],
-        model=sha256_of(*(value.cpu().numpy() for value in model.network.state_dict().values())),
-    )
-    if config.probe_source == "file":
-        given = require_probe(payload.scan, "infer --probe-source file")
-        model.probe = torch.from_numpy(in_gauge(with_modes(given, payload.pt_model_config.modes), 1.0))
-    reading: dict[str, Any] = {
-        "batch_size": payload.execution_config.inference_batch_size,
-        "num_workers": payload.execution_config.num_workers,
-        "progress": progress,
-    }
-    model.to(device)
-    able = bool(model.network.images_whole_canvas)
-    assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, able)
-    with stages.measure("imaging"), threads(1):
-        if assembly == "canvas":
-            object_ = image_on_canvas(model, view, **reading)
-        else:
-            groups = imaging_groups(view, payload.pt_data_config, config.seed)
-            object_ = image_by_groups(model, view, groups, **reading)
-    probe = model.probe.cpu().numpy()
-    found: Summary = {"assembly": assembly, "network": residuals(view, view_residual(view, object_, probe))}
-    background = None
-    if config.refine:
-        with stages.measure("refinement"), threads(1):
-            fit = joint_descent(
-                view.source,
-                placement_of(view),
-                probe,
-                indices=fitted,
-                mean_counts=view.mean_counts,
-                epochs=config.refine,
-                object_start=object_,
-                device=device,
-                progress=progress,
-                stage="refinement",
-                validation=judges,
-                patience=payload.execution_config.early_stop_patience,
-                checkpoints=checkpoints,
-                **descent_options(
-                    ReconstructionConfig(
-                        seed=config.seed,
-                        correct_positions=config.correct_positions,
-                        fit_background=config.fit_background,
-                    )
-                ),
-            )
-        object_, probe, background = fit.object, fit.probe, fit.background
-        view, went = after_descent(view, fit, fitted)
-        found |= went
-    with stages.measure("residuals"), threads(1):
-        found |= residuals(view, view_residual(view, object_, probe, background))
-    summary = imaging_summary(payload, view, probe, stages, packages=_PACKAGES, device=str(device), found=found)
-    return _reconstruction(view, object_, probe), summary
-
-
-def reconstruct(
-    data_file: Path,
-    *,
-    config: ReconstructionConfig,
-    execution_config: ExecutionConfig,
-    measurement: str = "auto",
-    nphotons: float | None = None,
-    checkpoint: Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> tuple[Reconstruction, Summary]:
-    """Joint descent on object and probe from empty space and the file's probe; no network.
-
-    Args:
-        data_file: One scan.
-        config, execution_config, measurement, nphotons: Options of the descent, the device and the reading.
-        checkpoint: File that keeps the state of the descent between epochs; none is kept where not given.
-        resume: Go on from that file.
-        progress: Called as ``progress(stage, done, total)``.
-
-    Raises:
-        ContractError: bad data, several scans in one file, or a checkpoint that is none of this run.
-        MissingFileError: no checkpoint to go on from.
-        WorkFailedError: the descent diverged.
-    """
-    scan = read_scan(Path(data_file), measurement=measurement, nphotons=nphotons)
-    require_light(scan)
-    device = pick_device(execution_config)
-    stages = Stages()
-    view = scan_view(scan, config.hold_out, config.seed, correct_positions=config.correct_positions)
-    fitted, judges = validation_indices(view.used, config.val_fraction, config.seed)
-    checkpoints = run_checkpoints(
-        checkpoint,
-        TENSOR_FILES,
-        resume=resume,
-        backend="torch",
-        device=str(device),
-        enabled=execution_config.enable_checkpointing,
-        versions=versions(_PACKAGES),
-        settings=[to_dict(config), {"measurement": measurement, "nphotons": nphotons}],
-    )
-    start, search = scan.probe, None
-    if start is None:
-        with stages.measure("probe search"):
-            start, search = find_probe(
-                partial(descend, device),
-                view.source,
-                view.positions_px,
-                indices=view.used,
-                mean_counts=view.mean_counts,
-                config=config,
-                progress=progress,
-            )
-    with stages.measure("descent"), threads(1):
-        fit = joint_descent(
-            view.source,
-            placement_of(view),
-            with_modes(start, config.modes),
-            indices=fitted,
-            mean_counts=view.mean_counts,
-            epochs=config.epochs,
-            max_seconds=config.max_seconds,
-            device=device,
-            validation=judges,
-            patience=execution_config.early_stop_patience,
-            checkpoints=checkpoints,
-            progress=progress,
-            **descent_options(config),
-        )
-    view, went = after_descent(view, fit, fitted)
-    with stages.measure("residuals"), threads(1):
-        went |= residuals(view, view_residual(view, fit.object, fit.probe, fit.background))
-    summary = descent_summary(
-        scan,
-        view,
-        fit,
-        stages,
-        config=config,
-        execution=execution_config,
-        packages=_PACKAGES,
-        device=str(device),
-        fitted=len(fitted),
-        search=search,
-        found=went,
-    )
-    # Only what was fitted was seen: patterns that judged light no pixel of the object.
-    return _reconstruction(replace(view, used=fitted), fit.object, fit.probe), summary
-
-
-def _earlier(payload: TrainingPayload, path: Path) -> Bundle:
-    """The bundle that training starts from; its network must be the one that is asked for."""
-    bundle = load_bundle(path)
-    require_same_network(path, bundle.model.config, payload.pt_model_config)
-    return bundle
-
-
-def _reconstruction(view: ScanView, object_: NDArray[np.complex64], probe: NDArray[np.complex64]) -> Reconstruction:
-    gauge = in_gauge(orthogonal_modes(probe), view.mean_counts)
-    with torch.no_grad():
-        weight = illumination(torch.from_numpy(gauge), placement_of(view)[torch.from_numpy(view.used)]).numpy()
-    return Reconstruction(
-        object=object_.astype(np.complex64),
-        origin_yx_px=view.geometry.origin_yx_px,
-        weight=weight.astype(np.float32),
-        probe=gauge,
-        positions_px=view.positions_px,
-    )
+BACKEND = TorchBackend()
+train = partial(workflows.train, BACKEND)
+infer = partial(workflows.infer, BACKEND)
+reconstruct = partial(workflows.reconstruct, BACKEND)
+evaluate = partial(workflows.evaluate_scan, BACKEND)
+load, save = BACKEND.load, BACKEND.save

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.atomic_files import atomic_write
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -25,9 +25,8 @@ class SafetensorsCheckpoints(CheckpointIO):
         tree = _strip(checkpoint, "", tensors)
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part")
-        save_file(tensors, temporary, metadata={"format": _FORMAT, "tree": json.dumps(tree)})
-        os.replace(temporary, target)
+        with atomic_write(target) as temporary:
+            save_file(tensors, temporary, metadata={"format": _FORMAT, "tree": json.dumps(tree)})
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = None

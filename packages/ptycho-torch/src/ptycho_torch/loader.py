@@ -4,47 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import torch
-from ptycho_contracts.records import Batch, Groups
-from ptycho_data.batches.gathering import GroupSource, gather
+from numpy.typing import NDArray
+from ptycho_data.batches import GroupBatches
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 
-class GroupDataset(Dataset[dict[str, Tensor]]):
-    """Batches of groups, read on demand; pickles as the path of its store, so that workers share the pages.
+class GroupDataset(GroupBatches, Dataset[dict[str, Tensor]]):
+    """Batches of groups as tensors; pickles as the path of its store, so that workers share the pages."""
 
-    Args:
-        source: Scan or store.
-        groups: Its groups.
-        mean_counts: Mean photons a pattern by value of ``scan_index``, of the patterns that are used.
-        truth: Whether batches hold the true object under each pattern, too.
-    """
-
-    def __init__(
-        self, source: GroupSource, groups: Groups, *, mean_counts: Mapping[int, float], truth: bool = False
-    ) -> None:
-        self.source = source
-        self.groups = groups
-        self.mean_counts = dict(mean_counts)
-        self.truth = truth
-
-    def __len__(self) -> int:
-        return len(self.groups)
+    @classmethod
+    def of(cls, groups: GroupBatches) -> GroupDataset:
+        """The same groups, as tensors."""
+        return cls(groups.source, groups.groups, mean_counts=groups.mean_counts, truth=groups.truth)
 
     def __getitem__(self, rows: Any) -> dict[str, Tensor]:
-        rows = np.asarray(rows)
-        return tensors(gather(self.source, self.groups, rows, mean_counts=self.mean_counts, truth=self.truth))
+        return tensors(self.arrays(rows))
 
 
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """Tensors of a batch, by the names of its fields; without those that are None."""
-    arrays = {row.name: getattr(batch, row.name) for row in fields(batch)}
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items() if array is not None}
+def tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+    """The arrays of a batch as tensors."""
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
 class BatchOrder(Sampler[list[int]]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy, deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig
 from ptycho_contracts.physics import EARLIER_ITERATIONS, EPS_COUNTS
+from ptycho_data.bundle_file import NETWORK
 from torch import Tensor, nn
 
 from ptycho_torch.losses import LOSSES, supervised_error
@@ -17,10 +19,10 @@ from ptycho_torch.network import build_network
 from ptycho_torch.physics import (
     Placement,
     extract_patches,
+    normalised_intensity,
     place_groups,
     simulate,
     squared_modulus,
-    to_corner,
     unit_probe,
 )
 
@@ -49,7 +51,7 @@ class PtychoModel(nn.Module):
 
     Args:
         config: Architecture and channel count.
-        probe: (modes, N, N) complex, any scale; kept with unit energy (the gauge is the scan's mean counts).
+        probe: (modes, N, N) complex, any scale; kept with unit energy (a scan's mean counts normalise it).
     """
 
     probe: Tensor
@@ -59,6 +61,30 @@ class PtychoModel(nn.Module):
         self.config = config
         self.network = build_network(config)
         self.register_buffer("probe", unit_probe(torch.from_numpy(np.array(probe, np.complex64))))
+
+    @property
+    def infers_whole_canvas(self) -> bool:
+        """Whether the network takes all patterns of a scan at once."""
+        return bool(self.network.infers_whole_canvas)
+
+    def probe_array(self) -> NDArray[np.complex64]:
+        """(K, N, N) probe of unit energy."""
+        found: NDArray[np.complex64] = self.probe.cpu().numpy()
+        return found
+
+    def weight_arrays(self) -> dict[str, NDArray[np.float32]]:
+        """The network's weights by their names in a bundle."""
+        return {name: value.cpu().numpy() for name, value in self.network.state_dict(prefix=NETWORK).items()}
+
+    def on(self, device: str) -> PtychoModel:
+        """This model if it is on the device, else a copy there; this model stays where it is."""
+        return self if self.probe.device == torch.device(device) else deepcopy(self).to(device)
+
+    def with_probe(self, probe: NDArray[np.complex64]) -> PtychoModel:
+        """The same network with another probe of unit energy; this model stays as it is."""
+        other = copy(self)
+        other._buffers = {**self._buffers, "probe": torch.from_numpy(probe).to(self.probe.device)}
+        return other
 
     def forward(
         self, batch: Mapping[str, Tensor], *, canvas_shape: tuple[int, int], mask: Tensor | None = None
@@ -76,8 +102,7 @@ class PtychoModel(nn.Module):
         """
         counts = batch["counts"]
         groups, channels, side, _ = counts.shape
-        measured = to_corner(counts) / batch["mean_counts"][:, None, None, None]
-        measured = measured.reshape(-1, side, side)
+        measured = normalised_intensity(counts, batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
         placement = place_groups(batch["coords_relative"], canvas_shape, side)
         # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
         first = torch.arange(groups, device=counts.device) * channels
@@ -87,11 +112,11 @@ class PtychoModel(nn.Module):
         )
         return estimates, placement, measured
 
-    def flat_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
+    def uniform_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
         """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
         counts = batch["counts"]
         channels, side = counts.shape[1], counts.shape[-1]
-        measured = (to_corner(counts) / batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
+        measured = normalised_intensity(counts, batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
         eps = (EPS_COUNTS / batch["mean_counts"]).repeat_interleave(channels)[:, None, None]
         with torch.no_grad():
             probe = self.probe_for(measured)
@@ -133,10 +158,3 @@ def _summed(losses: list[Tensor]) -> Tensor:
     """That of the last estimate, and of every earlier one with its smaller weight."""
     earlier = sum(losses[:-1], start=torch.zeros_like(losses[-1]))
     return losses[-1] + EARLIER_ITERATIONS * earlier
-
-
-def good_pixels(bad_pixels: NDArray[np.bool_] | None) -> Tensor | None:
-    """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None where all are good."""
-    if bad_pixels is None or not np.any(bad_pixels):
-        return None
-    return to_corner(torch.from_numpy(~np.asarray(bad_pixels)).float())

@@ -7,8 +7,7 @@ best one last.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from ptycho_contracts.config import ModelConfig
@@ -32,10 +31,8 @@ _WAVES_AT_ONCE = 1 << 20
 """Values of waves in one operation: more would leave the processor's cache."""
 
 
-class Moduli(Protocol):
-    """Measured moduli by pattern number."""
-
-    def __getitem__(self, subset: Tensor) -> Tensor: ...
+Moduli = Tensor | Callable[[int], Tensor]
+"""Measured moduli of all patterns, or a function that gives those of a subset by its number, in the passes' order."""
 
 
 class CanvasNet(nn.Module):
@@ -47,15 +44,15 @@ class CanvasNet(nn.Module):
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(4 * inputs, 2 * width, 3, padding=1)
+        self.in_conv = nn.Conv2d(4 * inputs, 2 * width, 3, padding=1)
         self.fine = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
         self.down = nn.Conv2d(2 * width, 4 * width, 3, stride=2, padding=1)
         self.coarse = nn.Conv2d(4 * width, 4 * width, 3, padding=1)
         self.up = nn.Conv2d(4 * width, 2 * width, 1)
         self.merge = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
-        self.leave = nn.Conv2d(2 * width, 4 * 2, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+        self.out_conv = nn.Conv2d(2 * width, 4 * 2, 3, padding=1)
+        nn.init.zeros_(self.out_conv.weight)
+        nn.init.zeros_(self.out_conv.bias)  # type: ignore[arg-type]
 
     def forward(self, canvas: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, 2, H, W), for any H and W; a large canvas without gradients goes in tiles."""
@@ -75,12 +72,12 @@ class CanvasNet(nn.Module):
     def _whole(self, canvas: Tensor) -> Tensor:
         height, width = canvas.shape[-2:]
         padded = F.pad(canvas, (0, -width % 4, 0, -height % 4))
-        fine = F.silu(self.enter(F.pixel_unshuffle(padded, 2)))
+        fine = F.silu(self.in_conv(F.pixel_unshuffle(padded, 2)))
         fine = fine + F.silu(self.fine(fine))
         coarse = F.silu(self.down(fine))
         coarse = coarse + F.silu(self.coarse(coarse))
-        fine = F.silu(self.merge(fine + doubled(self.up(coarse))))
-        return F.pixel_shuffle(self.leave(fine), 2)[..., :height, :width]
+        fine = F.silu(self.merge(fine + upsample_nearest(self.up(coarse))))
+        return F.pixel_shuffle(self.out_conv(fine), 2)[..., :height, :width]
 
 
 class Unrolled(nn.Module):
@@ -93,7 +90,7 @@ class Unrolled(nn.Module):
     correction. The same weights serve a group's canvas and that of a whole scan.
     """
 
-    images_whole_canvas = True
+    infers_whole_canvas = True
     _inputs = 5
 
     def __init__(self, *, iterations: int, sweeps: int, width: int) -> None:
@@ -114,14 +111,15 @@ class Unrolled(nn.Module):
         """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
 
         Args:
-            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or anything
-                that gives (n, N, N) for a subset.
+            amplitude: Measured moduli for a probe of unit energy, zero frequency at [0, 0]: (M, N, N), or a function
+                that gives (n, N, N) of a subset.
             probe: (K, N, N) complex, unit energy.
             placement: Sites of the M patches on the (stacked) canvas.
             subsets: Indices of the patterns of each step of a sweep; together all M.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
+        moduli = (lambda subset: amplitude[subsets[subset]]) if isinstance(amplitude, Tensor) else amplitude
         brightest = squared_modulus(probe).sum(0).max()
         lights = [illumination(probe, placement[subset]) for subset in subsets]
         light = torch.stack(lights).sum(0)
@@ -135,8 +133,8 @@ class Unrolled(nn.Module):
             before, visited = object_, torch.zeros_like(object_)
             for sweep in range(number * self.sweeps, (number + 1) * self.sweeps):
                 damping = course[sweep] * brightest
-                for subset, subset_light in zip(subsets, lights, strict=True):
-                    step = back_project(object_, amplitude[subset], probe, placement[subset], mask=mask)
+                for turn, (subset, subset_light) in enumerate(zip(subsets, lights, strict=True)):
+                    step = back_project(object_, moduli(turn), probe, placement[subset], mask=mask)
                     step = step / (subset_light + damping)
                     velocity = MOMENTUM * velocity + step
                     object_ = object_ + step + MOMENTUM * velocity
@@ -183,7 +181,7 @@ class PatchNet(nn.Module):
     its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
     """
 
-    images_whole_canvas = False
+    infers_whole_canvas = False
 
     def __init__(self, *, channels: int, width: int) -> None:
         super().__init__()
@@ -231,8 +229,8 @@ class _Decoder(nn.Module):
 
     def forward(self, code: Tensor) -> Tensor:
         """(B, 16 width, n, n) to (B, C, 8 n, 8 n)."""
-        centre = self.centre(self.second(doubled(self.first(doubled(code)))))
-        border = doubled(doubled(doubled(self.border(code))))
+        centre = self.centre(self.second(upsample_nearest(self.first(upsample_nearest(code)))))
+        border = upsample_nearest(upsample_nearest(upsample_nearest(self.border(code))))
         edge = code.shape[-1] * 2
         return border + F.pad(centre, (edge, edge, edge, edge))
 
@@ -243,7 +241,7 @@ def _two_convs(before: int, after: int) -> nn.Sequential:
     )
 
 
-def doubled(image: Tensor) -> Tensor:
+def upsample_nearest(image: Tensor) -> Tensor:
     """(B, C, H, W) to (B, C, 2 H, 2 W) by repetition; its gradient is deterministic on every device."""
     batch, channels, height, width = image.shape
     image = image[:, :, :, None, :, None].expand(-1, -1, -1, 2, -1, 2)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from ptycho_data.canvas.geometry import CanvasGeometry, corners_and_fractions
+from ptycho_data.canvas import Sites
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,18 +39,15 @@ class Placement:
     def __getitem__(self, index: Any) -> Placement:
         return Placement(self.corners_yx[index], self.fractions_yx[index], self.shape, self.N)
 
+    @classmethod
+    def of(cls, sites: Sites) -> Placement:
+        """The sites of a scan's patches as tensors."""
+        corners, fractions = torch.from_numpy(sites.corners_yx), torch.from_numpy(sites.fractions_yx).float()
+        return cls(corners, fractions, sites.shape, sites.N)
+
     def to(self, device: torch.device | str) -> Placement:
         """The same placement on another device."""
         return Placement(self.corners_yx.to(device), self.fractions_yx.to(device), self.shape, self.N)
-
-
-def place_scan(positions_px: NDArray[np.float64], geometry: CanvasGeometry, N: int) -> Placement:
-    """Placement of the patches at (M, 2) positions [x, y] on the canvas of a scan."""
-    corners, fractions = corners_and_fractions(positions_px, geometry, N)
-    # A patch may end with the canvas, to rounding: read it as the far side of the pixel before.
-    over = corners + N + 1 > np.asarray(geometry.shape)
-    corners, fractions = corners - over, fractions + over
-    return Placement(torch.from_numpy(corners), torch.from_numpy(fractions).float(), geometry.shape, N)
 
 
 def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
@@ -204,3 +201,15 @@ def to_corner(patterns: Tensor) -> Tensor:
     """
     moved: Tensor = torch.fft.ifftshift(patterns, dim=(-2, -1))
     return moved
+
+
+def normalised_intensity(counts: Tensor, mean_counts: Tensor | float) -> Tensor:
+    """Counts (..., N, N) in units of the mean counts, zero frequency moved from [N // 2, N // 2] to [0, 0]."""
+    return to_corner(counts) / mean_counts
+
+
+def good_pixels(bad_pixels: NDArray[np.bool_] | None, device: torch.device | str = "cpu") -> Tensor | None:
+    """Mask of good pixels as a float tensor with zero frequency at [0, 0], or None if all are good."""
+    if bad_pixels is None or not np.any(bad_pixels):
+        return None
+    return to_corner(torch.from_numpy(~np.asarray(bad_pixels)).float()).to(device)

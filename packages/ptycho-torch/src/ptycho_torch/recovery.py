@@ -1,67 +1,87 @@
-"""Early stopping, and one restart of a training that collapsed (specs/training.md, TRN-7, TRN-16)."""
+"""Time, early stopping, and one restart of a training that collapsed (specs/training.md, TRN-7, TRN-16)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
-from ptycho_contracts.config import ExecutionConfig
-from ptycho_data.fitting.collapse import SLOWER, CollapseWatch
-from torch import Tensor, nn
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from ptycho_contracts.config import ExecutionConfig, ModelConfig
+from ptycho_data.fitting import PATCH_VARIANCE, Attempts
+from ptycho_data.stages import Progress
+from torch import Tensor
 
+from ptycho_torch.network import build_network
 from ptycho_torch.physics import squared_modulus
 
-PATCH_VARIANCE = "patch_variance"
+
+class Clock(Callback):
+    """Reports progress and ends the training when its wall time is over, in all processes at the same step.
+
+    Args:
+        attempts: The budget.
+        progress: Called as ``progress(stage, steps done, steps in all)``.
+    """
+
+    def __init__(self, attempts: Attempts, progress: Progress | None) -> None:
+        self._attempts, self._progress = attempts, progress
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._attempts.steps = max(1, int(trainer.estimated_stepping_batches))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._look(trainer)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        self._look(trainer)
+        if self._attempts.expired:
+            trainer.should_stop = True
+        if self._progress is not None and trainer.is_global_zero:
+            done = self._attempts.fraction(trainer.global_step) * self._attempts.steps
+            self._progress(self._attempts.stage, round(done), self._attempts.steps)
+
+    def _look(self, trainer: pl.Trainer) -> None:
+        """The first process' clock counts for all: learning rates must agree."""
+        self._attempts.look(trainer.strategy.broadcast)
 
 
-class Stopper(EarlyStopping):
-    """Lightning's early stopping, which once begins a collapsed training anew instead of ending it.
+class Recovery(EarlyStopping):
+    """Lightning's early stopping, which once restarts a collapsed training instead of ending it.
 
     It is a kind of early stopping because only these, of all callbacks, see the end of an epoch after it has been
     decided whether training ends there.
 
     Args:
         execution: Patience, its metric and mode, the learning rate.
-        watch: Decides.
-        share: Gives the share of the budget that is used.
-        fresh: Makes a network with fresh weights.
-        restarted: Called when training begins anew, with the number of steps done.
+        attempts: Decides.
+        config: Of the model that is trained.
+        seed: Of the weights of a second attempt.
+
+    Attributes:
+        figures: ``val_loss`` and ``patch_variance`` of the last epoch.
     """
 
-    def __init__(
-        self,
-        execution: ExecutionConfig,
-        watch: CollapseWatch,
-        *,
-        share: Callable[[pl.Trainer], float],
-        fresh: Callable[[], nn.Module],
-        restarted: Callable[[int], None],
-    ) -> None:
+    def __init__(self, execution: ExecutionConfig, attempts: Attempts, *, config: ModelConfig, seed: int) -> None:
         super().__init__(
             execution.checkpoint_monitor_metric, patience=execution.early_stop_patience, mode=execution.checkpoint_mode
         )
-        self.watch = watch
         self.figures: dict[str, float] = {}
-        self._slower = SLOWER * execution.learning_rate
-        self._share, self._fresh, self._restarted = share, fresh, restarted
+        self._attempts, self._config, self._seed = attempts, config, seed
+        self._first_rate = execution.learning_rate
         self._best = self.best_score.clone()
         self._due = False
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
-        names = ("val_loss", PATCH_VARIANCE)
-        self.figures = {name: float(trainer.callback_metrics[name]) for name in names}
+        self.figures = {name: float(trainer.callback_metrics[name]) for name in ("val_loss", PATCH_VARIANCE)}
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        done, limit = trainer.current_epoch + 1, trainer.fit_loop.max_epochs or 0
-        ending = trainer.should_stop or done >= limit
-        share = self._share(trainer)
-        if self.watch.collapsed(self.figures["val_loss"], epoch=done, share=share, ending=ending):
-            trainer.fit_loop.max_epochs = done + self.watch.epochs_left(done)
+        done, attempts = trainer.current_epoch + 1, self._attempts
+        ending = trainer.should_stop or done >= attempts.last_epoch
+        if attempts.collapsed(self.figures["val_loss"], epoch=done, step=trainer.global_step, ending=ending):
+            trainer.fit_loop.max_epochs = attempts.last_epoch
             trainer.should_stop = False
             self._due = True
 
@@ -70,20 +90,24 @@ class Stopper(EarlyStopping):
         if not self._due:
             return
         self._due = False
-        self._restarted(trainer.global_step)
-        network: nn.Module = pl_module.get_submodule("model.network")
-        network.load_state_dict(self._fresh().state_dict())
+        done = trainer.global_step
+        self._attempts.restart(done, int(trainer.estimated_stepping_batches) - done)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed)
+            fresh = build_network(self._config)
+        pl_module.get_submodule("model.network").load_state_dict(fresh.state_dict())
         self.wait_count, self.stopped_epoch, self.best_score = 0, 0, self._best.clone()
+        rate = self._attempts.rate * self._first_rate
         for optimiser in trainer.optimizers:
             optimiser.state.clear()
             for group in optimiser.param_groups:
-                group["lr"] = group["initial_lr"] = self._slower
+                group["lr"] = group["initial_lr"] = rate
         for config in trainer.lr_scheduler_configs:
             schedule: Any = config.scheduler
             if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
                 schedule.best, schedule.num_bad_epochs, schedule.cooldown_counter = float("inf"), 0, 0
             else:
-                schedule.base_lrs = [self._slower for _ in schedule.base_lrs]
+                schedule.base_lrs = [rate for _ in schedule.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """With the figures of the weights that the checkpoint holds."""

@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_cli.commands.parameters import Measurement, Quiet
 from ptycho_cli.output.publish import require_files, require_output_dir
 
 FormatName = Literal["npz", "ptychodus", "cxi"]
-Measurement = Literal["auto", "counts", "amplitude", "normalised-amplitude"]
 PRODUCT_SUFFIXES = (".h5", ".hdf5")
 
 
@@ -45,10 +45,10 @@ def convert(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons a pattern, for normalised amplitude.")
     ] = None,
-    quiet: Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write a scan, or an image, in another format; the target is replaced only by a complete file."""
-    from ptycho_cli.commands.inspect import is_reconstruction
+    from ptycho_data.files import is_reconstruction
 
     require_files([("File", source)] + ([("Companion", companion)] if companion else []))
     scalars = parsed_geometry(geometry)

@@ -5,22 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_contracts.records import Reconstruction, Scan
 
-from ptycho_cli import runs
 from ptycho_cli.backends import load_backend
+from ptycho_cli.commands.infer import run_infer
+from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Quiet, Typed
+from ptycho_cli.commands.train import MODEL_NAME, run_train
 from ptycho_cli.output.progress import Progress, progress_on
 from ptycho_cli.output.publish import require_output_dir, staged, write_json
 from ptycho_cli.output.report import versions
+
+if TYPE_CHECKING:
+    from ptycho_contracts.records import Reconstruction, Scan
 
 TRAIN_SEED, TEST_SEED = 1, 2
 PATTERNS, SIDE_PX, STEP_PX, PHOTONS = 1500, 64, 5.0, 1e5
 LEAST_SECONDS = 30.0
 RESERVE = 0.3
-"""Share of the time that imaging, comparing and drawing may take."""
+"""Fraction of the time that imaging, comparing and drawing may take."""
 
 _FIGURES = (
     ("complex_correlation", "complex correlation"),
@@ -32,7 +37,21 @@ _FIGURES = (
 )
 
 
-def run(
+def demo(
+    *,
+    output_dir: OutputDir = Path("demo-output"),
+    max_seconds: Annotated[float, Parameter(name="--max-seconds", help="Wall time for all of it.")] = 170.0,
+    backend: BackendFlag = None,
+    quiet: Quiet = False,
+    typed: Typed = (),
+) -> None:
+    """Simulate two objects, train on one, image the other, compare with the truth."""
+    lines = run_demo(output_dir, max_seconds=max_seconds, backend=backend or "torch", quiet=quiet, command=typed)
+    if not quiet:
+        print("\n".join(lines))
+
+
+def run_demo(
     output_dir: Path, *, max_seconds: float, backend: str = "torch", quiet: bool = False, command: Sequence[str] = ()
 ) -> list[str]:
     """Run the demonstration and return what to print.
@@ -55,7 +74,7 @@ def run(
         test_file, test_scan = _simulated(output_dir, "test.npz", TEST_SEED, progress)
         left = max_seconds * (1 - RESERVE) - (time.monotonic() - started)
         drawing = {"enable_progress_bar": not quiet}
-        trained = runs.train(
+        trained = run_train(
             [train_file],
             output_dir=output_dir / "model",
             overrides={"gridsize": 2, "seed": 0, "max_seconds": max(left, 1.0), **drawing},
@@ -63,8 +82,8 @@ def run(
             command=command,
             progress=progress,
         )
-        image, imaged = runs.infer(
-            output_dir / "model" / runs.MODEL_NAME,
+        image, imaged = run_infer(
+            output_dir / "model" / MODEL_NAME,
             test_file,
             output_dir=output_dir / "image",
             overrides=drawing,

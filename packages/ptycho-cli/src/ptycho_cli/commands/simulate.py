@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_cli.commands.parameters import Quiet
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import require_files, require_output_dir, staged
 
@@ -34,7 +35,7 @@ def simulate(
     poisson: Annotated[bool, Parameter(name="--poisson", negative="--no-poisson", help="Draw photon noise.")] = True,
     background: Annotated[float, Parameter(name="--background", help="Background photons a pixel.")] = 0.0,
     seed: Annotated[int, Parameter(name="--seed", help="Seed of object, positions and noise.")] = 0,
-    quiet: Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Simulate a scan with photon noise and its true object; writes one .npz file."""
     from ptycho_data import simulate as simulated

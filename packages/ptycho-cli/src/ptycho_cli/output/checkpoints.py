@@ -9,16 +9,16 @@ from typing import Any
 
 from ptycho_contracts.problems import ContractError, Problem
 
-CHECKPOINT = Path("checkpoints") / "descent.safetensors"
+CHECKPOINT = Path("checkpoints") / "joint_fit.safetensors"
 """Below the output folder."""
 
 
-def checkpoint_arguments(output_dir: Path, *, wanted: bool, resume: bool) -> dict[str, Any]:
+def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict[str, Any]:
     """What a backend is told about checkpoints; refuses what cannot be gone on from, before any work.
 
     Args:
         output_dir: Folder of the results.
-        wanted: Whether this run fits anything and may keep checkpoints.
+        keeps: Whether this run fits anything and may keep checkpoints.
         resume: Whether it is to go on from one.
 
     Raises:
@@ -26,7 +26,7 @@ def checkpoint_arguments(output_dir: Path, *, wanted: bool, resume: bool) -> dic
         MissingFileError: ``checkpoint.missing``.
     """
     path = output_dir / CHECKPOINT
-    if resume and not wanted:
+    if resume and not keeps:
         raise ContractError(
             Problem(
                 "--resume",
@@ -40,7 +40,7 @@ def checkpoint_arguments(output_dir: Path, *, wanted: bool, resume: bool) -> dic
         from ptycho_data.fitting.checkpoints import require_checkpoint
 
         require_checkpoint(path)
-    return {"checkpoint": path if wanted else None, "resume": resume}
+    return {"checkpoint": path if keeps else None, "resume": resume}
 
 
 def discard_checkpoint(output_dir: Path) -> None:
@@ -51,7 +51,7 @@ def discard_checkpoint(output_dir: Path) -> None:
         path.parent.rmdir()
 
 
-def require_judges(overrides: Mapping[str, Any], val_fraction: float) -> None:
+def require_validation(overrides: Mapping[str, Any], val_fraction: float) -> None:
     """Refuse a patience that nothing would try.
 
     Raises:

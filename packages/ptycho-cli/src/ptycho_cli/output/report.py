@@ -8,12 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho_contracts.records import Reconstruction
-
+from ptycho_cli.output.checkpoints import discard_checkpoint
 from ptycho_cli.output.publish import staged, write_json
 
 if TYPE_CHECKING:
-    from ptycho_data.workflows.evaluate import Evaluated
+    from ptycho_contracts.records import Reconstruction
+    from ptycho_data.workflows.evaluate import Evaluation
+
+Summary = dict[str, Any]
 
 _SUITE = tuple(f"ptycho-{name}" for name in ("cli", "contracts", "data", "torch", "tf"))
 _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
@@ -70,13 +72,41 @@ def publish_reconstruction(output_dir: Path, reconstruction: Reconstruction, sum
         write_json(stage / "summary.json", summary)
 
 
-def publish_evaluation(output_dir: Path, evaluated: Evaluated, summary: Mapping[str, Any]) -> None:
+def published(
+    output_dir: Path,
+    command: Sequence[str],
+    inputs: Sequence[Mapping[str, Any]],
+    result: Reconstruction,
+    report: Mapping[str, Any],
+) -> tuple[Reconstruction, Summary]:
+    """The results in their place, the checkpoint of the run gone; the reconstruction and the whole summary."""
+    outputs = ["object.npz", "amplitude.png", "phase.png", "summary.json"]
+    summary = full_summary(command, inputs, outputs, report)
+    publish_reconstruction(output_dir, result, summary)
+    if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
+        discard_checkpoint(output_dir)
+    return result, summary
+
+
+def published_evaluation(
+    output_dir: Path | None, command: Sequence[str], inputs: Sequence[Mapping[str, Any]], evaluation: Evaluation
+) -> Summary:
+    """The evaluation in its folder, if there is one; the whole report."""
+    outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
+    outputs += ["convergence.png"] if outputs and evaluation.convergence else []
+    summary = full_summary(command, inputs, sorted(outputs), evaluation.report)
+    if output_dir is not None:
+        publish_evaluation(output_dir, evaluation, summary)
+    return summary
+
+
+def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mapping[str, Any]) -> None:
     """Write ``evaluation.json`` and the figures, all or none."""
     from ptycho_cli.plots.comparison import draw_comparison, draw_convergence, draw_frc
 
     with staged(output_dir) as stage:
-        draw_comparison(evaluated.comparison.alignment, stage / "comparison.png", names=evaluated.names)
-        draw_frc(evaluated.curves, stage / "frc.png")
-        if evaluated.convergence:
-            draw_convergence(evaluated.convergence, evaluated.floor, stage / "convergence.png")
+        draw_comparison(evaluation.comparison.alignment, stage / "comparison.png", names=evaluation.names)
+        draw_frc(evaluation.curves, stage / "frc.png")
+        if evaluation.convergence:
+            draw_convergence(evaluation.convergence, evaluation.floor, stage / "convergence.png")
         write_json(stage / "evaluation.json", summary)

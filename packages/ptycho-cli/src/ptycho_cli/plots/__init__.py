@@ -1,1 +1,43 @@
-"""Figures of scans, reconstructions and comparisons; matplotlib is imported only when something is drawn."""
+"""Figures of scans, reconstructions and evaluations; matplotlib is imported when one is drawn.
+
+Each function returns a :class:`matplotlib.figure.Figure`, which a notebook shows and ``figure.savefig`` writes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from ptycho_contracts.records import Reconstruction, Scan
+    from ptycho_data.workflows.evaluate import Evaluation
+
+__all__ = ["comparison", "frc", "reconstruction", "scan"]
+
+
+def reconstruction(image: Reconstruction) -> Figure:
+    """Amplitude and phase of an object beside each other."""
+    from ptycho_cli.plots.maps import reconstruction_figure
+
+    return reconstruction_figure(image)
+
+
+def scan(scan: Scan) -> Figure:
+    """Mean pattern, positions and, if there is one, the main mode of the probe."""
+    from ptycho_cli.plots.scans import scan_figure
+
+    return scan_figure(scan)
+
+
+def comparison(evaluation: Evaluation) -> Figure:
+    """Both images of an evaluation, aligned, and their difference."""
+    from ptycho_cli.plots.comparison import comparison_figure
+
+    return comparison_figure(evaluation.comparison.alignment, names=evaluation.names)
+
+
+def frc(evaluation: Evaluation) -> Figure:
+    """Fourier ring correlation of an evaluation, with its thresholds."""
+    from ptycho_cli.plots.comparison import frc_figure
+
+    return frc_figure(evaluation.curves)

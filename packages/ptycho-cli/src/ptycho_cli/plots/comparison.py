@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 
 def draw_comparison(alignment: Alignment, path: Path, *, names: tuple[str, str] = ("truth", "image")) -> Path:
+    """Write :func:`comparison_figure`."""
+    return save(comparison_figure(alignment, names=names), path)
+
+
+def comparison_figure(alignment: Alignment, *, names: tuple[str, str] = ("truth", "image")) -> Figure:
     """Amplitude and phase of both aligned images and their difference, over the scored pixels."""
     mask = alignment.mask
     rotation = np.exp(-1j * np.angle(alignment.truth[mask].sum()))
@@ -38,10 +43,15 @@ def draw_comparison(alignment: Alignment, path: Path, *, names: tuple[str, str] 
         ):
             draw_map(figure, axes, np.ma.masked_array(picture, ~mask), scale, label=label, cmap=cmap)
             axes.set_title(name, fontsize=10)
-    return save(figure, path)
+    return figure
 
 
 def draw_frc(curves: Mapping[str, FrcCurve], path: Path) -> Path:
+    """Write :func:`frc_figure`."""
+    return save(frc_figure(curves), path)
+
+
+def frc_figure(curves: Mapping[str, FrcCurve]) -> Figure:
     """FRC curves over frequency, with the thresholds 0.5 and half-bit; the last curve's crossings are marked."""
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.add_subplot()
@@ -59,7 +69,7 @@ def draw_frc(curves: Mapping[str, FrcCurve], path: Path) -> Path:
     axes.set_xlabel("spatial frequency [Nyquist]")
     axes.set_ylabel("Fourier ring correlation")
     axes.legend(fontsize=9)
-    return save(figure, path)
+    return figure
 
 
 def draw_convergence(losses: Mapping[str, Sequence[float]], floor: float | None, path: Path) -> Path:

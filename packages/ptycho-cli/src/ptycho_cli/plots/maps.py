@@ -52,17 +52,29 @@ def extent_px(reconstruction: Reconstruction) -> tuple[float, float, float, floa
 
 def draw_reconstruction(reconstruction: Reconstruction, folder: Path) -> list[Path]:
     """Write ``amplitude.png`` and ``phase.png`` into a folder; returns their paths."""
-    lit = well_lit(reconstruction.weight)
-    amplitude, phase = amplitude_and_phase(reconstruction)
-    extent = extent_px(reconstruction)
     written = []
-    for name, picture, label in (("amplitude", amplitude, "amplitude"), ("phase", phase, "phase [rad]")):
+    for name in ("amplitude", "phase"):
         figure = Figure(figsize=(7, 6), layout="constrained")
-        axes = figure.add_subplot()
-        draw_map(figure, axes, picture, contrast(picture, lit), extent=extent, label=label)
-        axes.set_title(f"object {name}, {picture.shape[1]} x {picture.shape[0]} px", fontsize=10)
+        draw_part(figure, figure.add_subplot(), reconstruction, name)
         written.append(save(figure, folder / f"{name}.png"))
     return written
+
+
+def reconstruction_figure(reconstruction: Reconstruction) -> Figure:
+    """Amplitude and phase of an object beside each other."""
+    figure = Figure(figsize=(12, 5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("amplitude", "phase"), strict=True):
+        draw_part(figure, axes, reconstruction, name)
+    return figure
+
+
+def draw_part(figure: Figure, axes: Any, reconstruction: Reconstruction, name: str) -> None:
+    """``"amplitude"`` or ``"phase"`` of an object, with colour bar and object coordinates."""
+    picture = amplitude_and_phase(reconstruction)[("amplitude", "phase").index(name)]
+    label = "amplitude" if name == "amplitude" else "phase [rad]"
+    limits = contrast(picture, well_lit(reconstruction.weight))
+    draw_map(figure, axes, picture, limits, extent=extent_px(reconstruction), label=label)
+    axes.set_title(f"object {name}, {picture.shape[1]} x {picture.shape[0]} px", fontsize=10)
 
 
 def draw_map(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from ptycho_contracts.records import Scan
-from ptycho_data.checks.quality import ScanFacts
+from ptycho_data.checks.quality import ScanFacts, gather
 
 from ptycho_cli.plots.maps import draw_map, save
 
@@ -18,21 +19,43 @@ def draw_scan(scan: Scan, facts: ScanFacts, folder: Path) -> list[Path]:
     return written if scan.probe is None else [*written, _probe(scan, folder)]
 
 
+def scan_figure(scan: Scan) -> Figure:
+    """Mean pattern, positions and, if there is one, the main mode of the probe, beside each other."""
+    panels = 2 if scan.probe is None else 3
+    figure = Figure(figsize=(5.5 * panels, 5), layout="constrained")
+    axes = figure.subplots(1, panels)
+    draw_mean_pattern(figure, axes[0], scan, gather(scan))
+    draw_positions(axes[1], scan)
+    if scan.probe is not None:
+        top = max(float(np.abs(scan.probe[0]).max()), 1e-12)
+        draw_map(figure, axes[2], np.abs(scan.probe[0]), (0.0, top), label="probe amplitude", cmap="magma")
+    return figure
+
+
 def _mean_pattern(scan: Scan, facts: ScanFacts, folder: Path) -> Path:
     figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.add_subplot()
+    draw_mean_pattern(figure, figure.add_subplot(), scan, facts)
+    return save(figure, folder / "mean_pattern.png")
+
+
+def draw_mean_pattern(figure: Figure, axes: Any, scan: Scan, facts: ScanFacts) -> None:
+    """Logarithm of the mean pattern, with lines that cross at zero frequency."""
     picture = np.log10(facts.mean_pattern + 1 / len(scan))
     limits = (float(picture.min()), max(float(picture.max()), float(picture.min()) + 1e-6))
     draw_map(figure, axes, picture, limits, label="log10 mean counts", cmap="magma")
     axes.axhline(scan.N // 2, color="white", linewidth=0.4)
     axes.axvline(scan.N // 2, color="white", linewidth=0.4)
     axes.set_title(f"mean of {len(scan)} patterns; lines cross at zero frequency", fontsize=10)
-    return save(figure, folder / "mean_pattern.png")
 
 
 def _positions(scan: Scan, folder: Path) -> Path:
     figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.add_subplot()
+    draw_positions(figure.add_subplot(), scan)
+    return save(figure, folder / "positions.png")
+
+
+def draw_positions(axes: Any, scan: Scan) -> None:
+    """Positions in object pixels, y downwards, coloured by scan."""
     x, y = scan.positions_px.T
     axes.scatter(x, y, c=scan.scan_index, s=6, cmap="tab10")
     axes.set_aspect("equal")
@@ -40,7 +63,6 @@ def _positions(scan: Scan, folder: Path) -> Path:
     axes.set_xlabel("x [px]")
     axes.set_ylabel("y [px]")
     axes.set_title(f"{len(scan)} positions", fontsize=10)
-    return save(figure, folder / "positions.png")
 
 
 def _probe(scan: Scan, folder: Path) -> Path:

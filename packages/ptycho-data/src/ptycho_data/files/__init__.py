@@ -2,17 +2,17 @@
 
 from ptycho_data.files.combine import combine_scans
 from ptycho_data.files.formats.ptychodus_writer import write_product
-from ptycho_data.files.formats.reconstruction import read_reconstruction, write_reconstruction
+from ptycho_data.files.formats.reconstruction import is_reconstruction, read_reconstruction, write_reconstruction
 from ptycho_data.files.memory import scan_from_arrays
 from ptycho_data.files.registry import FORMATS, format_of, read_scan, write_scan
-from ptycho_data.files.sources import atomic_write, file_sha256
+from ptycho_data.files.sources import file_sha256
 
 __all__ = [
     "FORMATS",
-    "atomic_write",
     "combine_scans",
     "file_sha256",
     "format_of",
+    "is_reconstruction",
     "read_reconstruction",
     "read_scan",
     "scan_from_arrays",

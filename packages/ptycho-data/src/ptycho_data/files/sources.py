@@ -1,12 +1,9 @@
-"""Files as sources and targets: existence, checksums, atomic writes (specs/files.md, FILE)."""
+"""Files as sources: existence, kind, checksums (specs/files.md, FILE)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
@@ -62,32 +59,3 @@ def file_sha256(path: Path | str) -> str:
     """
     with checked_file(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def atomic_write(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the place of ``path`` only when the block succeeds.
-
-    Whatever fails, ``path`` holds what it held before, and the temporary file is removed.
-
-    Raises:
-        MissingFileError: the folder does not exist.
-        ContractError: ``path`` is a directory.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise MissingFileError(
-            Problem(str(path.parent), "file.folder", "an existing folder to write into", "nothing", "create it first")
-        )
-    if path.is_dir():
-        raise ContractError(
-            Problem(str(path), "file.kind", "the path of a file to write", "a directory", "name the file as well")
-        )
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

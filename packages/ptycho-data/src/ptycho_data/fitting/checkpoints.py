@@ -1,13 +1,10 @@
-"""State of a joint descent between two epochs, as one safetensors file (specs/bundle.md, CKP-3 to CKP-6)."""
+"""State of a joint reconstruction between two epochs, as one safetensors file (specs/bundle.md, CKP-3 to CKP-6)."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
+from safetensors import SafetensorError
 
-from ptycho_data.tensor_files import TensorFiles
+from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
-FORMAT = "ptycho-descent"
+FORMAT = "ptycho-joint-fit"
 SCHEMA = 1
+_SEALED = ("state", "facts")
 SPACING_SECONDS = 2.0
 """Least time between two checkpoints."""
 SPACING_FACTOR = 20.0
@@ -27,8 +26,8 @@ SPACING_FACTOR = 20.0
 
 
 @dataclass(frozen=True, eq=False)
-class DescentState:
-    """What a descent goes on from.
+class FitState:
+    """What a joint reconstruction goes on from.
 
     Attributes:
         arrays: float32, by the names of CKP-3.
@@ -37,7 +36,7 @@ class DescentState:
         losses: Training loss of each epoch.
         val_losses: Validation loss of each epoch, empty without validation.
         best_epoch: Number of the epoch of the lowest validation loss, from 1; 0 without validation.
-        seconds: Wall time that the descent has taken.
+        seconds: Wall time that the fit has taken.
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
@@ -49,90 +48,83 @@ class DescentState:
     seconds: float = 0.0
 
 
-@dataclass(eq=False)
-class DescentCheckpoints:
-    """The checkpoint file of one descent.
+@dataclass(frozen=True, eq=False)
+class CheckpointPlan:
+    """Where a run keeps the state of its joint reconstruction, and whose state that is.
 
     Attributes:
         path: The file.
-        files: How it is read and written.
-        resume: Whether to go on from it.
+        facts: JSON values that say what the run is: backend, versions, device, settings (CKP-5).
+        resume: Whether to go on from the file.
         clock: Seconds, for the spacing.
     """
 
     path: Path
-    files: TensorFiles
+    facts: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     clock: Callable[[], float] = time.monotonic
-    _facts: dict[str, Any] = field(default_factory=dict, init=False)
-    _found: tuple[dict[str, Any], DescentState] | None = field(default=None, init=False)
-    _next: float = field(default=0.0, init=False)
 
-    def __post_init__(self) -> None:
-        self._next = self.clock() + SPACING_SECONDS
-        if self.resume:
-            self._found = read_checkpoint(self.path, self.files)
-
-    def belong_to(self, **facts: Any) -> None:
-        """Say whose state it is; may be called several times, each time with more.
-
-        Args:
-            facts: JSON values.
+    def check(self) -> None:
+        """Before any work: refuse to resume from a file that is missing, broken or of another run.
 
         Raises:
-            ContractError: ``checkpoint.other``, the checkpoint to go on from is another run's; every difference.
+            MissingFileError, ContractError: as :class:`Checkpoints`.
         """
-        facts = json.loads(json.dumps(facts))
-        self._facts |= facts
-        if self._found is None:
-            return
-        kept = self._found[0]
-        mine, theirs = _flat(facts), _flat({name: kept.get(name) for name in facts})
-        problems = [
-            Problem(
-                f"{self.path}: {name}",
-                "checkpoint.other",
-                f"{_short(mine.get(name))}, as this run has it",
-                _short(theirs.get(name)),
-                "resume with the settings, model and data of the run that was "
-                "interrupted, or start anew without --resume",
-            )
-            for name in sorted(mine.keys() | theirs.keys())
-            if mine.get(name) != theirs.get(name)
-        ]
-        if problems:
-            raise ContractError(problems)
+        if self.resume:
+            Checkpoints(self.path, self.facts, resume=True)
 
-    def state(self) -> DescentState | None:
-        """What to go on from; None for a descent that begins."""
-        return None if self._found is None else self._found[1]
+    def opened(self, facts: Mapping[str, Any]) -> Checkpoints:
+        """The checkpoints of the fit itself, with the facts that the run and the fit have."""
+        return Checkpoints(self.path, {**self.facts, **facts}, resume=self.resume, clock=self.clock)
+
+
+class Checkpoints:
+    """The checkpoint file of one joint reconstruction.
+
+    Args:
+        path: The file.
+        facts: JSON values that say whose state it is.
+        resume: Whether to go on from it; then it is read now.
+        clock: Seconds, for the spacing.
+
+    Attributes:
+        state: What to go on from; None for a fit that begins.
+
+    Raises:
+        MissingFileError: ``checkpoint.missing``.
+        ContractError: ``checkpoint.broken``, or ``checkpoint.other``: it is another run's, with every difference.
+    """
+
+    def __init__(
+        self, path: Path, facts: Mapping[str, Any], *, resume: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.path, self._facts, self._clock = path, json.loads(json.dumps(facts)), clock
+        self.state: FitState | None = None
+        self._next = clock() + SPACING_SECONDS
+        if resume:
+            kept, self.state = read_checkpoint(path)
+            _require_same(path, self._facts, kept)
 
     def due(self) -> bool:
         """Whether the next checkpoint may be written."""
-        return self.clock() >= self._next
+        return self._clock() >= self._next
 
-    def write(self, state: DescentState) -> None:
+    def write(self, state: FitState) -> None:
         """Replace the file in one step.
 
         Raises:
             WorkFailedError: ``checkpoint.write``, the disk refuses.
         """
-        began = self.clock()
-        write_checkpoint(self.path, state, self._facts, self.files)
-        now = self.clock()
+        began = self._clock()
+        write_checkpoint(self.path, state, self._facts)
+        now = self._clock()
         self._next = now + max(SPACING_SECONDS, SPACING_FACTOR * (now - began))
 
 
-def run_checkpoints(
-    path: Path | None,
-    files: TensorFiles,
-    *,
-    resume: bool,
-    enabled: bool,
-    settings: Iterable[Mapping[str, Any]],
-    **facts: Any,
-) -> DescentCheckpoints | None:
-    """The checkpoints of a command's descent; None where none are kept.
+def checkpoint_plan(
+    path: Path | None, *, resume: bool, enabled: bool, settings: Iterable[Mapping[str, Any]], **facts: Any
+) -> CheckpointPlan | None:
+    """Where a workflow keeps the state of its joint reconstruction; None where none is kept.
 
     Args:
         path: The file; None for none.
@@ -152,19 +144,38 @@ def run_checkpoints(
                     "checkpoint.disabled",
                     "a run that keeps checkpoints",
                     "one that keeps none",
-                    "leave out --resume, or enable checkpoints",
+                    "leave out resume (--resume), or enable checkpoints",
                 )
             )
         return None
-    kept = DescentCheckpoints(path, files, resume=resume)
     options = {name: value for section in settings for name, value in section.items()}
     if str(options.get("hold_out")).endswith(".npy"):
         del options["hold_out"]
-    kept.belong_to(settings=options, **facts)
-    return kept
+    plan = CheckpointPlan(path, {"settings": options, **facts}, resume=resume)
+    plan.check()
+    return plan
 
 
-def write_checkpoint(path: Path, state: DescentState, facts: Mapping[str, Any], files: TensorFiles) -> None:
+def _require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that differs in any of these facts."""
+    mine, theirs = _flat(facts), _flat({name: kept.get(name) for name in facts})
+    problems = [
+        Problem(
+            f"{path}: {name}",
+            "checkpoint.other",
+            f"{_short(mine.get(name))}, as this run has it",
+            _short(theirs.get(name)),
+            "resume with the settings, model and data of the run that was interrupted, or start anew without resume "
+            "(--resume)",
+        )
+        for name in sorted(mine.keys() | theirs.keys())
+        if mine.get(name) != theirs.get(name)
+    ]
+    if problems:
+        raise ContractError(problems)
+
+
+def write_checkpoint(path: Path, state: FitState, facts: Mapping[str, Any]) -> None:
     """Write a checkpoint; what was at ``path`` is replaced in one step, only when all is on disk.
 
     Raises:
@@ -172,20 +183,11 @@ def write_checkpoint(path: Path, state: DescentState, facts: Mapping[str, Any], 
     """
     tensors = {name: np.asarray(value, np.float32, order="C") for name, value in state.arrays.items()}
     names = ("epoch", "steps", "losses", "val_losses", "best_epoch", "seconds")
-    told = {name: getattr(state, name) for name in names}
-    header = {"format": FORMAT, "schema": str(SCHEMA), "state": json.dumps(told), "facts": json.dumps(facts)}
-    header["sha256"] = _digest(header, tensors)
-    temporary = path.with_name(f".{path.name}.part")
+    content = {name: getattr(state, name) for name in names}
+    header = {"format": FORMAT, "schema": str(SCHEMA), "state": json.dumps(content), "facts": json.dumps(facts)}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        files.save(tensors, str(temporary), metadata=header)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except (OSError, files.error) as error:
-        with suppress(OSError):
-            temporary.unlink()
+        write_tensors(path, tensors, header, sealed=_SEALED)
+    except (OSError, SafetensorError) as error:
         raise WorkFailedError(
             Problem(
                 str(path),
@@ -197,27 +199,24 @@ def write_checkpoint(path: Path, state: DescentState, facts: Mapping[str, Any], 
         ) from error
 
 
-def read_checkpoint(path: Path, files: TensorFiles) -> tuple[dict[str, Any], DescentState]:
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], FitState]:
     """The facts and the state of a checkpoint. Nothing in the file is executed.
 
     Raises:
         MissingFileError: ``checkpoint.missing``.
-        ContractError: ``checkpoint.broken``: not a whole, unaltered checkpoint of a descent.
+        ContractError: ``checkpoint.broken``: not a whole, unaltered checkpoint of a joint reconstruction.
     """
     require_checkpoint(path)
     try:
-        with files.open(str(path), framework="np") as file:
-            # Copies: the file will be replaced while its state is in use.
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
+        header, tensors = read_tensors(path)
         if (header.get("format"), header.get("schema")) != (FORMAT, str(SCHEMA)):
             raise ValueError(f"format {header.get('format')!r}, schema {header.get('schema')!r}")
-        if header["sha256"] != _digest(header, tensors):
+        if header["sha256"] != tensor_digest(header, tensors, _SEALED):
             raise ValueError("content that was altered")
         if any(value.dtype != np.float32 for value in tensors.values()):
             raise ValueError("tensors that are not float32")
         state, facts = json.loads(header["state"]), json.loads(header["facts"])
-        return dict(facts), DescentState(
+        return dict(facts), FitState(
             arrays=tensors,
             epoch=int(state["epoch"]),
             steps={str(name): int(steps) for name, steps in state["steps"].items()},
@@ -226,7 +225,7 @@ def read_checkpoint(path: Path, files: TensorFiles) -> tuple[dict[str, Any], Des
             best_epoch=int(state["best_epoch"]),
             seconds=float(state["seconds"]),
         )
-    except (files.error, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except READ_ERRORS as error:
         raise broken(path, " ".join(str(error).split())) from error
 
 
@@ -243,7 +242,7 @@ def require_checkpoint(path: Path) -> None:
                 "checkpoint.missing",
                 "a checkpoint to resume from",
                 "no such file",
-                "start without --resume, or check the output folder",
+                "start without resume (--resume), or check the output folder",
             )
         )
 
@@ -256,20 +255,9 @@ def broken(path: Path, found: str) -> ContractError:
             "checkpoint.broken",
             f"a whole checkpoint of format '{FORMAT}', schema {SCHEMA}",
             found,
-            "start anew without --resume",
+            "start anew without resume (--resume)",
         )
     )
-
-
-def _digest(header: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
-    """SHA-256 of state, facts and tensors, in the manner of BUN-6."""
-    found = hashlib.sha256()
-    for key in ("state", "facts"):
-        found.update(f"{key}\n{header[key]}\n".encode())
-    for name in sorted(tensors):
-        found.update(f"{name}\n{'x'.join(map(str, tensors[name].shape))}\n".encode())
-        found.update(np.ascontiguousarray(tensors[name]).data)
-    return found.hexdigest()
 
 
 def _flat(facts: Any, name: str = "") -> dict[str, Any]:

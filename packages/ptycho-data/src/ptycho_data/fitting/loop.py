@@ -1,11 +1,10 @@
-"""The course of a joint descent: order, schedule, validation, stopping, checkpoints (PHY-27 to PHY-32).
+"""The fit loop of a joint reconstruction: order, schedule, validation, stopping, checkpoints (PHY-27 to PHY-32).
 
 NumPy only: what is fitted, and how a step is taken, is a backend's.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Mapping
@@ -16,54 +15,28 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import Problem, WorkFailedError
 
-from ptycho_data.batches.gathering import PatternSource
-from ptycho_data.checksums import Checksum, raw
-from ptycho_data.fitting.checkpoints import DescentCheckpoints, DescentState, broken
+from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken
+from ptycho_data.fitting.schedules import half_cosine
 from ptycho_data.stages import Progress
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Moments = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], int]]
 """Adam's first and second moment and number of steps, by parameter; of those that have been stepped."""
 
-_LAST_STEP = 0.02
-"""Learning rates follow a half cosine from 1 to this share of their start."""
 _POSITIONS_WAIT = 0.1
-"""Share of the descent after which positions begin to move: before, there is no object to align them to."""
-_BLOCK_PATTERNS = 64
-
-
-@dataclass(frozen=True, eq=False)
-class JointFit:
-    """Outcome of a descent.
-
-    Attributes:
-        object: (H, W) complex64, for a probe of unit energy.
-        probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
-        losses: Mean training loss of each epoch that was finished.
-        shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
-            patterns that were not fitted, and where positions were kept.
-        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
-        course: Validation, stopping and checkpoints.
-    """
-
-    object: NDArray[np.complex64]
-    probe: NDArray[np.complex64]
-    losses: tuple[float, ...]
-    shifts_yx_px: NDArray[np.float64]
-    background: NDArray[np.float32]
-    course: Course
+"""Fraction of the fit after which positions begin to move: before, there is no object to align them to."""
 
 
 @dataclass(frozen=True)
-class Course:
-    """How a descent went.
+class History:
+    """How a fit went.
 
     Attributes:
         losses: Mean training loss of each epoch that was finished.
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
         val_losses: Validation loss of each epoch, also of one that the clock cut short; empty without validation.
         best_epoch: Epoch, from 1, whose state is handed out; None without validation: the last one's.
-        resumed_from_epoch: Epochs that a checkpoint had; 0 for a descent from its beginning.
+        resumed_from_epoch: Epochs that a checkpoint had; 0 for a fit from its beginning.
         checkpoints_written: Number of checkpoints.
     """
 
@@ -97,7 +70,7 @@ class Fit(Protocol):
         """Take this state of Adam."""
 
 
-def run_course(
+def fit_loop(
     fit: Fit,
     *,
     indices: NDArray[np.int64],
@@ -107,19 +80,19 @@ def run_course(
     max_seconds: float | None = None,
     validation: NDArray[np.int64] | None = None,
     patience: int | None = None,
-    checkpoints: DescentCheckpoints | None = None,
+    checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
-    stage: str = "descent",
-) -> Course:
-    """Take all steps of a descent; the fit then holds what is to be handed out.
+    stage: str = "reconstruction",
+) -> History:
+    """Take all steps of a fit; it then holds what is to be handed out.
 
     Args:
         fit: What is fitted.
         indices: Patterns to fit.
-        epochs, batch_size, seed: Passes, patterns a step, seed of the order.
+        epochs, batch_size, seed: Passes, patterns per step, seed of the order.
         max_seconds: The schedule ends after this wall time, if not earlier.
-        validation: Patterns whose loss picks the epoch that is handed out; none where not given.
-        patience: Epochs without a lower validation loss before the descent stops.
+        validation: Patterns whose loss picks the epoch that is handed out; default: none.
+        patience: Epochs without a lower validation loss before the fit stops.
         checkpoints: Where the state is kept, and what to go on from.
         progress: Called as ``progress(stage, steps done, steps in all)``.
 
@@ -127,46 +100,16 @@ def run_course(
         WorkFailedError: the fit diverged, or a checkpoint could not be written.
         ContractError: a checkpoint that does not fit.
     """
-    judges = np.sort(validation) if validation is not None and len(validation) else None
-    run = _Run(fit, indices, judges, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage)
-    return run.take()
-
-
-def descent_facts(
-    source: PatternSource,
-    *,
-    indices: NDArray[np.int64],
-    validation: NDArray[np.int64] | None,
-    sites: tuple[NDArray[Any], ...],
-    probe: NDArray[Any],
-    **options: Any,
-) -> dict[str, Any]:
-    """Whose state a checkpoint of this descent is (CKP-5); every pattern that is used is read once.
-
-    Args:
-        source: Scan or store.
-        indices, validation: Patterns that are fitted, and that judge.
-        sites: Where patterns lie on the canvas.
-        probe: What the descent begins with. Where it begins with an object, its caller says what made that.
-        options: JSON values.
-    """
-    judges = np.empty(0, np.int64) if validation is None else validation
-    used = np.sort(np.concatenate([indices, judges]))
-    counts = Checksum()
-    for first in range(0, len(used), _BLOCK_PATTERNS):
-        counts.update(raw(source.counts(used[first : first + _BLOCK_PATTERNS])))
-    bad = None if source.bad_pixels is None else np.asarray(source.bad_pixels)
-    return {
-        "descent": options,
-        "patterns": counts.hexdigest(),
-        "places": sha256_of(indices, judges, bad, *(site[used] for site in sites)),
-        "probe": sha256_of(probe),
-    }
+    validation = np.sort(validation) if validation is not None and len(validation) else None
+    loop = _Loop(
+        fit, indices, validation, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage
+    )
+    return loop.run()
 
 
 @dataclass(eq=False)
-class _Run:
-    """A descent in progress."""
+class _Loop:
+    """A fit in progress."""
 
     fit: Fit
     indices: NDArray[np.int64]
@@ -176,7 +119,7 @@ class _Run:
     seed: int
     max_seconds: float | None
     patience: int | None
-    checkpoints: DescentCheckpoints | None
+    checkpoints: Checkpoints | None
     progress: Progress | None
     stage: str
     losses: list[float] = field(default_factory=list)
@@ -186,7 +129,7 @@ class _Run:
     written: int = 0
     began: float = 0.0
 
-    def take(self) -> Course:
+    def run(self) -> History:
         self.began = time.monotonic()
         resumed = self._resume()
         stopped_by = None
@@ -197,7 +140,7 @@ class _Run:
             raise self._diverged("NaN or infinite values in what was fitted")
         if self.best_epoch != len(self.val_losses):
             self.fit.restore(self.best)
-        return Course(
+        return History(
             losses=tuple(self.losses),
             stopped_by=stopped_by,
             val_losses=tuple(self.val_losses),
@@ -213,7 +156,7 @@ class _Run:
         return "early stopping" if self.patience is not None and self.val_losses and waited >= self.patience else None
 
     def _epoch(self) -> bool:
-        """One pass; False where the clock ended the descent instead."""
+        """One pass; False where the clock ended the fit instead."""
         epoch, batches = len(self.losses), math.ceil(len(self.indices) / self.batch_size)
         steps, values = self.epochs * batches, list[Any]()
         # The order of an epoch depends on seed and epoch alone, not on the epochs before.
@@ -222,23 +165,23 @@ class _Run:
             elapsed = 0.0 if self.max_seconds is None else self._seconds() / self.max_seconds
             if elapsed >= 1 and self.losses:
                 if values:
-                    self._judge()
+                    self._validate()
                 return False
-            share = max(done / steps, min(elapsed, 1.0))
-            factor = _LAST_STEP + (1 - _LAST_STEP) * 0.5 * (1 + math.cos(math.pi * share))
-            values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=share >= _POSITIONS_WAIT))
+            fraction = max(done / steps, min(elapsed, 1.0))
+            factor = half_cosine(fraction)
+            values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=fraction >= _POSITIONS_WAIT))
             if self.progress is not None:
                 self.progress(self.stage, done + 1, steps)
         self.losses.append(float(np.mean([float(value) for value in values])))
         if not math.isfinite(self.losses[-1]):
             raise self._diverged(f"a loss of {self.losses[-1]} in epoch {len(self.losses)}")
-        self._judge()
+        self._validate()
         if self.checkpoints is not None and self.checkpoints.due():
             self.checkpoints.write(self._state())
             self.written += 1
         return True
 
-    def _judge(self) -> None:
+    def _validate(self) -> None:
         if self.validation is None:
             return
         batches = math.ceil(len(self.validation) / self.batch_size)
@@ -250,14 +193,14 @@ class _Run:
         if lower:
             self.best_epoch, self.best = len(self.val_losses), self.fit.parameters()
 
-    def _state(self) -> DescentState:
+    def _state(self) -> FitState:
         moments = self.fit.moments()
         arrays = dict(self.fit.parameters())
         for name, (first, second, _) in moments.items():
             arrays |= {f"{name}.first": first, f"{name}.second": second}
         if self.best_epoch != len(self.val_losses):
             arrays |= {f"best.{name}": value for name, value in self.best.items()}
-        return DescentState(
+        return FitState(
             arrays=arrays,
             epoch=len(self.losses),
             steps={name: steps for name, (_, _, steps) in moments.items()},
@@ -269,7 +212,7 @@ class _Run:
 
     def _resume(self) -> int:
         """Take the state of a checkpoint, if there is one to go on from; the number of its epochs."""
-        state = None if self.checkpoints is None else self.checkpoints.state()
+        state = None if self.checkpoints is None else self.checkpoints.state
         if state is None or self.checkpoints is None:
             return 0
         parameters = self.fit.parameters()
@@ -283,7 +226,7 @@ class _Run:
         }
         found = {name: value.shape for name, value in state.arrays.items()}
         if found != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
-            raise broken(self.checkpoints.path, "tensors of another descent")
+            raise broken(self.checkpoints.path, "tensors of another fit")
         self.fit.restore({name: state.arrays[name] for name in names})
         self.fit.restore_moments(
             {
@@ -310,15 +253,3 @@ class _Run:
                 "lower the learning rates or check the data with inspect",
             )
         )
-
-
-def sha256_of(*arrays: NDArray[Any] | None) -> str:
-    """Digest of arrays with their shapes and dtypes."""
-    found = hashlib.sha256()
-    for array in arrays:
-        if array is None:
-            found.update(b"none\n")
-            continue
-        found.update(f"{array.dtype.str} {array.shape}\n".encode())
-        found.update(raw(array))
-    return found.hexdigest()

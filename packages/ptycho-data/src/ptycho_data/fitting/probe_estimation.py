@@ -1,12 +1,13 @@
-"""A scan's probe by joint descent: calibrated from a guess, or found where there is none (specs/training.md, TRN-3).
+"""A scan's probe by joint reconstruction: calibrated from a guess, or found if there is none (TRN-3).
 
-Descent and residual are those of a backend, and given.
+How a reconstruction is made and judged is a backend's, and given as a :class:`Solver`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,8 +29,8 @@ DEFOCUS_CYCLES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 4.0, -4.0, 8.0, -8.0, 16
 """Defoci tried where no probe is given; the best one's surroundings are tried next."""
 
 
-class Fit(Protocol):
-    """What a descent comes to."""
+class ProbeFit(Protocol):
+    """What a joint reconstruction comes to."""
 
     @property
     def object(self) -> NDArray[np.complex64]: ...
@@ -39,8 +40,8 @@ class Fit(Protocol):
     def losses(self) -> tuple[float, ...]: ...
 
 
-class Descend(Protocol):
-    """A joint descent of all patterns of a source, on a canvas of their own."""
+class FitAll(Protocol):
+    """A joint reconstruction of all patterns of a source, on a canvas of their own."""
 
     def __call__(
         self,
@@ -52,21 +53,29 @@ class Descend(Protocol):
         config: ReconstructionConfig,
         stage: str,
         progress: Progress | None,
-    ) -> Fit: ...
+    ) -> ProbeFit: ...
 
 
-class Judge(Protocol):
-    """R and its Poisson floor (PHY-22, PHY-23) of a descent's outcome, on some patterns of what it was given."""
+class ResidualOf(Protocol):
+    """R and its Poisson floor (PHY-22, PHY-23) of an outcome, on some patterns of what was fitted."""
 
     def __call__(
         self,
         source: PatternSource,
         positions_px: NDArray[np.float64],
-        fit: Fit,
+        fit: ProbeFit,
         indices: NDArray[np.int64],
         *,
         mean_counts: float,
     ) -> tuple[float | None, float | None]: ...
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A backend's joint reconstruction, and the residual of its outcome."""
+
+    fit: FitAll
+    residual: ResidualOf
 
 
 class Chosen:
@@ -93,7 +102,7 @@ def central(positions_px: NDArray[np.float64], indices: NDArray[np.int64], count
 
 
 def calibrate(
-    descend: Descend,
+    solver: Solver,
     source: PatternSource,
     positions_px: NDArray[np.float64],
     probe: NDArray[np.complex64],
@@ -104,11 +113,11 @@ def calibrate(
     progress: Progress | None = None,
     stage: str = "calibration",
     patterns: int = CALIBRATION_PATTERNS,
-) -> Fit:
+) -> ProbeFit:
     """A joint descent on a scan, or on its middle part where it is large; its outcome holds the calibrated probe.
 
     Args:
-        descend: The backend's descent.
+        solver: The backend's joint reconstruction.
         source: Scan or store.
         positions_px: (M, 2) [x, y] of all its patterns.
         probe: (K, N, N) guess, any scale.
@@ -117,7 +126,7 @@ def calibrate(
         config: Epochs, rates, loss and seed.
     """
     mine = central(positions_px, indices, patterns)
-    return descend(
+    return solver.fit(
         Chosen(source, mine),
         positions_px[mine],
         probe,
@@ -128,11 +137,11 @@ def calibrate(
     )
 
 
-def judged(
-    judge: Judge,
+def calibration_quality(
+    solver: Solver,
     source: PatternSource,
     positions_px: NDArray[np.float64],
-    fit: Fit,
+    fit: ProbeFit,
     *,
     indices: NDArray[np.int64],
     mean_counts: float,
@@ -142,12 +151,12 @@ def judged(
     """How well a calibration explains its own patterns (TRN-3b), for the summary.
 
     Args:
-        judge: The backend's residual.
+        solver: The backend's residual.
         fit: Outcome of :func:`calibrate`, with whose arguments this is called.
     """
     mine = central(positions_px, indices, patterns)
     few = np.linspace(0, len(mine) - 1, min(len(mine), JUDGED_PATTERNS)).round().astype(np.int64)
-    residual, floor = judge(Chosen(source, mine), positions_px[mine], fit, few, mean_counts=mean_counts)
+    residual, floor = solver.residual(Chosen(source, mine), positions_px[mine], fit, few, mean_counts=mean_counts)
     return {
         "patterns": len(mine),
         "steps": len(fit.losses) * math.ceil(len(mine) / config.batch_size),
@@ -158,7 +167,7 @@ def judged(
 
 
 def find_probe(
-    descend: Descend,
+    solver: Solver,
     source: PatternSource,
     positions_px: NDArray[np.float64],
     *,
@@ -183,7 +192,7 @@ def find_probe(
     def loss_of(defocus: float) -> float:
         if defocus not in tried:
             fit = calibrate(
-                descend,
+                solver,
                 source,
                 positions_px,
                 from_mean_pattern(modulus, defocus_cycles=defocus),
@@ -206,12 +215,11 @@ def find_probe(
 
 
 def training_probe(
-    descend: Descend,
-    judge: Judge,
+    solver: Solver,
     scan: Scan,
     source: PatternSource,
     used: NDArray[np.int64],
-    gauges: Mapping[int, float],
+    means: Mapping[int, float],
     *,
     modes: int,
     training: TrainingConfig,
@@ -221,12 +229,11 @@ def training_probe(
     """The probe to train with: given, calibrated on the first scan, or found where the file has none.
 
     Args:
-        descend: The backend's descent.
-        judge: The backend's residual.
+        solver: The backend's joint reconstruction and residual.
         scan: What was measured, with the probe that is given.
         source: The same patterns, as they are read for training.
         used: Indices of the patterns that may be used.
-        gauges: Mean counts by scan of these.
+        means: Mean counts by scan of these.
         modes: How many the probe is to have.
         training: Seed, loss, and whether and how long to calibrate.
         stages: Times go to ``probe search`` and ``calibration``.
@@ -237,14 +244,14 @@ def training_probe(
     scans = scan.scan_index[used]
     first: dict[str, Any] = {
         "indices": used[scans == scans[0]],
-        "mean_counts": gauges[int(scans[0])],
+        "mean_counts": means[int(scans[0])],
         "config": ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss),
     }
     found: dict[str, Any] = {}
     start = scan.probe
     if start is None:
         with stages.measure("probe search"):
-            start, found["search"] = find_probe(descend, source, scan.positions_px, **first, progress=progress)
+            start, found["search"] = find_probe(solver, source, scan.positions_px, **first, progress=progress)
     probe = with_modes(start, modes)
     calibrates = training.calibrate_probe
     if calibrates is None:
@@ -252,8 +259,8 @@ def training_probe(
     found |= {"calibrated": calibrates, "calibration": None}
     if calibrates:
         with stages.measure("calibration"):
-            fit = calibrate(descend, source, scan.positions_px, probe, **first, progress=progress)
-            found["calibration"] = judged(judge, source, scan.positions_px, fit, **first)
+            fit = calibrate(solver, source, scan.positions_px, probe, **first, progress=progress)
+            found["calibration"] = calibration_quality(solver, source, scan.positions_px, fit, **first)
         probe = fit.probe
         found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
     found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)

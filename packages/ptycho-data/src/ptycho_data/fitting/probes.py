@@ -49,7 +49,7 @@ def orthogonal_modes(probe: Probe) -> Probe:
     return found
 
 
-def in_gauge(probe: Probe, mean_counts: float) -> Probe:
+def normalised_probe(probe: Probe, mean_counts: float) -> Probe:
     """The probe with ``sum_k sum |P_k|^2 = mean_counts`` (PHY-10)."""
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     scaled: Probe = (probe * np.sqrt(mean_counts / energy)).astype(np.complex64)

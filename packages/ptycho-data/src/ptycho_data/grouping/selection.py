@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.containers.npy import read_npy
 
+HoldOut = str | float | PathLike[str] | NDArray[np.integer[Any]] | Sequence[int] | None
+"""Which patterns are never used: none, a fraction, indices, or the path of an ``.npy`` file of indices."""
 
-def held_out_indices(spec: str | float | PathLike[str] | None, M: int, seed: int) -> NDArray[np.int64]:
+
+def held_out_indices(spec: HoldOut, M: int, seed: int) -> NDArray[np.int64]:
     """Indices of the patterns never used, ascending.
 
     Args:
         spec: None holds out nothing; a fraction f in [0, 1), as a number or its text, holds out
-            ``sort(default_rng(seed).permutation(M)[:round(f * M)])``; anything else is the path
-            of an .npy file of distinct indices.
+            ``sort(default_rng(seed).permutation(M)[:round(f * M)])``; an array or a sequence holds
+            distinct indices; anything else is the path of an .npy file of them.
         M: Number of patterns.
         seed: Seed of the fraction's permutation.
 
@@ -32,8 +36,9 @@ def held_out_indices(spec: str | float | PathLike[str] | None, M: int, seed: int
     """
     if spec is None:
         return np.empty(0, np.int64)
-    fraction = _as_fraction(spec)
-    if fraction is None:
+    if isinstance(spec, np.ndarray | list | tuple):
+        held = np.sort(checked_indices(spec, M, where="hold_out", empty=True))
+    elif (fraction := _as_fraction(spec)) is None:
         path = Path(spec)  # type: ignore[arg-type]
         held = np.sort(checked_indices(read_npy(path), M, where=str(path), empty=True))
     else:
@@ -68,32 +73,45 @@ def used_indices(held_out: Any, M: int) -> NDArray[np.int64]:
     return np.flatnonzero(used).astype(np.int64)
 
 
-def validation_indices(used: NDArray[np.int64], fraction: float, seed: int) -> tuple[NDArray[np.int64], ...]:
-    """Used patterns that are fitted, and those that judge the fit (specs/physics.md, PHY-30), each ascending int64.
+def validation_indices(
+    used: NDArray[np.int64], validation: float | NDArray[np.integer[Any]], seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Used patterns that are fitted, and those that validate the fit (specs/physics.md, PHY-30), each ascending int64.
 
     Args:
         used: (n,) indices.
-        fraction: Share of them that judges, at least one; 0 for none.
+        validation: Fraction of them that validates, at least one, 0 for none; or the indices themselves, of which those
+            that are not used are left out.
         seed: Seed of the choice.
 
     Raises:
-        ContractError: no pattern left to fit.
+        ContractError: no pattern left to fit, or bad indices.
+
+    >>> [part.tolist() for part in validation_indices(np.arange(5), np.array([1, 9]), 0)]
+    [[0, 2, 3, 4], [1]]
     """
-    if fraction == 0:
-        return used, np.empty(0, np.int64)
-    count = max(1, round(fraction * len(used)))
-    if count >= len(used):
+    if isinstance(validation, np.ndarray | list | tuple):
+        most = int(max([*used, *validation], default=0)) + 1
+        chosen = checked_indices(validation, most, where="validation", empty=True)
+        fitted, kept = np.setdiff1d(used, chosen), np.intersect1d(used, chosen)
+    else:
+        if validation == 0:
+            return used, np.empty(0, np.int64)
+        count = max(1, round(validation * len(used)))
+        order = np.random.default_rng(seed).permutation(used)
+        fitted, kept = np.sort(order[count:]), np.sort(order[:count])
+    if len(fitted) == 0:
+        found = f"{validation:g}" if isinstance(validation, float | int) else f"{len(kept)} indices"
         raise ContractError(
             Problem(
                 "val_fraction",
                 "selection.no_fit",
-                "at least one pattern to fit beside one that judges",
-                f"{len(used)} used patterns, val_fraction {fraction:g}",
+                "at least one pattern to fit beside one that validates",
+                f"{len(used)} used patterns, val_fraction {found}",
                 "use more patterns, or leave it out",
             )
         )
-    order = np.random.default_rng(seed).permutation(used)
-    return np.sort(order[count:]), np.sort(order[:count])
+    return fitted, kept
 
 
 def subsample_indices(

@@ -17,7 +17,7 @@ AMPLITUDE_RANGES = ((0.6, 1.0), (0.8, 1.0), (0.9, 1.0))
 PHASE_RANGES_RAD = ((-1.0, 1.0), (-0.5, 0.5), (0.0, 1.5))
 
 
-def scans_like(
+def scans_from(
     positions_px: NDArray[np.float64], probe: NDArray[Any], *, count: int, photons_per_pattern: float, seed: int
 ) -> Scan:
     """Several scans of random objects at the same positions, as one record with a ``scan_index`` for each object.

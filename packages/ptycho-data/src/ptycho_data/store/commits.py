@@ -17,6 +17,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 
+from ptycho_data.atomic_files import sync_folder
 from ptycho_data.checksums import Checksum, checksum_of, pieces, raw
 from ptycho_data.store.folders import FORMAT, MANIFEST, SCHEMA, Progress, digest, open_folder, read_manifest
 
@@ -172,7 +173,7 @@ def finish_folder(
         json.dump({**content, "key": key}, text, sort_keys=True, indent=1)
         text.flush()
         os.fsync(text.fileno())
-    _sync(staging)
+    sync_folder(staging)
     report("commit", 0, 1)
     if without is not None:
         without.unlink()
@@ -278,7 +279,7 @@ def _take_place(staging: Path, path: Path) -> bool:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
             return False
         raise
-    _sync(path.parent)
+    sync_folder(path.parent)
     return True
 
 
@@ -300,11 +301,3 @@ def _is_ours(path: Path, names: set[str]) -> bool:
     except (OSError, ValueError):
         return False
     return known and f'"format": "{FORMAT}"' in text
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,1 +1,19 @@
 """Train, infer, reconstruct and evaluate: once, for every backend (specs/training.md)."""
+
+from ptycho_data.workflows.backend import Backend, Model, TrainingTask
+from ptycho_data.workflows.evaluate import compare_with_truth, evaluate_scan
+from ptycho_data.workflows.infer import infer
+from ptycho_data.workflows.reconstruct import reconstruct
+from ptycho_data.workflows.train import MODEL_NAME, train
+
+__all__ = [
+    "MODEL_NAME",
+    "Backend",
+    "Model",
+    "TrainingTask",
+    "compare_with_truth",
+    "evaluate_scan",
+    "infer",
+    "reconstruct",
+    "train",
+]

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ptycho_contracts.config import (
     DataConfig,
     ExecutionConfig,
@@ -26,22 +28,14 @@ from ptycho_contracts.config import (
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 from ptycho_contracts.records import Scan
 
+from ptycho_data.bundle_file import Bundle
 from ptycho_data.files import combine_scans, read_scan
 
 PathLike = str | Path
+ScanOrFile = Scan | str | Path
 
 _BUNDLE_OPTIONS = ("gridsize", "neighbor_count", "min_distance_px", "max_distance_px")
 """How groups are made at imaging as they were in training."""
-
-
-class OpenedBundle(Protocol):
-    """What a payload asks of a backend's bundle: the model's configuration."""
-
-    @property
-    def model(self) -> Any: ...
-
-
-B = TypeVar("B", bound=OpenedBundle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +47,7 @@ class TrainingPayload:
         output_dir: Where results go.
         pt_data_config, pt_model_config, pt_training_config, execution_config: The resolved options.
         overrides_applied: For each option set by a layer, its value and the layer: explicit, execution or file.
+        hold_out: Indices of patterns that are never used, if they were given as such; else None.
     """
 
     scan: Scan
@@ -62,13 +57,14 @@ class TrainingPayload:
     pt_training_config: TrainingConfig
     execution_config: ExecutionConfig
     overrides_applied: Mapping[str, Mapping[str, Any]]
+    hold_out: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class InferencePayload(Generic[B]):
-    """All that imaging needs; attributes as in :class:`TrainingPayload`, with the opened ``bundle``."""
+class InferencePayload:
+    """All that inference needs; attributes as in :class:`TrainingPayload`, with the opened ``bundle``."""
 
-    bundle: B
+    bundle: Bundle
     scan: Scan
     output_dir: Path
     pt_data_config: DataConfig
@@ -76,10 +72,11 @@ class InferencePayload(Generic[B]):
     pt_inference_config: InferenceConfig
     execution_config: ExecutionConfig
     overrides_applied: Mapping[str, Mapping[str, Any]]
+    hold_out: NDArray[np.int64] | None = None
 
 
 def training_payload(
-    train_data_file: PathLike | Sequence[PathLike],
+    train_data_file: ScanOrFile | Sequence[ScanOrFile],
     output_dir: PathLike,
     overrides: Mapping[str, Any] | None = None,
     execution_config: ExecutionConfig | None = None,
@@ -87,7 +84,7 @@ def training_payload(
     """Read the training data and resolve all options: explicit > execution > file > defaults.
 
     Args:
-        train_data_file: One file, or several that make one dataset of several scans.
+        train_data_file: One scan or file, or several that make one dataset of several scans.
         output_dir: Where results will go; nothing is written yet.
         overrides: Flat option names of the data, model, training and execution sections.
         execution_config: Execution options; all of them are taken.
@@ -96,10 +93,11 @@ def training_payload(
         MissingFileError: "Training data file not found", with the path.
         ContractError: unknown or illegal options; n_groups missing; bad data.
     """
-    paths = [train_data_file] if isinstance(train_data_file, str | Path) else list(train_data_file)
+    one = isinstance(train_data_file, Scan | str | Path)
+    wanted: list[ScanOrFile] = [train_data_file] if one else list(train_data_file)  # type: ignore[list-item, arg-type]
     sections = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
-    given = _checked(overrides, sections)
-    _require_files([Path(path) for path in paths], "Training data file not found")
+    given, hold_out = _checked(overrides, sections)
+    _require_files(wanted, "Training data file not found")
     if given.get("n_groups") is None and given.get("oversampling") is None:
         raise ContractError(
             Problem(
@@ -110,10 +108,10 @@ def training_payload(
                 "pass overrides={'n_groups': ...}, for instance the number of patterns",
             )
         )
-    scan = combine_scans([_read(Path(path), given) for path in paths])
+    scan = combine_scans([_read(each, given) for each in wanted])
     resolved = _resolve(sections, given, execution_config, scan)
     data = resolved[DataConfig]
-    _require_size(scan, data.N, where=str(paths[0]))
+    _require_size(scan, data.N)
     return TrainingPayload(
         scan=scan,
         output_dir=Path(output_dir),
@@ -122,28 +120,36 @@ def training_payload(
         pt_training_config=resolved[TrainingConfig],
         execution_config=resolved[ExecutionConfig],
         overrides_applied=resolved.applied,
+        hold_out=hold_out,
     )
 
 
 def inference_payload(
-    model_path: PathLike,
-    test_data_file: PathLike,
+    model_path: PathLike | Bundle,
+    test_data_file: ScanOrFile,
     output_dir: PathLike,
     overrides: Mapping[str, Any] | None = None,
     execution_config: ExecutionConfig | None = None,
     *,
-    load_bundle: Callable[[Path], B],
-) -> InferencePayload[B]:
+    load_bundle: Callable[[Path], Bundle],
+) -> InferencePayload:
     """Open the model, read the scan and resolve all options; what the model fixes comes from its bundle.
+
+    Args:
+        model_path: The bundle's file, or the bundle.
+        test_data_file: The scan's file, or the scan.
+        output_dir, overrides, execution_config: As in :func:`training_payload`, without the training's options.
+        load_bundle: How the backend opens a bundle.
 
     Raises:
         MissingFileError: "Model archive not found" or "Test data file not found", with the path.
         ContractError: a broken bundle, unknown or illegal options, or a scan that does not fit the model.
     """
-    given = _checked(overrides, (DataConfig, InferenceConfig, ExecutionConfig))
-    _require_files([Path(model_path)], "Model archive not found")
-    _require_files([Path(test_data_file)], "Test data file not found")
-    bundle = load_bundle(Path(model_path))
+    given, hold_out = _checked(overrides, (DataConfig, InferenceConfig, ExecutionConfig))
+    if not isinstance(model_path, Bundle):
+        _require_files([model_path], "Model archive not found")
+    _require_files([test_data_file], "Test data file not found")
+    bundle = model_path if isinstance(model_path, Bundle) else load_bundle(Path(model_path))
     model = bundle.model.config
     clash = {
         name: given[name] for name in ("N", "gridsize") if name in given and given[name] != getattr(model.data, name)
@@ -161,8 +167,8 @@ def inference_payload(
                 for name, value in clash.items()
             ]
         )
-    scan = _read(Path(test_data_file), given)
-    _require_size(scan, model.data.N, where=str(test_data_file))
+    scan = _read(test_data_file, given)
+    _require_size(scan, model.data.N)
     # The bundle's word on how groups are made; how this file's patterns are to be read is not the bundle's to say.
     frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
     resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
@@ -175,17 +181,23 @@ def inference_payload(
         pt_inference_config=resolved[InferenceConfig],
         execution_config=resolved[ExecutionConfig],
         overrides_applied=resolved.applied,
+        hold_out=hold_out,
     )
 
 
-def _checked(overrides: Mapping[str, Any] | None, sections: Sequence[type[Section]]) -> dict[str, Any]:
-    """Overrides with known names and legal values, checked before any file is read."""
+def _checked(
+    overrides: Mapping[str, Any] | None, sections: Sequence[type[Section]]
+) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
+    """Overrides with known names and legal values, checked before any file is read; indices to hold out apart."""
     given = dict(overrides or {})
     check_names(given, [row.name for section in sections for row in schema(section)], where="explicit")
-    if isinstance(given.get("hold_out"), float | int | Path):
+    hold_out = None
+    if isinstance(given.get("hold_out"), np.ndarray | list | tuple):
+        hold_out = np.asarray(given.pop("hold_out"))
+    elif isinstance(given.get("hold_out"), float | int | Path):
         given["hold_out"] = str(given["hold_out"])
     resolve(sections, {"explicit": given})
-    return given
+    return given, hold_out
 
 
 def _resolve(
@@ -208,22 +220,25 @@ def _resolve(
     return resolve(sections, layers)
 
 
-def _read(path: Path, given: Mapping[str, Any]) -> Scan:
+def _read(scan: ScanOrFile, given: Mapping[str, Any]) -> Scan:
+    if isinstance(scan, Scan):
+        return scan
     reading = {name: given[name] for name in ("measurement", "nphotons") if given.get(name) is not None}
-    return read_scan(path, **reading)
+    return read_scan(scan, **reading)
 
 
-def _require_files(paths: Sequence[Path], message: str) -> None:
+def _require_files(paths: Sequence[ScanOrFile], message: str) -> None:
     missing = [
         Problem(str(path), "file.missing", "an existing file", "nothing", f"{message}: {path}; check the path")
         for path in paths
-        if not path.exists()
+        if not isinstance(path, Scan) and not Path(path).exists()
     ]
     if missing:
         raise MissingFileError(missing)
 
 
-def _require_size(scan: Scan, side: int, *, where: str) -> None:
+def _require_size(scan: Scan, side: int) -> None:
+    where = str(scan.metadata.get("source", "Scan"))
     if side != scan.N:
         raise ContractError(
             Problem(

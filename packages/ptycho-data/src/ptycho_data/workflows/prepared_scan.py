@@ -1,4 +1,4 @@
-"""A scan as imaging sees it: its canvas, what may be used, its gauge; and how it is to be assembled."""
+"""A scan prepared for inference or reconstruction: its canvas, what may be used, its mean counts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from ptycho_contracts.config import DataConfig
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Scan
 
-from ptycho_data.batches.gathering import GroupSource, mean_counts
-from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry
+from ptycho_data.batches import GroupSource, mean_counts
+from ptycho_data.canvas import CanvasGeometry, Sites, canvas_geometry, scan_sites
 from ptycho_data.checks.requirements import require_one_scan, require_photons
-from ptycho_data.grouping.groups import group
-from ptycho_data.grouping.selection import held_out_indices, used_indices
+from ptycho_data.grouping import HoldOut, group, held_out_indices, used_indices
 from ptycho_data.workflows.options import grouping_options
 
 POSITION_MARGIN_PX = 8
@@ -22,8 +21,8 @@ POSITION_MARGIN_PX = 8
 
 
 @dataclass(frozen=True, eq=False)
-class ScanView:
-    """One scan as imaging sees it.
+class PreparedScan:
+    """One scan, ready for inference or reconstruction.
 
     Attributes:
         source: Scan or store of one scan.
@@ -41,9 +40,14 @@ class ScanView:
     held_out: NDArray[np.int64]
     mean_counts: float
 
+    @property
+    def sites(self) -> Sites:
+        """Where the patches of all patterns lie on the canvas."""
+        return scan_sites(self.positions_px, self.geometry, self.source.N)
 
-def scan_view(scan: Scan, hold_out: str | None, seed: int, *, correct_positions: bool = False) -> ScanView:
-    """The view of a scan; with room on its canvas for positions that will be corrected.
+
+def prepare_scan(scan: Scan, hold_out: HoldOut, seed: int, *, correct_positions: bool = False) -> PreparedScan:
+    """Prepare a scan; with room on its canvas for positions that will be corrected.
 
     Args:
         scan: One scan.
@@ -57,40 +61,40 @@ def scan_view(scan: Scan, hold_out: str | None, seed: int, *, correct_positions:
     require_one_scan(scan.scan_index, where=str(scan.metadata.get("source", "Scan")))
     held = held_out_indices(hold_out, len(scan), seed)
     used = used_indices(held, len(scan))
-    gauges = mean_counts(scan, allowed=used)
-    require_photons(gauges)
+    means = mean_counts(scan, allowed=used)
+    require_photons(means)
     least, margin = canvas_geometry(scan.positions_px, scan.N), POSITION_MARGIN_PX if correct_positions else 0
     height, width = least.shape
     geometry = CanvasGeometry(least.origin_yx_px - margin, (height + 2 * margin, width + 2 * margin))
-    return ScanView(scan, scan.positions_px, geometry, used, held, next(iter(gauges.values())))
+    return PreparedScan(scan, scan.positions_px, geometry, used, held, next(iter(means.values())))
 
 
-def imaging_groups(view: ScanView, data: DataConfig, seed: int) -> Groups:
+def inference_groups(prepared: PreparedScan, data: DataConfig, seed: int) -> Groups:
     """Groups of the patterns that may be used."""
     return group(
-        view.positions_px,
+        prepared.positions_px,
         n_groups=data.n_groups,
         oversampling=data.oversampling,
         seed=seed,
-        allowed=view.used,
+        allowed=prepared.used,
         **grouping_options(data),
     )
 
 
-def assembly_of(wanted: str, architecture: str, images_whole_canvas: bool) -> str:
-    """``canvas`` or ``groups``, from what was asked for and what the network can.
+def assembly_of(requested: str, architecture: str, infers_whole_canvas: bool) -> str:
+    """``canvas`` or ``groups``, from what was requested and what the network can.
 
     Raises:
-        ContractError: a canvas from a network that cannot image one (IMG-5).
+        ContractError: a canvas from a network that cannot infer one (IMG-5).
     """
-    if wanted == "canvas" and not images_whole_canvas:
+    if requested == "canvas" and not infers_whole_canvas:
         raise ContractError(
             Problem(
                 "inference.assembly",
                 "inference.assembly",
                 "'groups' or 'auto' for this architecture",
                 f"'canvas' for '{architecture}'",
-                "use --assembly groups",
+                "use `assembly=groups`",
             )
         )
-    return ("canvas" if images_whole_canvas else "groups") if wanted == "auto" else wanted
+    return ("canvas" if infers_whole_canvas else "groups") if requested == "auto" else requested

@@ -1,6 +1,6 @@
 """What a run says of itself, with the same keys whichever backend ran it (specs/cli.md, CLI-22).
 
-Settings, versions, times, residuals, and what a training, an image or a joint descent came to.
+Settings, versions, times, residuals, and what a training, an inference or a joint reconstruction came to.
 """
 
 from __future__ import annotations
@@ -8,56 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section, to_dict
 from ptycho_contracts.records import Scan
 
-from ptycho_data.fitting.collapse import told_collapsed
-from ptycho_data.fitting.loop import JointFit
+from ptycho_data.fitting import JointFit, TrainingOutcome
 from ptycho_data.fitting.probes import mode_powers, overlap
 from ptycho_data.stages import Stages
 from ptycho_data.workflows.payloads import InferencePayload, TrainingPayload
-from ptycho_data.workflows.prepared_scan import ScanView
+from ptycho_data.workflows.prepared_scan import PreparedScan
 
 Summary = dict[str, Any]
 Residual = Callable[[NDArray[np.int64]], tuple[float | None, float | None]]
 """Indices of patterns to their residual and its Poisson floor; None for no patterns."""
 
 
-class Outcome(Protocol):
-    """What a training came to, as its backend tells it."""
-
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def steps(self) -> int: ...
-    @property
-    def losses(self) -> Mapping[str, float]: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def stopped_by(self) -> str: ...
-    @property
-    def flat_loss(self) -> float: ...
-    @property
-    def collapsed(self) -> bool: ...
-    @property
-    def patch_variance(self) -> float: ...
-    @property
-    def restarts(self) -> int: ...
-    @property
-    def restart_reason(self) -> str | None: ...
-
-
 def training_summary(
     payload: TrainingPayload,
-    outcome: Outcome,
+    outcome: TrainingOutcome,
     stages: Stages,
     *,
-    packages: Sequence[str],
+    versions: Mapping[str, str],
     used: int,
     held_out: int,
     groups: tuple[int, int],
@@ -68,7 +42,7 @@ def training_summary(
     """Of a training.
 
     Args:
-        packages: Distributions of the backend.
+        versions: Of all that computed.
         used, held_out: Numbers of patterns.
         groups: Numbers of groups that were trained on, and that gave ``val_loss``.
         mean_counts: By scan, of the used patterns.
@@ -76,8 +50,17 @@ def training_summary(
         parameters: Number of the network's.
     """
     seen = outcome.steps * payload.pt_training_config.batch_size * payload.execution_config.accum_steps
-    names = ("epochs", "steps", "stopped_by", "flat_loss", "collapsed", "patch_variance", "restarts", "restart_reason")
-    return _of_payload(payload, payload.pt_training_config, stages, outcome.device, packages) | {
+    names = (
+        "epochs",
+        "steps",
+        "stopped_by",
+        "uniform_loss",
+        "collapsed",
+        "patch_variance",
+        "restarts",
+        "restart_reason",
+    )
+    return _of_payload(payload, payload.pt_training_config, stages, outcome.device, versions) | {
         "patterns": {"used": used, "held_out": held_out},
         "groups": dict(zip(("training", "validation"), groups, strict=True)),
         "mean_counts": {str(scan): value for scan, value in mean_counts.items()},
@@ -89,71 +72,71 @@ def training_summary(
     }
 
 
-def imaging_summary(
-    payload: InferencePayload[Any],
-    view: ScanView,
+def inference_summary(
+    payload: InferencePayload,
+    prepared: PreparedScan,
     probe: NDArray[np.complex64],
     stages: Stages,
     *,
-    packages: Sequence[str],
+    versions: Mapping[str, str],
     device: str,
-    found: Summary,
+    results: Summary,
 ) -> Summary:
-    """Of imaging with a network.
+    """Of an inference with a network.
 
     Args:
-        view: The scan that was imaged.
-        probe: (K, N, N), what it was imaged with in the end.
-        packages: Distributions of the backend.
-        found: ``assembly``, residuals of the network's image as ``network``, those of the final one, and what a
-            refinement found.
+        prepared: The scan that was inferred.
+        probe: (K, N, N), of the final image.
+        versions: Of all that computed.
+        results: ``assembly``, residuals of the network's image as ``network``, those of the final one, and what a
+            refinement came to.
     """
     config, own = payload.pt_inference_config, payload.scan.probe
     return (
-        _of_payload(payload, config, stages, device, packages)
-        | _of_view(view, payload.scan)
+        _of_payload(payload, config, stages, device, versions)
+        | _of_scan(prepared, payload.scan)
         | {
             "mean_counts_of_training": payload.bundle.mean_counts,
-            "training_collapsed": told_collapsed(payload.bundle.provenance),
+            "training_collapsed": records_collapse(payload.bundle.provenance),
             "probe": {
                 "source": config.probe_source,
                 "mode_powers": mode_powers(probe),
                 "overlap_with_file": None if own is None else overlap(probe, own),
             },
-            "patterns_per_cpu_second": stages.rate(len(view.used), "imaging"),
-            **found,
+            "patterns_per_cpu_second": stages.rate(len(prepared.used), "imaging"),
+            **results,
         }
     )
 
 
-def descent_summary(
+def reconstruction_summary(
     scan: Scan,
-    view: ScanView,
+    prepared: PreparedScan,
     fit: JointFit,
     stages: Stages,
     *,
     config: ReconstructionConfig,
     execution: ExecutionConfig,
-    packages: Sequence[str],
+    versions: Mapping[str, str],
     device: str,
     fitted: int,
     search: Summary | None,
-    found: Summary,
+    results: Summary,
 ) -> Summary:
-    """Of a joint descent without a network.
+    """Of a joint reconstruction without a network.
 
     Args:
         scan: What was read.
-        view: The scan as it was fitted.
-        packages: Distributions of the backend.
+        prepared: The scan as it was fitted.
+        versions: Of all that computed.
         fitted: Number of patterns that were fitted.
-        search: From :func:`ptycho_data.fitting.probe_estimation.find_probe`, where the scan has no probe.
-        found: From :func:`after_descent` and :func:`residuals`.
+        search: From :func:`ptycho_data.fitting.probe_estimation.find_probe`, if the scan has no probe.
+        results: From :func:`after_joint_fit` and :func:`residuals`.
     """
     epochs = len(fit.losses)
     return (
-        common_summary((config, execution), config.seed, stages, device, packages)
-        | _of_view(view, scan)
+        common_summary((config, execution), config.seed, stages, device, versions)
+        | _of_scan(prepared, scan)
         | {
             "probe": {
                 "mode_powers": mode_powers(fit.probe),
@@ -161,24 +144,26 @@ def descent_summary(
                 "overlap_with_file": None if scan.probe is None else overlap(fit.probe, scan.probe),
             },
             "epochs": epochs,
-            "patterns_per_cpu_second": stages.rate(fitted * (epochs - fit.course.resumed_from_epoch), "descent"),
-            **found,
+            "patterns_per_cpu_second": stages.rate(
+                fitted * (epochs - fit.history.resumed_from_epoch), "reconstruction"
+            ),
+            **results,
         }
     )
 
 
 def common_summary(
-    sections: Sequence[Section], seed: int, stages: Stages, device: str, packages: Sequence[str]
+    sections: Sequence[Section], seed: int, stages: Stages, device: str, versions: Mapping[str, str]
 ) -> Summary:
     """What every run says of itself.
 
     Args:
         sections: Of the configuration, in their order.
-        packages: Distributions of the backend, whose versions are told.
+        versions: Of all that computed.
     """
     return {
         "settings": {section.section: to_dict(section) for section in sections},
-        "versions": versions(packages),
+        "versions": dict(versions),
         "seed": seed,
         "device": device,
         "seconds": stages.seconds,
@@ -186,60 +171,67 @@ def common_summary(
     }
 
 
-def versions(packages: Sequence[str]) -> dict[str, str]:
-    """Versions of a backend's distributions, and of what every backend stands on."""
-    return {name: version(name) for name in ("ptycho-contracts", "ptycho-data", *packages, "numpy")}
+def all_versions(of_backend: Mapping[str, str]) -> dict[str, str]:
+    """Versions of a backend's distributions, and of those that every backend stands on."""
+    shared = {name: version(name) for name in ("ptycho-contracts", "ptycho-data")}
+    return {**shared, **of_backend, "numpy": version("numpy")}
 
 
-def residuals(view: ScanView, residual: Residual) -> Summary:
+def residuals(prepared: PreparedScan, residual: Residual) -> Summary:
     """R and its Poisson floor, on used and held-out patterns, from a function of indices."""
-    used, used_floor = residual(view.used)
-    unseen, unseen_floor = residual(view.held_out)
+    used, used_floor = residual(prepared.used)
+    unseen, unseen_floor = residual(prepared.held_out)
     return {
         "residual": {"used": used, "held_out": unseen},
         "poisson_floor": {"used": used_floor, "held_out": unseen_floor},
     }
 
 
-def after_descent(view: ScanView, fit: JointFit, fitted: NDArray[np.int64]) -> tuple[ScanView, Summary]:
-    """The scan with its corrected positions, and what a descent found and how it went, for the summary.
+def after_joint_fit(prepared: PreparedScan, fit: JointFit, fitted: NDArray[np.int64]) -> tuple[PreparedScan, Summary]:
+    """The scan with its corrected positions, and what a joint fit came to, for the summary.
 
     Args:
-        view: The scan before.
-        fit: Outcome of the descent.
-        fitted: Patterns that were fitted; the other used ones judged.
+        prepared: The scan before.
+        fit: Outcome of the joint reconstruction.
+        fitted: Patterns that were fitted; the other used ones validated.
     """
-    shifts_yx_px, course = fit.shifts_yx_px, fit.course
+    shifts_yx_px, history = fit.shifts_yx_px, fit.history
     rms = float(np.sqrt((shifts_yx_px[fitted] ** 2).sum(1).mean()))
-    judged = {
-        "patterns": len(view.used) - len(fitted),
-        "losses": list(course.val_losses),
-        "best_epoch": course.best_epoch,
+    validation = {
+        "patterns": len(prepared.used) - len(fitted),
+        "losses": list(history.val_losses),
+        "best_epoch": history.best_epoch,
     }
-    found = {
+    results = {
         "losses": list(fit.losses),
-        "stopped_by": course.stopped_by,
-        "validation": judged if course.val_losses else None,
-        "resumed_from_epoch": course.resumed_from_epoch,
-        "checkpoints_written": course.checkpoints_written,
+        "stopped_by": history.stopped_by,
+        "validation": validation if history.val_losses else None,
+        "resumed_from_epoch": history.resumed_from_epoch,
+        "checkpoints_written": history.checkpoints_written,
         "position_correction_rms_px": rms,
-        "background_counts_per_pattern": float(fit.background.sum(dtype=np.float64)) * view.mean_counts,
+        "background_counts_per_pattern": float(fit.background.sum(dtype=np.float64)) * prepared.mean_counts,
     }
-    moved = view.positions_px + shifts_yx_px[:, ::-1]
-    return (view if rms == 0 else replace(view, positions_px=moved)), found
+    moved = prepared.positions_px + shifts_yx_px[:, ::-1]
+    return (prepared if rms == 0 else replace(prepared, positions_px=moved)), results
+
+
+def records_collapse(provenance: Mapping[str, Any]) -> bool:
+    """Whether a bundle's provenance, or a training's summary, says that the training collapsed."""
+    training = provenance.get("training")
+    return isinstance(training, Mapping) and bool(training.get("collapsed"))
 
 
 def _of_payload(
-    payload: TrainingPayload | InferencePayload[Any], own: Section, stages: Stages, device: str, packages: Sequence[str]
+    payload: TrainingPayload | InferencePayload, own: Any, stages: Stages, device: str, versions: Mapping[str, str]
 ) -> Summary:
     sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
-    summary = common_summary(sections, own.seed, stages, device, packages)  # type: ignore[attr-defined]
+    summary = common_summary(sections, own.seed, stages, device, versions)
     return summary | {"overrides_applied": {name: dict(entry) for name, entry in payload.overrides_applied.items()}}
 
 
-def _of_view(view: ScanView, scan: Scan) -> Summary:
+def _of_scan(prepared: PreparedScan, scan: Scan) -> Summary:
     return {
-        "patterns": {"used": len(view.used), "held_out": len(view.held_out)},
-        "mean_counts": view.mean_counts,
+        "patterns": {"used": len(prepared.used), "held_out": len(prepared.held_out)},
+        "mean_counts": prepared.mean_counts,
         "measurement": scan.metadata.get("measurement"),
     }

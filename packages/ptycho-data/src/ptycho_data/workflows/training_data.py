@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +11,11 @@ from ptycho_contracts.config import DataConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Scan
 
-from ptycho_data.batches.gathering import GroupSource, PatternSource, mean_counts
-from ptycho_data.files import read_scan
+from ptycho_data.batches import GroupSource, PatternSource, mean_counts
 from ptycho_data.fitting.probe_estimation import CALIBRATION_PATTERNS, central
-from ptycho_data.grouping.groups import group
-from ptycho_data.grouping.selection import held_out_indices, subsample_indices, used_indices
-from ptycho_data.simulate import scans_like
-from ptycho_data.store.stores import Store
+from ptycho_data.grouping import HoldOut, group, held_out_indices, subsample_indices, used_indices
+from ptycho_data.simulate import scans_from
+from ptycho_data.store import Store
 from ptycho_data.workflows.options import grouping_options
 
 GroupsOfSource = tuple[GroupSource, Groups, Mapping[int, float]]
@@ -26,10 +23,14 @@ GroupsOfSource = tuple[GroupSource, Groups, Mapping[int, float]]
 
 
 def training_patterns(
-    source: PatternSource, data: DataConfig, training: TrainingConfig
+    source: PatternSource, data: DataConfig, training: TrainingConfig, hold_out: HoldOut = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices of the patterns that are used, and of those that are held out; both ascending."""
-    held = held_out_indices(training.hold_out, len(source), training.seed)
+    """Indices of the patterns that are used, and of those that are held out; both ascending.
+
+    Args:
+        hold_out: Indices or a fraction; default: as the options say.
+    """
+    held = held_out_indices(training.hold_out if hold_out is None else hold_out, len(source), training.seed)
     used = used_indices(held, len(source))
     if data.subsample is not None:
         used = subsample_indices(
@@ -48,19 +49,19 @@ def training_groups(
     used: NDArray[np.int64],
     data: DataConfig,
     training: TrainingConfig,
-    gauges: Mapping[int, float],
-    validation_files: Sequence[Path] = (),
+    means: Mapping[int, float],
+    validation: Scan | None = None,
 ) -> tuple[GroupsOfSource, GroupsOfSource]:
     """Groups to train on and groups for val_loss (TRN-5), each with its source and mean counts.
 
     Args:
         source: The store to learn from.
         used: Indices of its patterns that may be in a group.
-        gauges: Mean counts by scan of these.
-        validation_files: Scans whose groups give val_loss; without any, a share of the training's groups.
+        means: Mean counts by scan of these.
+        validation: Scan whose groups give val_loss; default: a fraction of the training's groups.
 
     Raises:
-        ContractError: a validation file of another pattern size, or no group left for one of the two.
+        ContractError: a validation scan of another pattern size, or no group left for one of the two.
     """
     groups = source.groups(
         n_groups=data.n_groups,
@@ -69,20 +70,21 @@ def training_groups(
         allowed=used,
         **grouping_options(data),
     )
-    if validation_files:
-        scan = read_scan(Path(validation_files[0]), measurement=data.measurement)
-        if scan.N != data.N:
+    if validation is not None:
+        if validation.N != data.N:
             raise ContractError(
                 Problem(
-                    str(validation_files[0]),
+                    str(validation.metadata.get("source", "validation")),
                     "scan.size",
                     f"patterns of {data.N} x {data.N}",
-                    f"{scan.N} x {scan.N}",
+                    f"{validation.N} x {validation.N}",
                     "validate on patterns of the training's size",
                 )
             )
-        theirs = group(scan.positions_px, seed=training.seed, scan_index=scan.scan_index, **grouping_options(data))
-        return (source, groups, gauges), (scan, theirs, mean_counts(scan))
+        theirs = group(
+            validation.positions_px, seed=training.seed, scan_index=validation.scan_index, **grouping_options(data)
+        )
+        return (source, groups, means), (validation, theirs, mean_counts(validation))
     count = max(1, round(training.val_fraction * len(groups)))
     if training.val_fraction == 0 or count >= len(groups):
         raise ContractError(
@@ -91,12 +93,12 @@ def training_groups(
                 "training.no_validation",
                 "at least one group to train on and one for val_loss",
                 f"val_fraction {training.val_fraction:g} of {len(groups)} groups",
-                "raise n_groups or val_fraction, or give a validation file",
+                "raise n_groups or val_fraction, or give a validation scan",
             )
         )
     order = np.random.default_rng(training.seed).permutation(len(groups))
     kept, validation = np.sort(order[count:]), np.sort(order[:count])
-    return (source, subset(groups, kept), gauges), (source, subset(groups, validation), gauges)
+    return (source, subset(groups, kept), means), (source, subset(groups, validation), means)
 
 
 def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
@@ -108,7 +110,7 @@ def synthetic_scans(
     scan: Scan,
     probe: NDArray[np.complex64],
     used: NDArray[np.int64],
-    gauges: Mapping[int, float],
+    means: Mapping[int, float],
     training: TrainingConfig,
 ) -> Scan:
     """Simulated objects under the first scan's probe, at its positions, with its dose (TRN-13).
@@ -117,14 +119,14 @@ def synthetic_scans(
         scan: What was measured.
         probe: (K, N, N), any scale.
         used: Indices of its patterns that may be used.
-        gauges: Mean counts by scan of these.
+        means: Mean counts by scan of these.
     """
     mine = used[scan.scan_index[used] == scan.scan_index[used][0]]
     mine = central(scan.positions_px, mine, CALIBRATION_PATTERNS)
-    return scans_like(
+    return scans_from(
         scan.positions_px[mine],
         probe,
         count=training.synthetic,
         seed=training.seed,
-        photons_per_pattern=gauges[int(scan.scan_index[mine][0])],
+        photons_per_pattern=means[int(scan.scan_index[mine][0])],
     )

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 from ptycho_contracts.records import Scan
 
+from ptycho_data.atomic_files import atomic_write
 from ptycho_data.files.export import Export, counts_of, export_of, json_text, store_patterns
 from ptycho_data.files.interpret.optics import EV_PER_J
-from ptycho_data.files.sources import atomic_write
 
 VERSION = 160
 EXTENSION = "entry_1/ptycho_1"

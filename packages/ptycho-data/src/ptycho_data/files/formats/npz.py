@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
+from ptycho_data.atomic_files import atomic_write
 from ptycho_data.files.containers.zipped import NpzArchive, is_npz
 from ptycho_data.files.interpret.assemble import Raw, scan_of
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
-from ptycho_data.files.sources import atomic_write, refuse_companion
+from ptycho_data.files.sources import refuse_companion
 
 NAME = "npz"
 SUFFIXES = (".npz",)

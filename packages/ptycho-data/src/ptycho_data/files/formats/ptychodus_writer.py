@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Reconstruction, Scan
 
+from ptycho_data.atomic_files import atomic_write
 from ptycho_data.files.export import Export, counts_of, export_of, export_of_reconstruction, json_text, store_patterns
-from ptycho_data.files.sources import atomic_write
 
 
 def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 from ptycho_contracts.arrays import validate
@@ -45,3 +46,11 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         )
     validate(arrays, RECONSTRUCTION_ARRAYS, where=str(path))
     return Reconstruction(**arrays)
+
+
+def is_reconstruction(path: Path | str) -> bool:
+    """Whether a file is an ``object.npz``, by the names of its arrays."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return {"object.npy", "origin_yx_px.npy", "weight.npy"} <= set(archive.namelist())

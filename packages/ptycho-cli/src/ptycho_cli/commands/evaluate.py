@@ -1,0 +1,196 @@
+"""The command ``evaluate`` (specs/cli.md, CLI-16 to CLI-19)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.commands.parameters import BackendFlag, ConfigFile, Json, Typed, chosen_backend, progress_for, reading
+from ptycho_cli.config_file import read_config
+from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
+from ptycho_cli.output.checkpoints import require_validation
+from ptycho_cli.output.flags import with_flags
+from ptycho_cli.output.outcome import print_json
+from ptycho_cli.output.progress import Progress
+from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.report import Summary, described_files, published_evaluation
+
+_READ_WITH_TRUTH = ("measurement", "nphotons", "enable_progress_bar")
+FIGURES = (
+    ("complex_correlation", "complex correlation"),
+    ("amplitude_rmse", "amplitude RMSE"),
+    ("amplitude_mae", "amplitude MAE"),
+    ("amplitude_ssim", "amplitude SSIM"),
+    ("amplitude_psnr_db", "amplitude PSNR [dB]"),
+    ("phase_rmse_rad", "phase RMSE [rad]"),
+    ("phase_mae_rad", "phase MAE [rad]"),
+    ("phase_ssim", "phase SSIM"),
+    ("phase_psnr_db", "phase PSNR [dB]"),
+    ("frc_half", "resolution, FRC 0.5 [Nyquist]"),
+    ("frc_half_bit", "resolution, FRC half-bit [Nyquist]"),
+    ("n_pixels", "pixels scored"),
+)
+
+
+@with_options(EVALUATE_OPTIONS)
+def evaluate(
+    image: Annotated[Path | None, Parameter(help="Reconstruction (object.npz) to score; needs --truth.")] = None,
+    /,
+    *,
+    truth: Annotated[
+        Path | None, Parameter(name="--truth", help="Scan with its true object, or another object.npz.")
+    ] = None,
+    scan: Annotated[
+        Path | None,
+        Parameter(name="--scan", help="Scan to evaluate without a truth: reconstructs it and two halves of it."),
+    ] = None,
+    output_dir: Annotated[
+        Path | None, Parameter(name="--output-dir", help="Write evaluation.json and figures into this folder.")
+    ] = None,
+    as_json: Json = False,
+    backend: BackendFlag = None,
+    config: ConfigFile = None,
+    typed: Typed = (),
+    overrides: dict[str, Any],
+) -> None:
+    """Score an image beside a truth, or a scan without one: R beside its floor, FRC of half scans, advice."""
+    settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
+    _check_evaluation(image, truth, scan, backend, settings)
+    if image is not None and truth is not None:
+        settings.pop("backend", None)
+        report = run_compare(image, truth, output_dir=output_dir, overrides=settings, command=typed)
+    else:
+        assert scan is not None
+        report = run_evaluate(
+            scan, output_dir=output_dir, overrides=settings, backend=chosen_backend(backend, settings), command=typed
+        )
+    if as_json:
+        print_json(report)
+    elif settings.get("enable_progress_bar", True):
+        print("\n".join(lines(report)))
+        if output_dir is not None:
+            print("wrote " + ", ".join(str(output_dir / name) for name in report["outputs"]))
+
+
+def run_compare(
+    image: Path, truth: Path, *, output_dir: Path | None, overrides: Mapping[str, Any], command: Sequence[str] = ()
+) -> Summary:
+    """Score an image beside a truth; writes ``evaluation.json`` and figures if a folder is given.
+
+    Args:
+        image, truth: An object.npz, and a scan with its truth or another object.npz.
+        output_dir: Folder for the results, or None.
+        overrides: Of the options, ``measurement`` and ``nphotons``.
+        command: The words of the command line.
+
+    Raises:
+        ContractError, MissingFileError: bad input.
+    """
+    resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_files([("Image", image), ("Truth", truth)])
+    if output_dir is not None:
+        require_output_dir(output_dir)
+    from ptycho_data.workflows import compare_with_truth
+
+    evaluation = compare_with_truth(image, truth, **reading(overrides))
+    return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
+
+
+def run_evaluate(
+    data: Path,
+    *,
+    output_dir: Path | None,
+    overrides: Mapping[str, Any],
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Summary:
+    """R beside its floor and the FRC of two half scans; writes as :func:`run_compare`.
+
+    Raises:
+        ContractError, MissingFileError: bad input.
+        WorkFailedError: a reconstruction diverged.
+    """
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_validation(overrides, resolved[ReconstructionConfig].val_fraction)
+    execution = resolved[ExecutionConfig]
+    if output_dir is not None:
+        require_output_dir(output_dir)
+    require_files([("Data file", data)])
+    worker = load_backend(backend)
+    inputs = described_files([data])
+    with progress_for(execution, progress) as callback:
+        evaluation = worker.evaluate(
+            data,
+            config=resolved[ReconstructionConfig],
+            execution_config=execution,
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            progress=callback,
+        )
+    return published_evaluation(output_dir, command, inputs, evaluation)
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for a person."""
+    if report["kind"] == "truth":
+        for name, label in FIGURES:
+            yield f"{label:<36} {shown(report['figures'][name])}"
+        return
+    for part, label in (("used", "used patterns"), ("held_out", "held-out patterns")):
+        residual, floor = (report[name].get(part) for name in ("residual", "poisson_floor"))
+        ratio = report["residual_over_floor"][part]
+        if ratio is not None:
+            yield f"{label:<36} R {residual:.4g}, {ratio:.2f} times its Poisson floor {floor:.4g}"
+    sizes = " + ".join(str(half["patterns"]) for half in report["halves"])
+    yield f"{f'half scans ({sizes} patterns)':<36} {_resolution(report['frc'])}"
+    before = report.get("frc_before")
+    if before is not None:
+        label = f"  with {before['epochs']} epochs"
+        yield f"{label:<36} {_resolution(before)}"
+    for entry in report["advice"]:
+        yield f"advice: {with_flags(entry['text'])}"
+
+
+def _resolution(curve: Mapping[str, Any]) -> str:
+    return f"FRC 0.5 at {shown(curve['half'])}, half-bit at {shown(curve['half_bit'])} of Nyquist"
+
+
+def shown(value: float | None) -> str:
+    """A figure for a person; None is one that has no meaning here."""
+    if value is None:
+        return "undefined"
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
+def _check_evaluation(
+    image: Path | None, truth: Path | None, scan: Path | None, backend: str | None, settings: Mapping[str, Any]
+) -> None:
+    """Refuse what is neither an image beside a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
+    problems = []
+
+    def problem(code: str, expected: str, found: str, remedy: str) -> None:
+        problems.append(Problem("evaluate", code, expected, found, remedy))
+
+    if image is None and scan is None:
+        found = "only --truth" if truth else "neither"
+        problem("usage.evaluate", "IMAGE with --truth, or --scan", found, "name what to evaluate")
+    elif image is not None and scan is not None:
+        problem("usage.evaluate", "IMAGE with --truth, or --scan", "IMAGE and --scan", "leave one of them out")
+    elif image is not None and truth is None:
+        problem("usage.truth", "--truth beside IMAGE", "none", "give --truth, or --scan SCAN instead of the image")
+    elif scan is not None and truth is not None:
+        problem("usage.truth", "no --truth beside --scan", "one", "to use it: reconstruct, then evaluate IMAGE --truth")
+    elif image is not None:
+        idle = [row.flag for row in EVALUATE_OPTIONS if row.name in settings and row.name not in _READ_WITH_TRUTH]
+        idle += ["--backend"] if backend is not None or "backend" in settings else []
+        if idle:
+            problem("usage.idle", "options of --scan only with --scan", ", ".join(idle), "nothing is fitted: omit them")
+    if problems:
+        raise ContractError(problems)

@@ -1,0 +1,47 @@
+"""Parameters that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+from ptycho_contracts.config import ExecutionConfig
+
+from ptycho_cli.output.progress import Progress, progress_on
+
+Backend = Literal["torch", "tf", "pytorch", "tensorflow"]
+Measurement = Literal["auto", "counts", "amplitude", "normalised-amplitude"]
+
+OutputDir = Annotated[Path, Parameter(name="--output-dir", help="Folder for the results; created when missing.")]
+Typed = Annotated[tuple[str, ...], Parameter(parse=False)]
+ConfigFile = Annotated[
+    Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags beat it.")
+]
+Resume = Annotated[
+    bool,
+    Parameter(
+        name="--resume", negative=(), help="Go on from OUT/checkpoints/joint_fit.safetensors, with the same settings."
+    ),
+]
+BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="What computes (default: torch).")]
+Quiet = Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")]
+Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
+
+
+def chosen_backend(flag: str | None, settings: dict[str, Any]) -> str:
+    """The backend of a command line, else of its configuration file, which is taken out of the settings."""
+    configured = settings.pop("backend", "torch")
+    return str(flag or configured)
+
+
+def reading(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """How files are read, as arguments of ``read_scan``."""
+    return {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
+
+
+def progress_for(execution: ExecutionConfig, given: Progress | None) -> Any:
+    """The caller's callback, else progress on stderr unless the user asked for quiet."""
+    return nullcontext(given) if given else progress_on(quiet=not execution.enable_progress_bar)

@@ -1,0 +1,97 @@
+"""The command ``reconstruct`` (specs/cli.md, CLI-8)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
+
+from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.commands.parameters import (
+    BackendFlag,
+    ConfigFile,
+    OutputDir,
+    Resume,
+    Typed,
+    chosen_backend,
+    progress_for,
+    reading,
+)
+from ptycho_cli.config_file import read_config
+from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
+from ptycho_cli.output.checkpoints import checkpoint_arguments, require_validation
+from ptycho_cli.output.outcome import say
+from ptycho_cli.output.progress import Progress
+from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.report import Summary, described_files, published
+
+if TYPE_CHECKING:
+    from ptycho_contracts.records import Reconstruction
+
+
+@with_options(RECONSTRUCT_OPTIONS)
+def reconstruct(
+    data: Annotated[Path, Parameter(help="Scan to reconstruct.")],
+    /,
+    *,
+    output_dir: OutputDir,
+    resume: Resume = False,
+    backend: BackendFlag = None,
+    config: ConfigFile = None,
+    typed: Typed = (),
+    overrides: dict[str, Any],
+) -> None:
+    """Joint reconstruction of object and probe, without a network; writes the same files as infer."""
+    settings = {**read_config(config, RECONSTRUCT_OPTIONS, extra=("backend",)), **overrides}
+    _, summary = run_reconstruct(
+        data,
+        output_dir=output_dir,
+        overrides=settings,
+        resume=resume,
+        backend=chosen_backend(backend, settings),
+        command=typed,
+    )
+    say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
+
+
+def run_reconstruct(
+    data: Path,
+    *,
+    output_dir: Path,
+    overrides: Mapping[str, Any],
+    resume: bool = False,
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Joint reconstruction of object and probe; writes the reconstruction's files.
+
+    Raises:
+        ContractError, MissingFileError: bad input, found before any work.
+        WorkFailedError: the reconstruction diverged.
+    """
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    execution = resolved[ExecutionConfig]
+    require_validation(overrides, resolved[ReconstructionConfig].val_fraction)
+    require_output_dir(output_dir)
+    require_files([("Data file", data)])
+    kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
+    worker = load_backend(backend)
+    from ptycho_data.files import read_scan
+
+    scan = read_scan(data, **reading(overrides))
+    inputs = described_files([data])
+    with progress_for(execution, progress) as callback:
+        result, report = worker.reconstruct(
+            scan,
+            config=resolved[ReconstructionConfig],
+            execution_config=execution,
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            **kept,
+            progress=callback,
+        )
+    return published(output_dir, command, inputs, result, report)

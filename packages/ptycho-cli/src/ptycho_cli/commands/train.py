@@ -1,0 +1,104 @@
+"""The command ``train`` (specs/cli.md, CLI-6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from ptycho_contracts.config import resolve
+from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
+
+from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.commands.parameters import (
+    BackendFlag,
+    ConfigFile,
+    OutputDir,
+    Typed,
+    chosen_backend,
+    progress_for,
+    reading,
+)
+from ptycho_cli.config_file import read_config
+from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
+from ptycho_cli.output.outcome import say
+from ptycho_cli.output.progress import Progress
+from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.report import Summary, described_files, full_summary, publish_training
+
+MODEL_NAME = "model.safetensors"
+
+
+@with_options(TRAIN_OPTIONS)
+def train(
+    *data: Annotated[Path, Parameter(help="Training scans, in any format that `inspect` reads.")],
+    output_dir: OutputDir,
+    validation: Annotated[
+        Path | None, Parameter(name="--validation", help="Scan for val_loss, instead of some of the training groups.")
+    ] = None,
+    backend: BackendFlag = None,
+    config: ConfigFile = None,
+    typed: Typed = (),
+    overrides: dict[str, Any],
+) -> None:
+    """Train a network on scans; writes OUT/model.safetensors and OUT/summary.json."""
+    if not data:
+        raise ContractError(Problem("train", "usage.data", "at least one DATA file", "none", "name a training scan"))
+    settings = {**read_config(config, TRAIN_OPTIONS, extra=("backend", "validation")), **overrides}
+    configured = settings.pop("validation", None)
+    file = validation or (None if configured is None else Path(str(configured)))
+    summary = run_train(
+        data,
+        output_dir=output_dir,
+        overrides=settings,
+        validation=[] if file is None else [file],
+        backend=chosen_backend(backend, settings),
+        command=typed,
+    )
+    say("train", settings, f"wrote {output_dir / MODEL_NAME}", summary)
+
+
+def run_train(
+    data: Sequence[Path],
+    *,
+    output_dir: Path,
+    overrides: Mapping[str, Any],
+    validation: Sequence[Path] = (),
+    backend: str = DEFAULT,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> Summary:
+    """Train on scans and write ``model.safetensors`` and ``summary.json``; returns the summary.
+
+    Raises:
+        ContractError, MissingFileError: bad input, found before any work.
+        WorkFailedError: the training failed, or collapsed; in that case the files are written.
+    """
+    resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    require_output_dir(output_dir)
+    earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
+    requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
+    require_files([(what, path) for what, paths in requested for path in paths])
+    worker = load_backend(backend)
+    from ptycho_data.checks.advice import collapsed
+    from ptycho_data.files import combine_scans, read_scan
+    from ptycho_data.workflows.options import default_group_count
+
+    given = dict(overrides)
+    # Every file is read once, here.
+    scan = combine_scans([read_scan(path, **reading(given)) for path in data])
+    validating = combine_scans([read_scan(path, **reading(given)) for path in validation]) if validation else None
+    if given.get("n_groups") is None and given.get("oversampling") is None:
+        given["n_groups"] = default_group_count(scan, given.get("subsample"))
+    payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
+    inputs = described_files([*data, *validation, *earlier])
+    with progress_for(payload.execution_config, progress) as callback:
+        bundle, report = worker.train(payload, validation=validating, progress=callback)
+    summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)
+    if bundle is not None:  # of several processes that train together, one writes the results
+        publish_training(output_dir, summary)
+        problem = collapsed(summary, str(output_dir / MODEL_NAME))
+        if problem is not None:
+            raise WorkFailedError(problem)
+    return summary

@@ -1,0 +1,216 @@
+"""What a file holds: scan, bundle or reconstruction (specs/cli.md, CLI-13)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ptycho_contracts.problems import ContractError, Problem
+from ptycho_contracts.records import Reconstruction, Scan
+from ptycho_data.checks.orientation_report import ranked_orientations
+from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather
+from ptycho_data.files import is_reconstruction
+
+from ptycho_cli.output.publish import require_files, staged
+
+_HEADER_LIMIT = 1 << 26
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found in a file; ``kind`` is ``scan``, ``bundle`` or ``reconstruction``."""
+
+    path: Path
+    kind: str
+    arrays: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
+    scan: tuple[Scan, ScanFacts] | None = None
+    reconstruction: Reconstruction | None = None
+
+    def report(self) -> dict[str, Any]:
+        """JSON values: file, kind, arrays, facts and checks."""
+        checks = [{"name": check.name, "status": check.status, "text": check.text} for check in self.checks]
+        return {
+            "file": str(self.path),
+            "kind": self.kind,
+            "arrays": dict(self.arrays),
+            "facts": dict(self.facts),
+            "checks": checks,
+        }
+
+
+def inspect_file(
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    orientation: bool = False,
+) -> Found:
+    """Read a file of any kind and judge it.
+
+    Args:
+        path: A scan in any format, a bundle or a reconstruction.
+        measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
+        orientation: Rank the eight orientations of the positions, too; for scans only.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: nothing of ours reads it, or its content breaks a contract.
+    """
+    require_files([("File", path)] + ([("Companion", companion)] if companion else []))
+    kind = "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
+    if kind != "scan":
+        asked = {"--companion": companion is not None, "--orientation": orientation}
+        problems = [
+            Problem(flag, "inspect.scan_only", "a scan", f"the {kind} {path}", f"leave {flag} out")
+            for flag, given in asked.items()
+            if given
+        ]
+        if problems:
+            raise ContractError(problems)
+        return _bundle(path) if kind == "bundle" else _reconstruction(path)
+    return _scan(path, measurement, nphotons, companion, orientation)
+
+
+def draw_previews(found: Found, output_dir: Path) -> list[Path]:
+    """Pictures of what was found; none for a bundle."""
+    if found.scan is None and found.reconstruction is None:
+        return []
+    with staged(output_dir) as stage:
+        if found.scan is not None:
+            from ptycho_cli.plots.scans import draw_scan
+
+            written = draw_scan(*found.scan, stage)
+        else:
+            from ptycho_cli.plots.maps import draw_reconstruction
+
+            assert found.reconstruction is not None
+            written = draw_reconstruction(found.reconstruction, stage)
+    return [output_dir / path.name for path in written]
+
+
+def lines(report: Mapping[str, Any]) -> Iterator[str]:
+    """The report for a person."""
+    yield f"{report['file']}: {report['kind']}"
+    for name, layout in report["arrays"].items():
+        yield f"  {name:<22} {layout}"
+    for name, value in report["facts"].items():
+        for part, content in _parts(name, value) if report["kind"] == "bundle" else [(name, value)]:
+            yield f"  {part:<22} {_brief(content)}"
+    for check in report["checks"]:
+        yield f"  {check['status']:<4} {check['name']:<17} {check['text']}"
+    for path in report.get("previews", ()):
+        yield f"  wrote {path}"
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A fact of a bundle, and the tables in it, such as its options by section."""
+    tables = {key: table for key, table in value.items() if isinstance(table, Mapping)} if _is_table(value) else {}
+    if not tables or len(tables) < len(value):
+        yield name, value
+    for key, table in tables.items():
+        if not all(_is_table(content) for content in table.values()):
+            yield f"{name}.{key}", table
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _scan(path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool) -> Found:
+    from ptycho_data.files import read_scan
+
+    scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion)
+    facts = gather(scan)
+    facts_of_scan = {"unit": scan.unit, **scan.metadata}
+    checks = check_scan(scan, facts)
+    if orientation:
+        facts_of_scan["orientation"], check = ranked_orientations(scan)
+        checks.append(check)
+    names = ("measurements", "positions_px", "probe", "bad_pixels", "object_truth")
+    arrays = {name: _layout(getattr(scan, name)) for name in names if getattr(scan, name) is not None}
+    return Found(path, "scan", arrays, facts_of_scan, tuple(checks), (scan, facts))
+
+
+def _reconstruction(path: Path) -> Found:
+    from ptycho_data.files import read_reconstruction
+
+    result = read_reconstruction(path)
+    names = ("object", "origin_yx_px", "weight", "probe", "positions_px")
+    seen = result.weight > 0
+    power = np.sum(np.abs(result.probe.astype(np.complex128)) ** 2, axis=(1, 2))
+    facts = {
+        "origin_yx_px": [float(value) for value in result.origin_yx_px],
+        "seen": f"{100 * float(seen.mean()):.1f} % of the canvas",
+        "probe_powers": [float(value) for value in power],
+    }
+    if seen.any():
+        low, high = np.percentile(np.abs(result.object[seen]), (1, 99))
+        facts["amplitude"] = f"{low:.3g} to {high:.3g} (1st to 99th percentile of what was seen)"
+    arrays = {name: _layout(getattr(result, name)) for name in names}
+    return Found(path, "reconstruction", arrays, facts, reconstruction=result)
+
+
+def _bundle(path: Path) -> Found:
+    header = bundle_header(path)
+    metadata = header.pop("__metadata__", {})
+    arrays = {name: f"{tuple(entry['shape'])} {entry['dtype']}" for name, entry in sorted(header.items())}
+    values = sum(math.prod(entry["shape"]) for entry in header.values())
+    facts = {"values": values, **{key: _parsed(text) for key, text in sorted(metadata.items())}}
+    return Found(path, "bundle", arrays, facts)
+
+
+def bundle_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, read without any tensor.
+
+    Raises:
+        ContractError: not a safetensors file, or a truncated one.
+    """
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        content = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
+    try:
+        header = json.loads(content)
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        entries_are_sound = all("shape" in e and "dtype" in e for n, e in header.items() if n != "__metadata__")
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise ContractError(_not_a_bundle(path, "no readable header")) from error
+    if not entries_are_sound or 8 + length + max(ends, default=0) != path.stat().st_size:
+        raise ContractError(_not_a_bundle(path, f"{path.stat().st_size} bytes, not as its header says"))
+    return dict(header)
+
+
+def _not_a_bundle(path: Path, found: str) -> Problem:
+    return Problem(str(path), "bundle.format", "a complete safetensors file", found, "copy or train it again")
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _brief(value: Any) -> str:
+    """A fact in one short line; ``--json`` has all of it."""
+    if isinstance(value, Mapping):
+        inner = {key: part for key, part in value.items() if not isinstance(part, Mapping)}
+        text = ", ".join(f"{key} {_figure(part)}" for key, part in inner.items()) or "none"
+    else:
+        text = _figure(value)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _layout(array: Any) -> str:
+    return f"{tuple(array.shape)} {array.dtype}"

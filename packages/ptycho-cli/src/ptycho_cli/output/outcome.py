@@ -1,0 +1,40 @@
+"""The outcome of a command on stdout."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ptycho_cli.output.flags import with_flags
+from ptycho_cli.output.publish import plain
+
+
+def print_json(report: Mapping[str, Any]) -> None:
+    print(json.dumps(plain(report), indent=2, allow_nan=False))
+
+
+def say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) -> None:
+    """The outcome in one line on stdout, and a hint if R stays high, unless quiet was asked for."""
+    from ptycho_data.checks.advice import hint
+
+    if not settings.get("enable_progress_bar", True):
+        return
+    words = [first]
+    training = summary.get("training", {})
+    reached, uniform = (training.get("losses", {}).get("val_loss"), training.get("uniform_loss"))
+    if _is_finite(reached) and _is_finite(uniform):
+        words.append(f"val_loss {reached:.4g}, a uniform object's {uniform:.4g}")
+    for title in ("residual", "poisson_floor"):
+        figures = summary.get(title)
+        if isinstance(figures, Mapping):
+            words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if _is_finite(value)]
+    print("; ".join(words))
+    advice = hint(command, summary)
+    if advice is not None:
+        print(with_flags(advice))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, float) and math.isfinite(value)

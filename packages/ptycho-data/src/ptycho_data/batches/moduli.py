@@ -1,0 +1,73 @@
+"""Measured moduli of subsets of the patterns, as an explicit stream (specs/training.md, IMG-1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho_data.batches.gathering import PatternSource
+from ptycho_data.batches.read_ahead import read_ahead
+from ptycho_data.stages import Progress
+
+
+def normalised_intensity(counts: NDArray[Any], mean_counts: float) -> NDArray[np.float32]:
+    """Counts (..., N, N) in units of the mean counts, zero frequency moved from [N // 2, N // 2] to [0, 0]."""
+    moved: NDArray[np.float32] = np.fft.ifftshift(counts, axes=(-2, -1)) / np.float32(mean_counts)
+    return moved
+
+
+class ModuliStream:
+    """Moduli of the subsets of some patterns, pass after pass: subset 0, 1, ... S - 1, then 0 again.
+
+    Memory is that of a few subsets. It is a context manager: leaving it ends the readers.
+
+    Args:
+        source: Scan or store.
+        subsets: Indices of patterns of the source.
+        passes: How often all subsets are read.
+        mean_counts: Mean photons per pattern.
+        workers: Threads that read subsets ahead.
+        progress: Called as ``progress("imaging", subsets done, subsets in all)``.
+    """
+
+    def __init__(
+        self,
+        source: PatternSource,
+        subsets: Sequence[NDArray[np.int64]],
+        *,
+        passes: int,
+        mean_counts: float,
+        workers: int = 0,
+        progress: Progress | None = None,
+    ) -> None:
+        self._counts = read_ahead(source.counts, list(subsets) * passes, workers=workers)
+        self._subsets, self._mean_counts, self._progress = len(subsets), mean_counts, progress
+        self._done, self._steps = 0, len(subsets) * passes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._counts.close()
+
+    def read(self, subset: int) -> NDArray[np.float32]:
+        """(n, N, N) moduli of the next subset, for a probe of unit energy, zero frequency at [0, 0].
+
+        Args:
+            subset: Its number; another than the one whose turn it is is refused.
+
+        Raises:
+            IndexError: another subset's turn, or all passes are read.
+        """
+        if self._done >= self._steps or subset != self._done % self._subsets:
+            due = "none: all passes are read" if self._done >= self._steps else f"subset {self._done % self._subsets}"
+            raise IndexError(f"a stream of moduli is read in order: expected {due}, found subset {subset}")
+        counts = next(self._counts)
+        self._done += 1
+        if self._progress is not None:
+            self._progress("imaging", self._done, self._steps)
+        return np.sqrt(normalised_intensity(counts, self._mean_counts))

@@ -1,0 +1,117 @@
+"""Budget of a training, and its one restart after a collapse (specs/training.md, TRN-6, TRN-7, TRN-14, TRN-16)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+COLLAPSE_FRACTION = 0.98
+"""A val_loss above this fraction of the uniform-object baseline is a network that has learned nothing. Networks that
+learn pass it in their first steps (benchmarks/reliability.py: the least of twenty reaches 0.6); noise moves it by less
+than 0.01."""
+JUDGED_FROM = 0.25
+"""Fraction of the budget after which a training is judged: learning may begin late."""
+LEAST_LEFT = 0.25
+"""Fraction of the budget that a second attempt has at least."""
+SLOWER = 1 / 3
+"""Learning rate of the second attempt, in units of that of the first."""
+
+
+def no_better_than_uniform(val_loss: float, uniform_loss: float) -> bool:
+    """Whether a loss is no better than that of a uniform object; NaN is no better.
+
+    >>> [no_better_than_uniform(loss, 0.5) for loss in (0.2, 0.495, float("nan"))]
+    [False, True, True]
+    """
+    return not val_loss < COLLAPSE_FRACTION * uniform_loss
+
+
+class Attempts:
+    """What fraction of a training is done, in steps or wall time, and whether it is restarted, once.
+
+    Args:
+        uniform_loss: Loss of the uniform object on the validation groups.
+        epochs, max_seconds: The training's budget.
+        steps: Steps of the first attempt.
+        clock: Seconds.
+
+    Attributes:
+        restarts: 0, or 1 after the decision to restart.
+        reason: Why it was restarted, in words; None before.
+        last_epoch: Number of epochs after which the present attempt ends.
+        rate: Learning rate of the present attempt, in units of the first one's.
+        stage: Name of the present attempt, for progress.
+        first_step: Steps of the optimiser before the present attempt.
+    """
+
+    def __init__(
+        self,
+        *,
+        uniform_loss: float,
+        epochs: int,
+        max_seconds: float | None,
+        steps: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.uniform_loss, self.last_epoch = uniform_loss, epochs
+        self.restarts, self.reason, self.rate, self.stage = 0, None, 1.0, "training"
+        self.first_step = 0
+        self._epochs, self._max_seconds, self._limit, self._clock = epochs, max_seconds, max_seconds, clock
+        self.steps = max(1, steps)
+        self._learned = False
+        self._began, self._elapsed = clock(), 0.0
+
+    restarts: int
+    reason: str | None
+
+    def look(self, agreed: Callable[[float], float] = lambda fraction: fraction) -> None:
+        """Look at the clock.
+
+        Args:
+            agreed: What all processes make of this one's fraction of the time: their learning rates must agree.
+        """
+        if self._limit is not None:
+            self._elapsed = agreed((self._clock() - self._began) / self._limit)
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time was over at the last look."""
+        return self._elapsed >= 1
+
+    def fraction(self, step: int) -> float:
+        """Fraction of the present attempt that is done at a step: of the steps or of the time, whichever is more."""
+        return min(1.0, max((step - self.first_step) / self.steps, self._elapsed))
+
+    def collapsed(self, val_loss: float, *, epoch: int, step: int, ending: bool) -> bool:
+        """Whether to restart after this epoch; never twice.
+
+        Args:
+            val_loss: Of this epoch.
+            epoch: Number of epochs done.
+            step: Number of steps done.
+            ending: Whether training would end here.
+        """
+        self._learned = self._learned or not no_better_than_uniform(val_loss, self.uniform_loss)
+        if self.restarts or self._learned or not (ending or self.fraction(step) >= JUDGED_FROM):
+            return False
+        self.restarts = 1
+        self.last_epoch = epoch + max(self._epochs - epoch, math.ceil(LEAST_LEFT * self._epochs))
+        self.reason = (
+            f"val_loss {val_loss:.4g} after epoch {epoch} of {self._epochs} was not below {COLLAPSE_FRACTION:g} of a "
+            f"uniform object's {self.uniform_loss:.4g}"
+        )
+        return True
+
+    def restart(self, step: int, steps: int) -> None:
+        """Begin the second attempt: slower, with the steps and the time that are left.
+
+        Args:
+            step: Steps done.
+            steps: Steps of the second attempt.
+        """
+        now = self._clock()
+        if self._max_seconds is not None:
+            self._limit = max(self._max_seconds - (now - self._began), LEAST_LEFT * self._max_seconds)
+        self._began, self._elapsed, self.first_step, self.steps = now, 0.0, step, max(1, steps)
+        self.rate, self.stage = SLOWER, "training again"

@@ -1,0 +1,149 @@
+"""What a workflow asks of a backend: physics, network and trainer, natively in one framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ExecutionConfig, ModelConfig, TrainingConfig
+
+from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
+from ptycho_data.bundle_file import Bundle
+from ptycho_data.canvas import Sites
+from ptycho_data.fitting import JointFit, TrainingOutcome
+from ptycho_data.stages import Progress
+
+
+class Model(Protocol):
+    """A network with its probe, in a backend's framework."""
+
+    config: ModelConfig
+
+    @property
+    def infers_whole_canvas(self) -> bool:
+        """Whether the network takes all patterns of a scan at once."""
+
+    def probe_array(self) -> NDArray[np.complex64]:
+        """(K, N, N) probe of unit energy."""
+
+    def weight_arrays(self) -> Mapping[str, NDArray[np.float32]]:
+        """The network's weights by their names in a bundle."""
+
+    def with_probe(self, probe: NDArray[np.complex64]) -> Self:
+        """The same network with another probe of unit energy; this model stays as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingTask:
+    """What a backend is to train.
+
+    Attributes:
+        config: Of the model.
+        probe: (K, N, N), any scale.
+        groups, validation: Disjoint groups.
+        training, execution: What to fit and for how long; device, precision, schedule, checkpoints, logger.
+        output_dir: Takes ``checkpoints/`` and ``logs/``.
+        device: From :meth:`Backend.device`.
+        start: Model whose weights the training starts from, or None.
+    """
+
+    config: ModelConfig
+    probe: NDArray[np.complex64]
+    groups: GroupBatches
+    validation: GroupBatches
+    training: TrainingConfig
+    execution: ExecutionConfig
+    output_dir: Path
+    device: str
+    start: Any | None = None
+
+
+class Backend(Protocol):
+    """One framework. Models are its own; everything else that goes in or out is NumPy."""
+
+    name: str
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the backend's distributions."""
+
+    def device(self, execution: ExecutionConfig, *, training: bool = False) -> str:
+        """Name of the device that the options ask for.
+
+        Raises:
+            ContractError: it does not exist here, or, for a training, options that cannot be followed.
+        """
+
+    def fit(self, task: TrainingTask, *, progress: Progress | None = None) -> tuple[Any, TrainingOutcome]:
+        """Train a model; it holds the weights of the best checkpoint, or the last ones, on the CPU.
+
+        Raises:
+            ContractError: a logger that is not installed, or a precision that the device lacks.
+            WorkFailedError: the loss or the weights stopped being finite.
+        """
+
+    def infer_canvas(
+        self,
+        model: Any,
+        moduli: ModuliStream,
+        sites: Sites,
+        subsets: Sequence[NDArray[np.int64]],
+        *,
+        bad_pixels: NDArray[np.bool_] | None,
+        device: str,
+    ) -> NDArray[np.complex64]:
+        """(H, W) object of all patterns at once, for a probe of unit energy.
+
+        Args:
+            model: Infers a whole canvas.
+            moduli: Of the subsets, pass after pass.
+            sites: Of the patterns that are used.
+            subsets: Indices into the sites.
+            bad_pixels: (N, N), zero frequency at [N // 2, N // 2].
+        """
+
+    def infer_groups(
+        self, model: Any, groups: GroupBatches, *, batch_size: int, num_workers: int, device: str
+    ) -> Iterator[tuple[NDArray[np.complex64], NDArray[np.int64]]]:
+        """Patches (n, N, N) under the members of some groups after another, and their indices (n,)."""
+
+    def joint_fit(
+        self, source: PatternSource, sites: Sites, probe: NDArray[np.complex64], *, device: str, **options: Any
+    ) -> JointFit:
+        """Object and probe fitted jointly; options as :func:`ptycho_data.fitting.joint_reconstruction`."""
+
+    def residual(
+        self,
+        source: PatternSource,
+        object_: NDArray[np.complex64],
+        probe: NDArray[np.complex64],
+        sites: Sites,
+        indices: NDArray[np.int64],
+        *,
+        device: str,
+        background: NDArray[np.float32] | None = None,
+    ) -> tuple[float | None, float | None]:
+        """R (PHY-22) of some patterns and its Poisson floor; None, None for no patterns.
+
+        Args:
+            object_: (H, W) complex.
+            probe: (K, N, N) complex, normalised to the scan's mean counts.
+            background: (N, N) counts added to every pattern, zero frequency at [0, 0].
+        """
+
+    def load(self, path: Path) -> Bundle:
+        """Open a bundle.
+
+        Raises:
+            MissingFileError, ContractError: as :func:`ptycho_data.bundle_file.read_bundle`.
+        """
+
+    def save(self, path: Path, bundle: Bundle) -> None:
+        """Write a bundle; what was at ``path`` is replaced in one step.
+
+        Raises:
+            WorkFailedError: weights that are NaN or infinite.
+        """

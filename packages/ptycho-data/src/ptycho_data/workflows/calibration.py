@@ -1,0 +1,65 @@
+"""The probe of a scan, found and calibrated by a backend's joint reconstruction (specs/training.md, TRN-3)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ReconstructionConfig
+
+from ptycho_data.batches import PatternSource
+from ptycho_data.canvas import canvas_geometry, scan_sites
+from ptycho_data.fitting import JointFit
+from ptycho_data.fitting.probe_estimation import ProbeFit, Solver
+from ptycho_data.fitting.probes import normalised_probe
+from ptycho_data.stages import Progress
+from ptycho_data.workflows.backend import Backend
+from ptycho_data.workflows.options import joint_options
+
+
+def solver(backend: Backend, device: str) -> Solver:
+    """The joint reconstruction and its residual, of all patterns of a source, on a canvas of their own."""
+    return Solver(partial(_fit, backend, device), partial(_residual, backend, device))
+
+
+def _fit(
+    backend: Backend,
+    device: str,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    probe: NDArray[np.complex64],
+    *,
+    mean_counts: float,
+    config: ReconstructionConfig,
+    stage: str,
+    progress: Progress | None,
+) -> JointFit:
+    sites = scan_sites(positions_px, canvas_geometry(positions_px, source.N), source.N)
+    return backend.joint_fit(
+        source,
+        sites,
+        probe,
+        indices=np.arange(len(source)),
+        mean_counts=mean_counts,
+        epochs=config.epochs,
+        device=device,
+        progress=progress,
+        stage=stage,
+        **joint_options(config),
+    )
+
+
+def _residual(
+    backend: Backend,
+    device: str,
+    source: PatternSource,
+    positions_px: NDArray[np.float64],
+    fit: ProbeFit,
+    indices: NDArray[np.int64],
+    *,
+    mean_counts: float,
+) -> tuple[float | None, float | None]:
+    sites = scan_sites(positions_px, canvas_geometry(positions_px, source.N), source.N)
+    probe = normalised_probe(fit.probe, mean_counts)
+    return backend.residual(source, fit.object, probe, sites, indices, device=device)

@@ -1,0 +1,191 @@
+"""The workflow ``infer``: the object of a scan by a trained network, refined if asked (specs/training.md, IMG)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ReconstructionConfig, to_dict
+from ptycho_contracts.records import Groups, Reconstruction
+
+from ptycho_data.batches import GroupBatches, ModuliStream
+from ptycho_data.canvas import Stitcher, sparse_subsets
+from ptycho_data.canvas.illumination import power_of
+from ptycho_data.checks.requirements import require_probe
+from ptycho_data.checksums import sha256_of
+from ptycho_data.fitting.checkpoints import checkpoint_plan
+from ptycho_data.fitting.probes import normalised_probe, with_modes
+from ptycho_data.grouping import validation_indices
+from ptycho_data.stages import Progress, Stages
+from ptycho_data.workflows.backend import Backend, Model
+from ptycho_data.workflows.options import joint_options
+from ptycho_data.workflows.payloads import InferencePayload
+from ptycho_data.workflows.prepared_scan import PreparedScan, assembly_of, inference_groups, prepare_scan
+from ptycho_data.workflows.results import reconstruction_of, residual_of
+from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, inference_summary, residuals
+
+_GROUPS_AT_ONCE = 32
+
+
+def infer(
+    backend: Backend,
+    payload: InferencePayload,
+    *,
+    validation: NDArray[np.int64] | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Infer the object of a scan with a trained model, and refine it if that was asked for.
+
+    The payload stays as it is: the same payload gives the same result again.
+
+    Args:
+        backend: What computes.
+        payload: From a backend's ``create_inference_payload``.
+        validation: Indices of patterns that validate the refinement; default: the fraction in the options.
+        checkpoint: File that keeps the state of the refinement between epochs; default: none is kept.
+        resume: Go on from that file.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        ContractError: several scans in one file, a network that cannot infer as asked, or a checkpoint of another run.
+        MissingFileError: no checkpoint to go on from.
+        WorkFailedError: a refinement diverged.
+    """
+    config, execution, model = payload.pt_inference_config, payload.execution_config, payload.bundle.model
+    device = backend.device(execution)
+    stages = Stages()
+    hold_out = config.hold_out if payload.hold_out is None else payload.hold_out
+    prepared = prepare_scan(payload.scan, hold_out, config.seed, correct_positions=config.correct_positions)
+    fitted, validating = validation_indices(
+        prepared.used, config.val_fraction if validation is None else validation, config.seed
+    )
+    versions = all_versions(backend.versions())
+    plan = checkpoint_plan(
+        checkpoint if config.refine else None,
+        resume=resume,
+        enabled=execution.enable_checkpointing,
+        settings=[to_dict(section) for section in (payload.pt_data_config, payload.pt_model_config, config)],
+        backend=backend.name,
+        device=device,
+        versions=versions,
+        model=sha256_of(*model.weight_arrays().values()),
+    )
+    if config.probe_source == "file":
+        given = require_probe(payload.scan, "infer with `probe_source=file`")
+        model = model.with_probe(normalised_probe(with_modes(given, payload.pt_model_config.modes), 1.0))
+    assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, model.infers_whole_canvas)
+    reading: dict[str, Any] = {
+        "batch_size": execution.inference_batch_size,
+        "num_workers": execution.num_workers,
+        "device": device,
+        "progress": progress,
+    }
+    with stages.measure("imaging"):
+        if assembly == "canvas":
+            object_ = infer_on_canvas(backend, model, prepared, **reading)
+        else:
+            groups = inference_groups(prepared, payload.pt_data_config, config.seed)
+            object_ = infer_by_groups(backend, model, prepared, groups, **reading)
+    probe, background = model.probe_array(), None
+    of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device))
+    results: Summary = {"assembly": assembly, "network": of_network}
+    if config.refine:
+        options = ReconstructionConfig(
+            seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
+        )
+        with stages.measure("refinement"):
+            fit = backend.joint_fit(
+                prepared.source,
+                prepared.sites,
+                probe,
+                indices=fitted,
+                mean_counts=prepared.mean_counts,
+                epochs=config.refine,
+                object_start=object_,
+                device=device,
+                progress=progress,
+                stage="refinement",
+                validation=validating,
+                patience=execution.early_stop_patience,
+                checkpoints=plan,
+                **joint_options(options),
+            )
+        object_, probe, background = fit.object, fit.probe, fit.background
+        prepared, of_fit = after_joint_fit(prepared, fit, fitted)
+        results |= of_fit
+    with stages.measure("residuals"):
+        results |= residuals(prepared, residual_of(backend, prepared, object_, probe, background, device=device))
+    summary = inference_summary(payload, prepared, probe, stages, versions=versions, device=device, results=results)
+    return reconstruction_of(prepared, object_, probe, prepared.used), summary
+
+
+def infer_on_canvas(
+    backend: Backend,
+    model: Model,
+    prepared: PreparedScan,
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> NDArray[np.complex64]:
+    """All used patterns on one canvas: the network's passes over subsets of the scan (IMG-1).
+
+    Args:
+        model: Infers a whole canvas.
+        batch_size: Most patterns in a subset; default: chosen from the overlap.
+        num_workers: Threads that read patterns ahead.
+
+    Returns:
+        (H, W) complex64, for a probe of unit energy.
+    """
+    sites = prepared.sites[prepared.used]
+    subsets = sparse_subsets(model.probe_array(), sites, most=batch_size)
+    moduli = ModuliStream(
+        prepared.source,
+        [prepared.used[subset] for subset in subsets],
+        passes=model.config.iterations * model.config.sweeps,
+        mean_counts=prepared.mean_counts,
+        workers=num_workers,
+        progress=progress,
+    )
+    with moduli:
+        return backend.infer_canvas(model, moduli, sites, subsets, bad_pixels=prepared.source.bad_pixels, device=device)
+
+
+def infer_by_groups(
+    backend: Backend,
+    model: Model,
+    prepared: PreparedScan,
+    groups: Groups,
+    *,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> NDArray[np.complex64]:
+    """Each group on a canvas of its own; the patches under each position are stitched, weighted by |P|^2 (IMG-2).
+
+    Args:
+        batch_size: Most patterns at once.
+        num_workers: Readers that read patterns ahead.
+
+    Returns:
+        (H, W) complex64, for a probe of unit energy; 1 where nothing was stitched.
+    """
+    scans = np.unique(np.asarray(prepared.source.scan_index)[prepared.used])
+    batches = GroupBatches(prepared.source, groups, mean_counts={int(scan): prepared.mean_counts for scan in scans})
+    at_once = _GROUPS_AT_ONCE if batch_size is None else max(1, batch_size // batches.channels)
+    weight, stitcher, done = power_of(model.probe_array()), Stitcher(prepared.geometry), 0
+    inferred = backend.infer_groups(model, batches, batch_size=at_once, num_workers=num_workers, device=device)
+    for patches, members in inferred:
+        stitcher.add(patches, prepared.positions_px[members], weight)
+        done += len(members) // batches.channels
+        if progress is not None:
+            progress("groups", done, len(groups))
+    canvas, seen = stitcher.result()
+    return np.where(seen > 0, canvas, np.complex64(1))

@@ -1,0 +1,127 @@
+"""The workflow ``reconstruct``: object and probe of one scan jointly, without a network (PHY-27 to PHY-32)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, to_dict
+from ptycho_contracts.records import Reconstruction, Scan
+
+from ptycho_data.checks.requirements import require_light
+from ptycho_data.files import read_scan
+from ptycho_data.fitting.checkpoints import checkpoint_plan
+from ptycho_data.fitting.probe_estimation import find_probe
+from ptycho_data.fitting.probes import with_modes
+from ptycho_data.grouping import HoldOut, validation_indices
+from ptycho_data.stages import Progress, Stages
+from ptycho_data.workflows.backend import Backend
+from ptycho_data.workflows.calibration import solver
+from ptycho_data.workflows.options import joint_options
+from ptycho_data.workflows.prepared_scan import prepare_scan
+from ptycho_data.workflows.results import reconstruction_of, residual_of
+from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, reconstruction_summary, residuals
+
+
+def reconstruct(
+    backend: Backend,
+    scan: Scan | Path | str,
+    *,
+    config: ReconstructionConfig,
+    execution_config: ExecutionConfig,
+    hold_out: HoldOut = None,
+    validation: NDArray[np.int64] | None = None,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> tuple[Reconstruction, Summary]:
+    """Joint reconstruction of object and probe from empty space and the scan's probe; no network.
+
+    Args:
+        backend: What computes.
+        scan: One scan, or the path of its file.
+        config, execution_config: Options of the reconstruction and of the device.
+        hold_out: Indices of patterns never used, or a fraction; default: as the options say.
+        validation: Indices of patterns that validate; default: the fraction in the options.
+        measurement, nphotons: How a file is read.
+        checkpoint: File that keeps the state between epochs; default: none is kept.
+        resume: Go on from that file.
+        progress: Called as ``progress(stage, done, total)``.
+
+    Raises:
+        ContractError: bad data, several scans in one file, or a checkpoint of another run.
+        MissingFileError: no such file, or no checkpoint to go on from.
+        WorkFailedError: the reconstruction diverged.
+    """
+    if not isinstance(scan, Scan):
+        scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
+    require_light(scan)
+    device = backend.device(execution_config)
+    stages = Stages()
+    prepared = prepare_scan(
+        scan, config.hold_out if hold_out is None else hold_out, config.seed, correct_positions=config.correct_positions
+    )
+    fitted, validating = validation_indices(
+        prepared.used, config.val_fraction if validation is None else validation, config.seed
+    )
+    versions = all_versions(backend.versions())
+    plan = checkpoint_plan(
+        checkpoint,
+        resume=resume,
+        enabled=execution_config.enable_checkpointing,
+        settings=[to_dict(config), {"measurement": measurement, "nphotons": nphotons}],
+        backend=backend.name,
+        device=device,
+        versions=versions,
+    )
+    start, search = scan.probe, None
+    used: dict[str, Any] = {"indices": prepared.used, "mean_counts": prepared.mean_counts}
+    if start is None:
+        with stages.measure("probe search"):
+            start, search = find_probe(
+                solver(backend, device),
+                prepared.source,
+                prepared.positions_px,
+                **used,
+                config=config,
+                progress=progress,
+            )
+    with stages.measure("reconstruction"):
+        fit = backend.joint_fit(
+            prepared.source,
+            prepared.sites,
+            with_modes(start, config.modes),
+            indices=fitted,
+            mean_counts=prepared.mean_counts,
+            epochs=config.epochs,
+            max_seconds=config.max_seconds,
+            device=device,
+            validation=validating,
+            patience=execution_config.early_stop_patience,
+            checkpoints=plan,
+            progress=progress,
+            **joint_options(config),
+        )
+    prepared, results = after_joint_fit(prepared, fit, fitted)
+    with stages.measure("residuals"):
+        residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
+        results |= residuals(prepared, residual)
+    summary = reconstruction_summary(
+        scan,
+        prepared,
+        fit,
+        stages,
+        config=config,
+        execution=execution_config,
+        versions=versions,
+        device=device,
+        fitted=len(fitted),
+        search=search,
+        results=results,
+    )
+    # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.
+    return reconstruction_of(prepared, fit.object, fit.probe, fitted), summary
