@@ -62,7 +62,7 @@ def training_figures(summary: dict[str, Any]) -> dict[str, Any]:
         "epochs": told["epochs"],
         "steps": told["steps"],
         "val_loss": told["losses"].get("val_loss"),
-        "flat_loss": told["flat_loss"],
+        "uniform_loss": told["uniform_loss"],
         "collapsed": told["collapsed"],
         "training_cpu_s": round(summary["cpu_seconds"]["training"], 2),
         "process_cpu_s": summary["process_cpu_s"],

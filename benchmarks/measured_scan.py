@@ -1,6 +1,6 @@
 """Train, image, refine and reconstruct one measured scan through the installed commands; prints JSON.
 
-usage: python benchmarks/measured_scan.py SCAN.npz [--modes 3] [--train-epochs 1] [--sweeps 3]
+usage: python benchmarks/measured_scan.py SCAN.npz [--modes 3] [--train-epochs 1] [--passes 3]
 
 Each command runs in a process of its own with one thread. 52 of 516 patterns (a tenth of any scan) are held out as
 ``numpy.random.default_rng(0).permutation(M)[:round(M / 10)]``; baselines are a flat object under the file's probe,
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("scan", type=Path)
     parser.add_argument("--modes", type=int, default=3)
     parser.add_argument("--train-epochs", type=int, default=1)
-    parser.add_argument("--sweeps", type=int, default=3)
+    parser.add_argument("--passes", type=int, default=3)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -41,7 +41,7 @@ def main() -> None:
         model = str(work / "train" / "model.safetensors")
         scan, modes = str(given.scan), ("--modes", str(given.modes))
         runs = {
-            "train": ("train", scan, *modes, "--epochs", str(given.train_epochs), "--sweeps", str(given.sweeps)),
+            "train": ("train", scan, *modes, "--epochs", str(given.train_epochs), "--passes", str(given.passes)),
             "infer": ("infer", model, scan),
             "infer_refine_5": ("infer", model, scan, "--refine", "5"),
             "reconstruct_15": ("reconstruct", scan, *modes, "--epochs", "15"),
@@ -54,7 +54,7 @@ def main() -> None:
             "scan": given.scan.name,
             "patterns": count,
             "held_out": round(count / 10),
-            "sweeps": given.sweeps,
+            "passes": given.passes,
             "machine": machine(),
             **results,
         }

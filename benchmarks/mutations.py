@@ -64,13 +64,13 @@ MUTATIONS = (
                 "F.pad(real, (0, 0, 1, 0)), F.pad(real, (0, 0, 0, 1))",
             ),
             ("the edge of the canvas", "corners - over, fractions + over", "corners, fractions"),
-            ("norm of the transform", 'torch.fft.fft2(waves, norm="ortho")', "torch.fft.fft2(waves)"),
-            ("norm of the inverse", 'torch.fft.ifft2(waves, norm="ortho")', "torch.fft.ifft2(waves)"),
+            ("norm of the transform", 'torch.fft.fft2(wavefields, norm="ortho")', "torch.fft.fft2(wavefields)"),
+            ("norm of the inverse", 'torch.fft.ifft2(wavefields, norm="ortho")', "torch.fft.ifft2(wavefields)"),
             ("conjugated probe", "patches.unsqueeze(1) * probe", "patches.unsqueeze(1) * probe.conj()"),
             (
-                "modes added as waves",
-                "squared_modulus(detector_waves).sum(1)",
-                "squared_modulus(detector_waves.sum(1))",
+                "modes added as wavefields",
+                "squared_modulus(detector_wavefields).sum(1)",
+                "squared_modulus(detector_wavefields.sum(1))",
             ),
             ("imaginary part dropped", "field.real.square() + field.imag.square()", "field.real.square()"),
             (

@@ -109,7 +109,7 @@ def images(work: Path, training: Scan, imaged: Scan, options: list[str], seed: i
 
 def _of_the_network(words: list[str]) -> list[str]:
     """Those of the options that shape the network and the way it images, with their values."""
-    names = ("--architecture", "--iterations", "--sweeps", "--width", "--modes", "--gridsize")
+    names = ("--architecture", "--iterations", "--passes", "--width", "--modes", "--gridsize")
     return [word for name, value in pairwise(words) if name in names for word in (name, value)]
 
 

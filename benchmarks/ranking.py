@@ -4,7 +4,7 @@ usage: python benchmarks/ranking.py [SYNTH.npz] [--patterns 400] [--without-runs
 
 The scan is simulated, or SYNTH.npz with its ``objectGuess``. Each family disturbs the true object in one way at
 growing strength, or holds unfinished results: descents of few epochs with the true probe, and networks after short
-trainings and with few sweeps. All objects are judged with the true probe against the same noisy counts, on patterns
+trainings and with few passes. All objects are judged with the true probe against the same noisy counts, on patterns
 that no run has used (a tenth, held out) and on the used ones: Poisson and amplitude loss (specs/physics.md, PHY-16,
 PHY-17; float64). The object's error is the RMSE of the complex field in the scanned area after scale, phase, ramp and
 shift are removed (specs/metrics.md, MET-2 to MET-6). Figures: Spearman's rank correlation of loss and error, by family
@@ -32,13 +32,14 @@ from numpy.typing import NDArray
 from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_contracts.records import Scan
 from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.canvas import scan_sites
 from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.metrics import align
 from ptycho_data.simulate import simulate
 from ptycho_torch.losses import LOSSES
-from ptycho_torch.physics import Placement, extract_patches, illumination, place_scan, to_corner
+from ptycho_torch.physics import Placement, extract_patches, illumination, to_corner
 from ptycho_torch.physics import simulate as far_field
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
@@ -49,7 +50,7 @@ BLUR_PX = (0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 4.0)
 SMOOTH_PHASE_RAD = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 SCALED_AMPLITUDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 DESCENT_EPOCHS = (1, 2, 3, 5, 8, 12, 20)
-NETWORKS = tuple((sweeps, groups) for sweeps in (1, 2, 4, 8) for groups in (20, 320))
+NETWORKS = tuple((passes, groups) for passes in (1, 2, 4, 8) for groups in (20, 320))
 _CHUNK = 64
 
 
@@ -67,7 +68,7 @@ class Judge:
 
     def __init__(self, scan: Scan, held: NDArray[np.int64]) -> None:
         self.scan, self.geometry = scan, canvas_geometry(scan.positions_px, scan.N)
-        sites = place_scan(scan.positions_px, self.geometry, scan.N)
+        sites = Placement.of(scan_sites(scan.positions_px, self.geometry, scan.N))
         self._sites = Placement(sites.corners_yx, sites.fractions_yx.double(), sites.shape, sites.N)
         self._probe = torch.from_numpy(normalised_probe(scan.probe, 1.0).astype(np.complex128))
         self._gauge = mean_counts(scan)[int(scan.scan_index[0])]
@@ -207,14 +208,14 @@ def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: a
             str(given.seed),
         )
         found.append(Candidate("descent", epochs, image_of(out, judge)))
-    for sweeps, groups in NETWORKS:
-        out = work / f"network-{sweeps}-{groups}"
+    for passes, groups in NETWORKS:
+        out = work / f"network-{passes}-{groups}"
         command(
             out,
             "train",
             work / "other.npz",
-            "--sweeps",
-            str(sweeps),
+            "--passes",
+            str(passes),
             "--n-groups",
             str(groups),
             "--epochs",
@@ -224,7 +225,7 @@ def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: a
             *shlex.split(given.train),
         )
         command(out / "image", "infer", out / "model.safetensors", work / "scan.npz", *keep)
-        found.append(Candidate("network", f"{sweeps} sweeps, {groups} groups", image_of(out / "image", judge)))
+        found.append(Candidate("network", f"{passes} passes, {groups} groups", image_of(out / "image", judge)))
     return found
 
 

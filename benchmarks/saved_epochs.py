@@ -3,7 +3,7 @@
 usage: python benchmarks/saved_epochs.py SCAN.npz [--epochs 20] [--bound 0.0105] [--modes 3] [--train "OPTIONS"]
 
 ``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` images them. The joint descent
-(specs/physics.md, PHY-27) then starts with that probe from three objects: empty space, the image by the same sweeps
+(specs/physics.md, PHY-27) then starts with that probe from three objects: empty space, the image by the same passes
 of physics without a trained network, and the network's image. As a descent's learning rates follow its length, each
 number of epochs is a descent of its own. Figures: the held-out residual R at the end of each, the least number of
 epochs with R at or below the bound, and what the network's image saves. Held out are a tenth of the patterns,
@@ -27,15 +27,16 @@ from measuring import machine, show
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.records import Scan
+from ptycho_data.canvas import scan_sites
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 from ptycho_data.fitting.probes import normalised_probe
-from ptycho_data.workflows.prepared_scan import ScanView, scan_view
+from ptycho_data.workflows.prepared_scan import PreparedScan, prepare_scan
 from ptycho_torch.bundle import load_bundle
 from ptycho_torch.descent import joint_descent
 from ptycho_torch.evaluation import far_field_residual
 from ptycho_torch.inference import image_on_canvas
 from ptycho_torch.model import PtychoModel
-from ptycho_torch.physics import Placement, place_scan
+from ptycho_torch.physics import Placement
 
 Object = NDArray[np.complex64]
 
@@ -94,11 +95,11 @@ def middle(scan: Scan, count: int | None) -> Scan:
 
 def started(
     scan: Scan, work: Path, given: argparse.Namespace
-) -> tuple[ScanView, dict[str, Object], NDArray[np.complex64], dict[str, Any]]:
+) -> tuple[PreparedScan, dict[str, Object], NDArray[np.complex64], dict[str, Any]]:
     """The scan as split, objects to start from, the calibrated probe, and what training and imaging cost."""
     np.save(work / "held.npy", np.sort(np.random.default_rng(0).permutation(len(scan))[: round(len(scan) / 10)]))
     write_scan(work / "scan.npz", scan)
-    view = scan_view(scan, str(work / "held.npy"), given.seed)
+    view = prepare_scan(scan, str(work / "held.npy"), given.seed)
     keep = ("--hold-out", str(work / "held.npy"))
     model = work / "model" / "model.safetensors"
     summary = command(
@@ -118,7 +119,7 @@ def started(
     network = read_reconstruction(work / "image" / "object.npz").object
     trained = load_bundle(model).model
     probe: NDArray[np.complex64] = trained.probe.numpy()
-    # Fresh nets add nothing (specs/training.md, NET-7): the same sweeps, without what was learned.
+    # Fresh nets add nothing (specs/training.md, NET-7): the same passes, without what was learned.
     physics = image_on_canvas(PtychoModel(trained.config, probe).eval(), view)
     cost = training_figures(summary) | {
         "calibration_cpu_s": round(summary["cpu_seconds"].get("calibration", 0.0), 2),
@@ -129,11 +130,11 @@ def started(
 
 
 def descended(
-    view: ScanView, start: Object, probe: NDArray[np.complex64], given: argparse.Namespace, rate: float
+    view: PreparedScan, start: Object, probe: NDArray[np.complex64], given: argparse.Namespace, rate: float
 ) -> dict[str, Any]:
     """Held-out R of the start (0 epochs) and after complete descents of 1, 2, ... epochs."""
     config = ReconstructionConfig(object_learning_rate=rate, seed=given.seed)
-    placement = place_scan(view.positions_px, view.geometry, view.source.N)
+    placement = Placement.of(scan_sites(view.positions_px, view.geometry, view.source.N))
     rows = [{"epochs": 0, "held_out_R": residual(view, placement, start, probe), "cpu_s": 0.0}]
     for epochs in range(1, given.epochs + 1):
         if given.stop and rows[-1]["held_out_R"] <= given.bound:
@@ -159,7 +160,7 @@ def descended(
     return {"least_epochs": least, "by_epochs": rows}
 
 
-def residual(view: ScanView, placement: Placement, object_: Object, probe: NDArray[np.complex64]) -> float:
+def residual(view: PreparedScan, placement: Placement, object_: Object, probe: NDArray[np.complex64]) -> float:
     """R of the patterns held out, which no stage has used."""
     gauge = normalised_probe(probe, view.mean_counts)
     found, _ = far_field_residual(view.source, object_, gauge, placement, view.held_out)

@@ -1,6 +1,6 @@
 """Figures against truth: network only, refined, wrong probe, no probe, disturbed positions; prints JSON.
 
-usage: python benchmarks/simulated_scan.py SYNTH.npz [--train-patterns 1500] [--epochs 1] [--sweeps 4]
+usage: python benchmarks/simulated_scan.py SYNTH.npz [--train-patterns 1500] [--epochs 1] [--passes 4]
 
 SYNTH.npz holds a simulated scan with ``objectGuess`` (truth), its probe and ``probeWrong``. The network is trained on
 another simulated object (lines) under the same probe, and never sees the scan that it images. One thread.
@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("scan", type=Path)
     parser.add_argument("--train-patterns", type=int, default=1500)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--sweeps", type=int, default=4)
+    parser.add_argument("--passes", type=int, default=4)
     given = parser.parse_args()
     scan = read_scan(given.scan)
     with np.load(given.scan) as file:
@@ -44,7 +44,7 @@ def main() -> None:
         model = str(work / "train" / "model.safetensors")
         exact = ("--modes", "1")
         runs = {
-            "train": ("train", files["other"], "--epochs", str(given.epochs), "--sweeps", str(given.sweeps)),
+            "train": ("train", files["other"], "--epochs", str(given.epochs), "--passes", str(given.passes)),
             "infer": ("infer", model, files["exact"]),
             "infer_refine_5": ("infer", model, files["exact"], "--refine", "5"),
             "reconstruct_true_probe_20": ("reconstruct", files["exact"], *exact, "--epochs", "20"),
@@ -59,7 +59,7 @@ def main() -> None:
             "machine": machine(),
             "train_patterns": given.train_patterns,
             "epochs": given.epochs,
-            "sweeps": given.sweeps,
+            "passes": given.passes,
             **results,
         }
     )

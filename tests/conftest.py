@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite(
-    "descent_resume", "factory_behaviour", "imaging_flags", "programs", "training_flags", "wheel_use"
+    "factory_behaviour", "imaging_flags", "joint_resume", "joint_state", "programs", "training_flags", "wheel_use"
 )
 
-SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--sweeps", "1", "--gridsize", "1", "--n-groups", "40")
+SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--passes", "1", "--gridsize", "1", "--n-groups", "40")
 """A training of a fifth of a second in PyTorch: 38 groups of one pattern, 2 for val_loss."""
 
 

@@ -37,7 +37,7 @@ def physics(N: int, modes: int, patterns: int) -> dict[str, Any]:
         "probe": probe,
         "upstream": upstream,
         "patches": patches,
-        "placed": reference.place_patches(patches, positions, shape, origin),
+        "placed": reference.scatter_add(patches, positions, shape, origin),
         "intensities": reference.simulate_counts(patches, probe),
         "gradient_patches": by_patches,
         "gradient_probe": by_probe,

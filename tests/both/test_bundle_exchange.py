@@ -13,8 +13,8 @@ SMALL = ("--n-groups", "64", "--width", "4")
 PREDICTION, STEPS = 1e-5, 1e-3
 BACKENDS = ("torch", "tf")
 MODELS = {
-    "one mode": ("--sweeps", "2", "--iterations", "2"),
-    "two modes": ("--sweeps", "2", "--iterations", "2", "--modes", "2", "--calibrate-probe"),
+    "one mode": ("--passes", "2", "--iterations", "2"),
+    "two modes": ("--passes", "2", "--iterations", "2", "--modes", "2", "--calibrate-probe"),
     "cnn": ("--architecture", "cnn"),
 }
 

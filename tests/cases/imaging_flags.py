@@ -78,7 +78,7 @@ class Images:
         return path
 
 
-class DescentFlags(Images):
+class JointFlags(Images):
     """Options of every descent; ``descend`` runs one of 30 epochs."""
 
     @pytest.fixture(scope="class")
@@ -120,7 +120,7 @@ class DescentFlags(Images):
         assert not (kept.out / "checkpoints").exists()
 
 
-class InferenceFlags(DescentFlags):
+class InferenceFlags(JointFlags):
     """Invariant 36 for ``infer``: the same for both backends."""
 
     @pytest.fixture
@@ -266,7 +266,7 @@ class InferenceFlags(DescentFlags):
             assert json.loads(capfd.readouterr().out)["kind"] == kind
 
 
-class ReconstructFlags(DescentFlags):
+class ReconstructFlags(JointFlags):
     """Invariant 36 for ``reconstruct``: the same for both backends."""
 
     @pytest.fixture

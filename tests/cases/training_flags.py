@@ -94,7 +94,7 @@ class TrainingFlags:
 
     def test_supervised_weight(self, train, scan_file, tmp_path):
         """Other weights, towards the true object; without one it is refused, and 0 changes nothing."""
-        words = ("--synthetic", "2", "--learning-rate", "0.003", "--epochs", "4", "--sweeps", "1")
+        words = ("--synthetic", "2", "--learning-rate", "0.003", "--epochs", "4", "--passes", "1")
         free, taught = train(*words), train(*words, "--supervised-weight", "3")
         assert taught.code == 0, taught.err
         assert not same(free, taught)
@@ -122,9 +122,9 @@ class TrainingFlags:
         assert other.code == 2
         assert "width" in other.err
         assert not other.out.exists()
-        sweeps = train(*still, "--sweeps", "2")
-        assert all(np.allclose(tensor, weights(first)[name], atol=1e-6) for name, tensor in weights(sweeps).items())
-        assert sweeps.summary["settings"]["model"]["sweeps"] == 2
+        passes = train(*still, "--passes", "2")
+        assert all(np.allclose(tensor, weights(first)[name], atol=1e-6) for name, tensor in weights(passes).items())
+        assert passes.summary["settings"]["model"]["passes"] == 2
         missing = train("--start-from", tmp_path / "none.safetensors")
         assert missing.code == 2
         assert "none.safetensors" in missing.err
@@ -173,7 +173,7 @@ class TrainingFlags:
         assert three["parameters"] == 3 * one["parameters"]
 
     def test_sweeps(self, train):
-        assert not same(train(), train("--sweeps", "2"))
+        assert not same(train(), train("--passes", "2"))
 
     def test_width(self, train):
         two, four = (train("--width", width, stop_before_fit=True).seen for width in ("2", "4"))

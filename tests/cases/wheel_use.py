@@ -12,7 +12,7 @@ import pytest
 from programs import run_program
 
 NEEDED = ("contracts", "data", "cli")
-SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--sweeps", "1", "--n-groups", "20", "--quiet")
+SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--passes", "1", "--n-groups", "20", "--quiet")
 PLACES = """
 import importlib, sys
 for name in sys.argv[1:]:

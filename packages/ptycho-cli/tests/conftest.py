@@ -17,6 +17,7 @@ from ptycho_contracts.config import ExecutionConfig, resolve
 from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.records import Reconstruction, Scan
 from ptycho_data.files import write_scan
+from ptycho_data.workflows import evaluate_scan
 
 QUIET = [HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=QUIET)
@@ -91,23 +92,27 @@ class RecordingBackend:
         self.calls["payload"] = {"model": model_path, "data": test_data_file, "overrides": overrides}
         return self._payload(INFER_SECTIONS, output_dir, overrides)
 
-    def train(self, payload, *, validation_files=(), progress=None):
-        self.calls["train"] = {"validation_files": validation_files, "progress": progress}
+    def train(self, payload, *, validation=None, progress=None):
+        self.calls["train"] = {"validation": validation, "progress": progress}
         self._work(progress)
         payload.output_dir.mkdir(parents=True, exist_ok=True)
         (payload.output_dir / "model.safetensors").write_bytes(b"weights")
-        return {"seed": 0, "residual": self.residual}
+        return "a model", {"seed": 0, "residual": self.residual}
 
     def infer(self, payload, *, progress=None, **options):
         self.calls["infer"] = {"progress": progress, **options}
-        return self._descent(progress, **options)
+        return self._fit(progress, **options)
 
-    def reconstruct(self, data_file, **options):
-        self.calls["reconstruct"] = {"data": data_file, **options}
-        return self._descent(**options)
+    def reconstruct(self, scan, **options):
+        self.calls["reconstruct"] = {"data": scan, **options}
+        return self._fit(**options)
 
-    def _descent(self, progress, checkpoint=None, resume=False, **options):
-        """A descent that writes as many checkpoints as it is told to."""
+    def evaluate(self, scan, **options):
+        """The library's own evaluation, which reconstructs."""
+        return evaluate_scan(self, scan, **options)
+
+    def _fit(self, progress, checkpoint=None, resume=False, **options):
+        """A fit that writes as many checkpoints as it is told to."""
         for _ in range(self.checkpoints if checkpoint is not None else 0):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_bytes(b"a state of this run")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_cli.main import main
-from ptycho_data.checks.advice import advise, collapsed, hint, over_floor, try_next
+from ptycho_cli.output.flags import with_flags
+from ptycho_data.checks import advice
+from ptycho_data.checks.advice import over_floor
 
 SETTLED = {
     "residual": 0.0105,
@@ -19,6 +22,31 @@ SETTLED = {
     "half_bit": 0.5,
     "half_bit_before": 0.49,
 }
+
+
+def advise(**figures):
+    """The library's advice, as the command line shows it."""
+    return [replace(entry, text=with_flags(entry.text)) for entry in advice.advise(**figures)]
+
+
+def hint(command, summary):
+    found = advice.hint(command, summary)
+    return None if found is None else with_flags(found)
+
+
+def collapsed(summary, model):
+    found = advice.collapsed(summary, model)
+    return None if found is None else with_flags(str(found))
+
+
+def try_next(modes, **options):
+    return with_flags(advice.try_next(modes, **options))
+
+
+def test_the_library_names_python_arguments():
+    """Errors and advice of the library have no flags; the command line puts them in."""
+    assert advice.try_next(1) == "try `modes=3`"
+    assert with_flags(advice.try_next(3)) == "try more --epochs, --modes 5, --correct-positions, --fit-background"
 
 
 def codes(**changes) -> list[str]:
@@ -182,9 +210,9 @@ def test_a_training_without_anything_to_say_gives_no_hint(told):
     assert hint("train", told) is None
 
 
-def flat_training(architecture="cnn", weight=0.0):
+def uniform_training(architecture="cnn", weight=0.0):
     """Summary of a training that collapsed twice."""
-    training = {"collapsed": True, "restarts": 1, "flat_loss": 0.2, "losses": {"val_loss": 0.21}}
+    training = {"collapsed": True, "restarts": 1, "uniform_loss": 0.2, "losses": {"val_loss": 0.21}}
     return {
         "training": training,
         "settings": {"model": {"architecture": architecture}, "training": {"supervised_weight": weight}},
@@ -193,29 +221,40 @@ def flat_training(architecture="cnn", weight=0.0):
 
 def test_a_collapsed_training_says_so():
     """CLI-28: what it means, and only what was not yet tried."""
-    found = str(collapsed(flat_training(), "out/model.safetensors"))
+    found = str(collapsed(uniform_training(), "out/model.safetensors"))
     assert "out/model.safetensors: expected a val_loss below 0.98 of a uniform object's 0.2, found 0.21" in found
     assert "train with more --epochs, or --architecture unrolled, or --synthetic N with --supervised-weight" in found
     assert "[training.collapsed]" in found
-    other = str(collapsed(flat_training("unrolled", 1.0), "m"))
+    other = str(collapsed(uniform_training("unrolled", 1.0), "m"))
     assert "--architecture" not in other
     assert "--supervised-weight" not in other
     assert collapsed({"training": {"collapsed": False}}, "m") is None
     assert collapsed({}, "m") is None
 
 
+def with_report(work, report):
+    """A training whose summary has more entries."""
+
+    def train(*args, **options):
+        model, summary = work(*args, **options)
+        return model, summary | report
+
+    return train
+
+
 def test_a_collapsed_training_ends_with_exit_1_and_its_files(backend, data_file, tmp_path, capsys, monkeypatch):
     """CLI-28: one line on stderr; the bundle and the summary are there."""
     work = backend.train
-    monkeypatch.setattr(backend, "train", lambda *args, **options: work(*args, **options) | flat_training())
+    monkeypatch.setattr(backend, "train", with_report(work, uniform_training()))
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]
     assert main(argv) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "training.collapsed" in error
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "summary.json"}
-    other = lambda *args, **options: work(*args, **options) | flat_training() | {"first_rank": False}  # noqa: E731
-    monkeypatch.setattr(backend, "train", other)
+    monkeypatch.setattr(
+        backend, "train", lambda *args, **options: (None, work(*args, **options)[1] | uniform_training())
+    )
     argv[3] = str(tmp_path / "rank1")
     assert main(argv) == 0  # the first rank speaks for all
 
@@ -248,8 +287,8 @@ def test_no_hint_near_the_floor_or_without_figures(figures):
 def test_a_training_tells_its_val_loss_beside_a_uniform_object_s(backend, data_file, tmp_path, capsys, monkeypatch):
     """CLI-10."""
     work = backend.train
-    told = {"training": {"losses": {"val_loss": 0.00364}, "flat_loss": 0.0203}}
-    monkeypatch.setattr(backend, "train", lambda *args, **options: work(*args, **options) | told)
+    told = {"training": {"losses": {"val_loss": 0.00364}, "uniform_loss": 0.0203}}
+    monkeypatch.setattr(backend, "train", with_report(work, told))
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
     assert main(argv) == 0
     model = tmp_path / "out" / "model.safetensors"

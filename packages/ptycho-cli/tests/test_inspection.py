@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptycho_cli.commands.inspect import bundle_header, inspect_file
 from ptycho_cli.main import main
+from ptycho_cli.output.inspection import bundle_header, inspect_file
 from ptycho_contracts.problems import ContractError
 from ptycho_data.checks.quality import check_scan, gather, odd_pixels, probe_diameter_px
 from ptycho_data.files import write_reconstruction

@@ -91,7 +91,7 @@ class TestPatches:
         """PHY-5, with complex object and patches; and invariant 16: nothing is lost."""
         origin, shape = ref.canvas_geometry(where, N)
         canvas, patches = complex_normal(rng, *shape), complex_normal(rng, len(where), N, N)
-        placed = ref.place_patches(patches, where, shape, origin)
+        placed = ref.scatter_add(patches, where, shape, origin)
         left = np.vdot(ref.extract_patches(canvas, where, N, origin), patches)
         assert left == pytest.approx(np.vdot(canvas, placed), rel=1e-10, abs=1e-8)
         assert placed.sum() == pytest.approx(patches.sum(), rel=1e-10, abs=1e-8)
@@ -101,10 +101,10 @@ class TestPatches:
         """Invariant 13: permuting both leaves the canvas; unequal counts raise."""
         origin, shape = ref.canvas_geometry(where, N)
         patches, order = complex_normal(rng, len(where), N, N), rng.permutation(len(where))
-        placed = ref.place_patches(patches, where, shape, origin)
-        np.testing.assert_allclose(ref.place_patches(patches[order], where[order], shape, origin), placed, atol=1e-12)
+        placed = ref.scatter_add(patches, where, shape, origin)
+        np.testing.assert_allclose(ref.scatter_add(patches[order], where[order], shape, origin), placed, atol=1e-12)
         with pytest.raises(ContractError, match=f"{len(where)} patches and {len(where) - 1} positions"):
-            ref.place_patches(patches, where[1:], shape, origin)
+            ref.scatter_add(patches, where[1:], shape, origin)
 
     @given(where=pst.positions(), N=pst.sizes, rng=pst.generators)
     def test_transposing_object_and_positions_transposes_patches(self, where, N, rng):
@@ -131,7 +131,7 @@ class TestPatches:
         with pytest.raises(ContractError, match=r"patches on the canvas, found pattern 0 .* enlarge the canvas"):
             ref.extract_patches(np.ones((10, 10)), [position], 4, [0, 0])
         with pytest.raises(ContractError, match="patches on the canvas"):
-            ref.place_patches(np.ones((1, 4, 4)), [position], (10, 10), [0, 0])
+            ref.scatter_add(np.ones((1, 4, 4)), [position], (10, 10), [0, 0])
 
 
 class TestForward:
@@ -172,13 +172,13 @@ class TestForward:
     @given(scan=pst.scans(N=7), factor=st.floats(1e-3, 1e3), mean=st.floats(1, 1e6))
     def test_gauge(self, scan, factor, mean):
         """Invariant 2: one gauge, whatever the factor on the probe before; its shape is kept."""
-        gauged = ref.probe_in_gauge(scan.probe * factor, mean)
+        gauged = ref.normalised_probe(scan.probe * factor, mean)
         assert np.sum(np.abs(gauged) ** 2) == pytest.approx(mean, rel=1e-9)
-        np.testing.assert_allclose(gauged, ref.probe_in_gauge(scan.probe, mean), rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(gauged, ref.normalised_probe(scan.probe, mean), rtol=1e-4, atol=1e-6)
 
     def test_a_dark_probe_has_no_gauge(self):
         with pytest.raises(ContractError, match="energy in the probe"):
-            ref.probe_in_gauge(np.zeros((1, 4, 4)), 10.0)
+            ref.normalised_probe(np.zeros((1, 4, 4)), 10.0)
 
     @given(scan=pst.scans(), N=pst.sizes)
     def test_the_twin_explains_the_same_data(self, scan, N):
@@ -289,7 +289,7 @@ class TestMeasured:
             counts = file["diff3d"].astype(float) ** 2
             probe = file["probeGuess"]
         held = np.random.default_rng(0).permutation(516)[:52]
-        probe = ref.probe_in_gauge(probe[None], np.delete(counts, held, axis=0).sum(axis=(1, 2)).mean())
+        probe = ref.normalised_probe(probe[None], np.delete(counts, held, axis=0).sum(axis=(1, 2)).mean())
         flat = ref.simulate_counts(np.ones((1, *counts.shape[1:])), probe)
         assert ref.residual(np.broadcast_to(flat, (52, 128, 128)), counts[held]) == pytest.approx(0.198, abs=0.0006)
 

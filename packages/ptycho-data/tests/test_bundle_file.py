@@ -1,10 +1,9 @@
-"""The bundle's file without a network (specs/bundle.md BUN); a stand-in writes and reads the tensors."""
+"""The bundle's file without a network (specs/bundle.md BUN)."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,11 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
+from ptycho_data import tensor_files
 from ptycho_data.bundle_file import BundleFile, read_bundle, require_same_network, write_bundle
 from ptycho_data.simulate import PROBES
-from ptycho_data.tensor_files import TensorFiles
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 CONFIG = ModelConfig(data=DataConfig(N=16, gridsize=2), modes=1, architecture="unrolled", iterations=2, width=4)
 WEIGHTS = {
@@ -24,48 +25,22 @@ WEIGHTS = {
 CONTENT = BundleFile(CONFIG, WEIGHTS, PROBES["defocused_disc"](16), 1234.5, {"seed": 3, "name": "µ"})
 
 
-def saved(tensors, path, metadata):
-    """A stand-in for safetensors: this package's tests do without it."""
-    with open(path, "wb") as file:
-        np.savez(file, header=json.dumps(metadata), **tensors)
-
-
-@contextmanager
-def opened(path, framework):
-    """The other half."""
-    assert framework == "np"
-    try:
-        with np.load(path) as content:
-            arrays = {name: content[name] for name in content.files}
-    except ValueError as error:
-        raise EOFError("half a file") from error
-    header = json.loads(str(arrays.pop("header")))
-
-    class File:
-        metadata, keys, get_tensor = (lambda _: header), (lambda _: list(arrays)), (lambda _, name: arrays[name])
-
-    yield File()
-
-
-FILES = TensorFiles(saved, opened, EOFError)
-
-
 def held(path) -> tuple[dict, dict]:
     """Header and tensors of a file."""
-    with opened(path, "np") as file:
-        return file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with safe_open(path, "np") as file:
+        return file.metadata(), {name: file.get_tensor(name).copy() for name in file.keys()}  # noqa: SIM118
 
 
 @pytest.fixture
 def path(tmp_path) -> Path:
     """A bundle, written."""
-    write_bundle(tmp_path / "model.safetensors", CONTENT, FILES)
+    write_bundle(tmp_path / "model.safetensors", CONTENT)
     return tmp_path / "model.safetensors"
 
 
 def test_what_is_written_is_read(path):
     """Invariant 43: bit for bit, shapes of scalars too."""
-    found = read_bundle(path, FILES)
+    found = read_bundle(path)
     assert found.config == CONFIG
     assert (found.mean_counts, found.provenance) == (1234.5, CONTENT.provenance)
     np.testing.assert_array_equal(found.probe, CONTENT.probe)
@@ -80,7 +55,7 @@ def test_layout(path):
     """BUN-2, BUN-3, BUN-6, by plain NumPy and hashlib."""
     header, tensors = held(path)
     assert set(header) == {"format", "schema", "config", "provenance", "sha256"}
-    assert (header["format"], header["schema"]) == ("ptycho-bundle", "1")
+    assert (header["format"], header["schema"]) == ("ptycho-bundle", "2")
     assert json.loads(header["config"])["model"]["width"] == 4
     assert tensors["probe"].shape == (1, 16, 16, 2)
     np.testing.assert_array_equal(tensors["probe"][..., 1], CONTENT.probe.imag)
@@ -92,6 +67,20 @@ def test_layout(path):
     assert path.stat().st_mode & 0o777 == 0o644
 
 
+def test_layers_of_schema_1_have_their_present_names(path):
+    """BUN-3: ``enter`` and ``leave`` became ``in_conv`` and ``out_conv``, ``sweeps`` became ``passes``."""
+    old = {"network.nets.0.enter.weight": "in_conv", "network.nets.0.leave.bias": "out_conv"}
+    weights = dict.fromkeys(old, np.ones(2, np.float32))
+    write_bundle(path, replace(CONTENT, weights=weights))
+    header, tensors = held(path)
+    header |= {"schema": "1", "config": header["config"].replace('"passes"', '"sweeps"')}
+    header["sha256"] = tensor_files.tensor_digest(header, tensors, ("config", "provenance"))
+    save_file(tensors, path, metadata=header)
+    found = read_bundle(path)
+    assert set(found.weights) == {"network.nets.0.in_conv.weight", "network.nets.0.out_conv.bias"}
+    assert found.config == CONFIG
+
+
 @pytest.mark.parametrize("what", ["config", "provenance", "network.a", "probe", "mean_counts"])
 def test_altered(path, what):
     """Invariant 44: each part is under the checksum."""
@@ -99,28 +88,28 @@ def test_altered(path, what):
     if what in header:
         header[what] = header[what].replace("3", "4", 1) if what == "provenance" else header[what] + " "
     else:
-        tensors[what] = tensors[what] * tensors[what].dtype.type(1.5)
-    saved(tensors, path, header)
+        tensors[what] = np.asarray(tensors[what] * tensors[what].dtype.type(1.5))
+    save_file(tensors, path, metadata=header)
     with pytest.raises(ContractError, match="altered") as caught:
-        read_bundle(path, FILES)
+        read_bundle(path)
     assert caught.value.codes == ("bundle.broken",)
 
 
 def test_unreadable(path):
     """BUN-7: what the library or the system refuses is one error, with its words."""
     path.write_bytes(b"half")
-    with pytest.raises(ContractError, match="half a file") as caught:
-        read_bundle(path, FILES)
+    with pytest.raises(ContractError, match=r"a whole \.safetensors file") as caught:
+        read_bundle(path)
     assert caught.value.codes == ("bundle.broken",)
     with pytest.raises(MissingFileError, match="Model archive not found"):
-        read_bundle(path.with_name("none"), FILES)
+        read_bundle(path.with_name("none"))
 
 
 def test_another_kind_of_file(path):
     """BUN-7: a scan in the model's place is told as what it is."""
     np.savez(path.with_suffix(".npz"), counts=np.zeros(3))
     with pytest.raises(ContractError, match="a file of another kind; check the path") as caught:
-        read_bundle(path.with_suffix(".npz"), FILES)
+        read_bundle(path.with_suffix(".npz"))
     assert caught.value.codes == ("bundle.broken",)
 
 
@@ -130,11 +119,11 @@ def test_ruined_weights_are_not_written(tmp_path, name, value):
     """BUN-5: and they are named."""
     ruined = replace(CONTENT, weights={**WEIGHTS, name: np.full((2,), value, np.float32)})
     with pytest.raises(WorkFailedError, match=name.replace(".", r"\.")):
-        write_bundle(tmp_path / "model", ruined, FILES)
+        write_bundle(tmp_path / "model", ruined)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_write_keeps_the_old_file(path):
+def test_a_failed_write_keeps_the_old_file(path, monkeypatch):
     """BUN-10."""
     before = path.read_bytes()
 
@@ -142,18 +131,19 @@ def test_a_failed_write_keeps_the_old_file(path):
         Path(filename).write_bytes(b"half")
         raise OSError("No space left on device")
 
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
-        write_bundle(path, CONTENT, replace(FILES, save=full))
+        write_bundle(path, CONTENT)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_the_same_network():
-    """TRN-12: every option that differs; the gridsize matters to ``cnn`` alone; sweeps and modes have no weights."""
+    """TRN-12: every option that differs; the gridsize matters to ``cnn`` alone; passes and modes have no weights."""
     four = replace(CONFIG, data=replace(CONFIG.data, gridsize=1))
     require_same_network(Path("m"), CONFIG, CONFIG)
     require_same_network(Path("m"), CONFIG, four)
-    require_same_network(Path("m"), CONFIG, replace(CONFIG, sweeps=CONFIG.sweeps + 3, modes=CONFIG.modes + 1))
+    require_same_network(Path("m"), CONFIG, replace(CONFIG, passes=CONFIG.passes + 3, modes=CONFIG.modes + 1))
     with pytest.raises(ContractError) as caught:
         require_same_network(Path("m"), CONFIG, replace(CONFIG, width=8, iterations=3))
     assert caught.value.codes == ("bundle.other_network",) * 2

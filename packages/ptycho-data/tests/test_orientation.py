@@ -55,8 +55,8 @@ def test_a_symmetric_start_cannot_tell_the_twin(scan):
 
 def test_nothing_is_decided_where_there_is_nothing_to_see(scan):
     """ORI-3: an empty object explains every orientation."""
-    waves = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(scan.probe, axes=(1, 2)), norm="ortho"), axes=(1, 2))
-    empty = np.broadcast_to((np.abs(waves) ** 2).sum(axis=0).astype(np.float32), scan.measurements.shape)
+    wavefields = np.fft.fftshift(np.fft.fft2(np.fft.ifftshift(scan.probe, axes=(1, 2)), norm="ortho"), axes=(1, 2))
+    empty = np.broadcast_to((np.abs(wavefields) ** 2).sum(axis=0).astype(np.float32), scan.measurements.shape)
     ranking = rank_orientations(turned(scan, ORIENTATIONS[0], measurements=empty, unit="counts"), iterations=2)
     assert not ranking.decided
     assert ranking.twin_is_equal

@@ -51,7 +51,7 @@ def test_orthogonal_modes_are_the_same_light(data, N, modes):
     found = orthogonal_modes(probe)
     scale = power(probe).max()
     np.testing.assert_allclose(power(found), power(probe), rtol=1e-4, atol=1e-5 * scale)
-    far, expected = (power(np.fft.fft2(waves, norm="ortho")) for waves in (found, probe))
+    far, expected = (power(np.fft.fft2(wavefields, norm="ortho")) for wavefields in (found, probe))
     np.testing.assert_allclose(far, expected, rtol=1e-4, atol=1e-5 * expected.max())
     products = np.abs(gram(found))
     np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-4 * products.max())

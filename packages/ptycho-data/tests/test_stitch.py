@@ -129,9 +129,7 @@ def test_groups_are_placed_channel_by_channel(positions, N, rng):
     for row in range(len(groups)):
         for channel in range(4):
             where = positions[groups.nn_indices[row, channel]][None]
-            expected += reference.place_patches(
-                patches[row, channel][None], where, geometry.shape, geometry.origin_yx_px
-            )
+            expected += reference.scatter_add(patches[row, channel][None], where, geometry.shape, geometry.origin_yx_px)
     canvas, weight = stitcher.result()
     np.testing.assert_allclose(canvas * weight, expected, atol=1e-4)
     assert stitcher.patches == 4 * len(groups)
@@ -177,9 +175,9 @@ def test_single_precision_and_many_patches_agree_with_the_reference(positions, N
     weight = rng.uniform(0, 1, (N, N) if shared else patches.shape)
     origin, shape = reference.canvas_geometry(positions, N)
     order = rng.permutation(len(positions))
-    numerator = reference.place_patches(weight * patches, positions, shape, origin)
-    total = reference.place_patches(np.broadcast_to(weight, patches.shape), positions, shape, origin).real
-    largest = reference.place_patches(np.abs(weight * patches), positions, shape, origin).real
+    numerator = reference.scatter_add(weight * patches, positions, shape, origin)
+    total = reference.scatter_add(np.broadcast_to(weight, patches.shape), positions, shape, origin).real
+    largest = reference.scatter_add(np.abs(weight * patches), positions, shape, origin).real
     canvas, found = stitched(patches[order], positions[order], weight if shared else weight[order], batch=61)
     np.testing.assert_allclose(found, total, rtol=1e-5, atol=1e-9)
     assert (np.abs(canvas * found - numerator) <= 1e-5 * largest + 1e-9).all()

@@ -6,13 +6,13 @@ import os
 
 import pytest
 from hypothesis import settings
-from ptycho_contracts.config import DataConfig, ModelConfig
+from ptycho_contracts.config import DataConfig, ExecutionConfig, ModelConfig, TrainingConfig
 from ptycho_contracts.records import Scan
-from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.batches import GroupBatches, mean_counts
 from ptycho_data.grouping.groups import group
 from ptycho_data.simulate import simulate
+from ptycho_data.workflows import TrainingTask
 from ptycho_tf.layers import fresh
-from ptycho_tf.loader import GroupDataset
 from ptycho_tf.model import PtychoModel
 
 settings.register_profile("dev", max_examples=10, deadline=None)
@@ -28,14 +28,14 @@ def scan() -> Scan:
 
 
 @pytest.fixture(scope="session")
-def datasets(scan) -> tuple[GroupDataset, GroupDataset]:
+def datasets(scan) -> tuple[GroupBatches, GroupBatches]:
     """22 groups of one pattern to train on, and 3 to validate with."""
-    gauges = mean_counts(scan)
+    means = mean_counts(scan)
     groups = group(scan.positions_px, gridsize=1, n_groups=25, seed=0)
     parts = (slice(0, 22), slice(22, 25))
     fields = ("nn_indices", "coords_offsets", "coords_relative")
     found = [type(groups)(**{name: getattr(groups, name)[part] for name in fields}) for part in parts]
-    return tuple(GroupDataset(scan, part, mean_counts=gauges) for part in found)
+    return tuple(GroupBatches(scan, part, mean_counts=means) for part in found)
 
 
 @pytest.fixture
@@ -43,9 +43,28 @@ def make_model(scan):
     """A fresh small model; options are those of the model's section."""
 
     def make(*, seed: int = 0, gridsize: int = 1, **options) -> PtychoModel:
-        small = {"iterations": 1, "sweeps": 1, "width": 2, **options}
+        small = {"iterations": 1, "passes": 1, "width": 2, **options}
         config = ModelConfig(data=DataConfig(N=scan.N, gridsize=gridsize), **small)
         return PtychoModel(config, scan.probe, make=fresh(seed, "float32"))
+
+    return make
+
+
+@pytest.fixture
+def make_task(datasets, tmp_path):
+    """A training on the datasets, or on others."""
+
+    def make(training: TrainingConfig, execution: ExecutionConfig, *, model=None, parts=datasets) -> TrainingTask:
+        return TrainingTask(
+            config=model.config,
+            probe=model.probe_array(),
+            groups=parts[0],
+            validation=parts[1],
+            training=training,
+            execution=execution,
+            output_dir=tmp_path,
+            device="cpu",
+        )
 
     return make
 

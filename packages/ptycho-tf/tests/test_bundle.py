@@ -85,7 +85,7 @@ def test_truncated_or_altered_at_any_byte(saved, tmp_path_factory, share, flip):
     "change",
     [
         {"header": {"format": "other"}},
-        {"header": {"schema": "2"}},
+        {"header": {"schema": "3"}},
         {"header": {"config": None}},
         {"header": {"provenance": "[]"}},
         {"tensors": {"probe": None}},

@@ -11,12 +11,12 @@ import pytest
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import conformance
 from ptycho_contracts.testing.network_cases import NetworkCase
-from ptycho_data.canvas.geometry import CanvasGeometry
+from ptycho_data.canvas import CanvasGeometry, scan_sites
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import put_weights
 from ptycho_tf.losses import LOSSES
-from ptycho_tf.model import PtychoModel, good_pixels
-from ptycho_tf.physics import Placement, add_patches, extract_patches, place_scan, simulate, to_centre, to_corner
+from ptycho_tf.model import PtychoModel
+from ptycho_tf.physics import Placement, add_patches, extract_patches, good_pixels, simulate, to_centre, to_corner
 
 VECTORS = Path(__file__).resolve().parents[3] / "specs" / "vectors"
 
@@ -76,7 +76,7 @@ class TensorFlowAdapter:
 
     @staticmethod
     def _sites(positions_px: Any, shape: tuple[int, int], N: int, origin_yx: Any) -> Placement:
-        return place_scan(positions_px, CanvasGeometry(np.asarray(origin_yx, float), tuple(shape)), N)
+        return Placement.of(scan_sites(positions_px, CanvasGeometry(np.asarray(origin_yx, float), tuple(shape)), N))
 
 
 @pytest.mark.parametrize("check", conformance.checks(), ids=str)

@@ -29,7 +29,7 @@ train(create_training_payload(data, out, json.loads(options), execution))
 OPTIONS = {
     "width": 2,
     "iterations": 1,
-    "sweeps": 2,
+    "passes": 2,
     "gridsize": 2,
     "n_groups": 40,
     "val_fraction": 0.1,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.testing import reference
-from ptycho_data.batches.gathering import mean_counts
+from ptycho_data.batches import GroupBatches, mean_counts
 from ptycho_data.canvas.geometry import group_canvas_shape
 from ptycho_data.grouping.groups import group
 from ptycho_tf.framework import tf
-from ptycho_tf.loader import GroupDataset
+from ptycho_tf.loader import signature_of
 from ptycho_tf.losses import supervised_error
-from ptycho_tf.model import PtychoModel, good_pixels
-from ptycho_tf.physics import extract_patches
+from ptycho_tf.model import PtychoModel
+from ptycho_tf.physics import extract_patches, good_pixels
 from ptycho_tf.recovery import PatchVariance
 from ptycho_tf.training import TrainingOutcome, fit
 
@@ -57,8 +57,8 @@ class TestSupervisedError:
     def test_what_the_model_sums(self, scan, make_model):
         """TRN-15: last estimate plus 0.3 of every earlier one, under the illumination, by the reference."""
         groups = group(scan.positions_px, gridsize=2, n_groups=5, seed=0)
-        dataset = GroupDataset(scan, groups, mean_counts=mean_counts(scan), truth=True)
-        batch = {name: tf.constant(array) for name, array in dataset[np.arange(5)].items()}
+        dataset = GroupBatches(scan, groups, mean_counts=mean_counts(scan), truth=True)
+        batch = {name: tf.constant(array) for name, array in dataset.arrays(np.arange(5)).items()}
         canvas = group_canvas_shape(groups.coords_relative, scan.N, multiple=8)
         model = make_model(gridsize=2, iterations=3)
         for variable in model.weights.values():
@@ -77,7 +77,7 @@ class TestSupervisedError:
         ]
         assert float(found.supervised_last) == pytest.approx(errors[-1], rel=1e-4)
         assert float(found.supervised) == pytest.approx(errors[-1] + 0.3 * sum(errors[:-1]), rel=1e-4)
-        bare = GroupDataset(scan, groups, mean_counts=mean_counts(scan))[np.arange(5)]
+        bare = GroupBatches(scan, groups, mean_counts=mean_counts(scan)).arrays(np.arange(5))
         assert "truth" not in bare
         assert model.loss(bare, canvas_shape=canvas, kind="amplitude").supervised is None
 
@@ -86,15 +86,15 @@ class TestSupervisedError:
 def test_flat_loss_against_the_reference(kind, scan, make_model):
     """TRN-14: the loss of the best uniform object, by trying all amplitudes, with bad pixels left out."""
     groups = group(scan.positions_px, gridsize=2, n_groups=4, seed=0)
-    batch = GroupDataset(scan, groups, mean_counts=mean_counts(scan))[np.arange(4)]
+    batch = GroupBatches(scan, groups, mean_counts=mean_counts(scan)).arrays(np.arange(4))
     bad = np.zeros((16, 16), bool)
     bad[6:9, 7] = True
     batch["counts"][..., 6:9, 7] = 1e5  # would weigh more than all others
-    probe = reference.probe_in_gauge(scan.probe, float(batch["mean_counts"][0]))
+    probe = reference.normalised_probe(scan.probe, float(batch["mean_counts"][0]))
     empty = np.broadcast_to(reference.simulate_counts(np.ones((1, 16, 16)), probe), batch["counts"].shape)
     loss = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind]
     tried = [loss(a**2 * empty, batch["counts"], good=~bad) for a in np.linspace(0.2, 1.5, 1301)]
-    assert make_model().flat_loss(batch, kind=kind, mask=good_pixels(bad)) == pytest.approx(min(tried), rel=1e-3)
+    assert make_model().uniform_loss(batch, kind=kind, mask=good_pixels(bad)) == pytest.approx(min(tried), rel=1e-3)
 
 
 def test_patch_variance_against_numpy():
@@ -115,14 +115,14 @@ def test_patch_variance_against_numpy():
 
 
 @pytest.fixture
-def run(tmp_path, datasets):
+def run(make_task, datasets):
     """Train a small model; one batch an epoch."""
 
     def train(model: PtychoModel, *, execution: dict[str, Any], progress=None, truth=False, **options: Any) -> Any:
-        parts = [GroupDataset(part.source, part.groups, mean_counts=part.mean_counts, truth=truth) for part in datasets]
+        parts = [GroupBatches(part.source, part.groups, mean_counts=part.mean_counts, truth=truth) for part in datasets]
         training = TrainingConfig(batch_size=32, seed=3, **options)
         config = ExecutionConfig(**{"logger_backend": "csv", **execution})
-        outcome = fit(model, *parts, training=training, execution=config, output_dir=tmp_path, progress=progress)
+        outcome = fit(model, make_task(training, config, model=model, parts=parts), progress=progress)
         return outcome, {name: value.numpy() for name, value in model.weights.items()}
 
     return train
@@ -135,7 +135,7 @@ class TestRecovery:
     def dead(make_model) -> PtychoModel:
         """Far off any object: the physics cannot mend it."""
         model = make_model()
-        bias = model.weights["network.nets.0.leave.bias"]
+        bias = model.weights["network.nets.0.out_conv.bias"]
         bias.assign(tf.fill(bias.shape, 30.0))
         return model
 
@@ -151,7 +151,7 @@ class TestRecovery:
         )
         assert (outcome.restarts, outcome.epochs, outcome.steps, outcome.collapsed) == (1, 4, 4, False)
         assert "after epoch 1 of 4 was not below 0.98" in outcome.restart_reason
-        assert outcome.losses["val_loss"] < 0.5 * outcome.flat_loss
+        assert outcome.losses["val_loss"] < 0.5 * outcome.uniform_loss
         assert outcome.patch_variance > 0
         assert outcome.losses.keys() == {"train_loss", "val_loss"}
         assert seen == [("training", 1, 4), *(("training again", step, 3) for step in (1, 2, 3))]
@@ -168,7 +168,7 @@ class TestRecovery:
         outcome, weights = run(self.dead(make_model), epochs=2, execution={"learning_rate": 1e-3})
         assert outcome.restarts == 1
         assert not outcome.collapsed
-        assert np.abs(weights["network.nets.0.leave.bias"]).max() < 1
+        assert np.abs(weights["network.nets.0.out_conv.bias"]).max() < 1
 
     def test_stays_collapsed_and_says_so(self, run, make_model):
         """Early stopping counts anew; the second attempt has a quarter of the budget at least."""
@@ -216,9 +216,9 @@ class TestSupervised:
 def test_batches_hold_the_truth_where_asked_for(datasets, scan):
     """BATCH-3: in the dataset's signature, with the values of the store's own rule."""
     part = datasets[0]
-    dataset = GroupDataset(replace(scan), part.groups, mean_counts=part.mean_counts, truth=True)
-    assert dataset.signature["truth"].dtype == tf.complex64
+    dataset = GroupBatches(replace(scan), part.groups, mean_counts=part.mean_counts, truth=True)
+    assert signature_of(dataset)["truth"].dtype == tf.complex64
     expected = reference.extract_patches(
         scan.object_truth, scan.positions_px[part.groups.nn_indices[:3, 0]], scan.N, scan.object_origin_yx_px
     )
-    np.testing.assert_allclose(dataset[np.arange(3)]["truth"][:, 0], expected, atol=1e-5)
+    np.testing.assert_allclose(dataset.arrays(np.arange(3))["truth"][:, 0], expected, atol=1e-5)

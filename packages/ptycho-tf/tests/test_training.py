@@ -34,7 +34,7 @@ class Done:
 
 
 @pytest.fixture
-def run(make_model, datasets, tmp_path, monkeypatch):
+def run(make_model, make_task, monkeypatch):
     """Train the small model for real, and look at Keras while it works."""
 
     def train(*, execution: dict | None = None, max_seconds=None, epochs=1, seed=0, model=None, progress=None) -> Done:
@@ -62,14 +62,8 @@ def run(make_model, datasets, tmp_path, monkeypatch):
         monkeypatch.setattr(training_module, "_Trainee", Watched)
         model = model or make_model(seed=seed)
         training = TrainingConfig(batch_size=BATCH, epochs=epochs, seed=seed, max_seconds=max_seconds)
-        outcome = fit(
-            model,
-            *datasets,
-            training=training,
-            execution=ExecutionConfig(**(execution or {})),
-            output_dir=tmp_path,
-            progress=progress,
-        )
+        task = make_task(training, ExecutionConfig(**(execution or {})), model=model)
+        outcome = fit(model, task, progress=progress)
         return Done(
             outcome,
             {name: value.numpy() for name, value in model.weights.items()},
@@ -182,7 +176,7 @@ def test_progress(run):
 def test_divergence(run, make_model):
     """TRN-11: a loss that is not finite."""
     model = make_model()
-    model.weights["network.nets.0.leave.weight"].assign_add(tf.fill((8, 4, 3, 3), math.inf))
+    model.weights["network.nets.0.out_conv.weight"].assign_add(tf.fill((8, 4, 3, 3), math.inf))
     with pytest.raises(WorkFailedError) as caught:
         run(model=model)
     assert caught.value.codes == ("training.diverged",)

@@ -17,7 +17,7 @@ from ptycho_contracts.records import Scan
 from ptycho_data.batches.gathering import mean_counts
 from ptycho_data.canvas.geometry import canvas_geometry
 from ptycho_data.simulate import simulate
-from ptycho_data.workflows.prepared_scan import ScanView
+from ptycho_data.workflows.prepared_scan import PreparedScan
 from ptycho_torch.model import PtychoModel
 
 settings.register_profile("dev", max_examples=20, deadline=None)
@@ -62,12 +62,12 @@ def make_model() -> Callable[..., PtychoModel]:
 
 
 @pytest.fixture(scope="session")
-def view_of() -> Callable[..., ScanView]:
+def view_of() -> Callable[..., PreparedScan]:
     """A scan as imaging sees it, with some patterns held out."""
 
-    def make(scan: Scan, *, held: Any = ()) -> ScanView:
+    def make(scan: Scan, *, held: Any = ()) -> PreparedScan:
         used = np.setdiff1d(np.arange(len(scan)), held)
-        return ScanView(
+        return PreparedScan(
             source=scan,
             positions_px=scan.positions_px,
             geometry=canvas_geometry(scan.positions_px, scan.N),

@@ -22,7 +22,7 @@ HELD = np.sort(np.random.default_rng(0).permutation(64)[:8])
 
 @pytest.fixture
 def image(tmp_path, make_model, scan):
-    """Image a scan with an untrained model, whose sweeps of physics already image."""
+    """Image a scan with an untrained model, whose passes of physics already image."""
 
     def run(data=scan, *, architecture="unrolled", gridsize=2, probe=scan.probe, **overrides):
         model = make_model(probe, architecture=architecture, gridsize=gridsize)
@@ -59,7 +59,7 @@ def consistent(found, summary, scan) -> None:
     assert summary["mean_counts"] == pytest.approx(gauge, rel=1e-6)
     assert (np.abs(found.probe.astype(np.complex128)) ** 2).sum() == pytest.approx(gauge, rel=1e-4)
     power = np.broadcast_to((np.abs(found.probe) ** 2).sum(0), (len(used), scan.N, scan.N))
-    light = reference.place_patches(power, scan.positions_px[used], shape, origin).real
+    light = reference.scatter_add(power, scan.positions_px[used], shape, origin).real
     np.testing.assert_allclose(found.weight, light, rtol=1e-3, atol=1e-5 * light.max())
     for name, chosen in (("used", used), ("held_out", HELD)):
         patches = reference.extract_patches(found.object, scan.positions_px[chosen], scan.N, origin)

@@ -10,14 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import ptycho_torch
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
+from ptycho_data import tensor_files
 from ptycho_data.files import write_scan
-from ptycho_torch import bundle as bundle_module
 from ptycho_torch.backend import create_inference_payload, infer
 from ptycho_torch.bundle import Bundle, load_bundle, save_bundle
 from ptycho_torch.model import PtychoModel
@@ -183,7 +184,7 @@ def test_a_pickle_is_not_executed(tmp_path):
 
 def test_no_pickle_in_the_package():
     """Invariant 45: no module of the package names one."""
-    source = Path(bundle_module.__file__).parent
+    source = Path(ptycho_torch.__file__).parent
     words = ("import pickle", "torch.load(", "torch.save(", "allow_pickle", "eval(compile", "joblib", "dill")
     assert list(source.glob("*.py"))
     found = [(file.name, word) for file in source.glob("*.py") for word in words if word in file.read_text()]
@@ -199,7 +200,7 @@ def test_a_folder_is_refused(tmp_path):
     "header",
     [
         {"format": "other"},
-        {"schema": "2"},
+        {"schema": "3"},
         {"schema": "1.5"},
         {"config": "no JSON"},
         {"config": "[]"},
@@ -249,12 +250,12 @@ def test_each_missing_tensor(saved, tmp_path):
     [
         lambda t: {"extra": torch.zeros(2)},
         lambda t: {"network.extra": torch.zeros(2)},
-        lambda t: {"nets.0.enter.bias": t["network.nets.0.enter.bias"].clone()},
-        lambda t: {"network.nets.0.enter.bias": t["network.nets.0.enter.bias"][:-1].clone()},
-        lambda t: {"network.nets.0.enter.bias": t["network.nets.0.enter.bias"].double()},
-        lambda t: {"network.nets.0.enter.bias": t["network.nets.0.enter.bias"].int()},
-        lambda t: {"network.nets.0.enter.bias": t["network.nets.0.enter.bias"] * torch.nan},
-        lambda t: {"network.nets.0.enter.bias": t["network.nets.0.enter.bias"] + torch.inf},
+        lambda t: {"nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"].clone()},
+        lambda t: {"network.nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"][:-1].clone()},
+        lambda t: {"network.nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"].double()},
+        lambda t: {"network.nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"].int()},
+        lambda t: {"network.nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"] * torch.nan},
+        lambda t: {"network.nets.0.in_conv.bias": t["network.nets.0.in_conv.bias"] + torch.inf},
         lambda t: {"probe": t["probe"][:1].clone()},
         lambda t: {"probe": t["probe"] * 0},
         lambda t: {"probe": t["probe"] * torch.nan},
@@ -290,7 +291,7 @@ def test_a_failed_write_keeps_the_old_file(saved, tmp_path, make_model, tiny_sca
         Path(filename).write_bytes(b"half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(bundle_module, "TENSOR_FILES", replace(bundle_module.TENSOR_FILES, save=full))
+    monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         save_bundle(path, Bundle(make_model(tiny_scan.probe), 1.0, {}))
     assert path.read_bytes() == saved[0].read_bytes()

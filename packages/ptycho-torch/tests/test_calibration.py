@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.testing import reference
 from ptycho_data.batches.gathering import mean_counts
 from ptycho_data.files import read_scan
-from ptycho_data.fitting.probe_estimation import Chosen, calibrate, central, find_probe, judged
+from ptycho_data.fitting.probe_estimation import Chosen, calibrate, calibration_quality, central, find_probe
 from ptycho_data.fitting.probes import overlap, with_modes
-from ptycho_torch.calibration import descend, judge
+from ptycho_data.workflows.calibration import solver
+from ptycho_torch.backend import BACKEND
 
-DESCEND = partial(descend, torch.device("cpu"))
+SOLVER = solver(BACKEND, "cpu")
 CONFIG = ReconstructionConfig(epochs=3)
 
 
@@ -36,7 +35,7 @@ def test_a_part_of_the_scan_calibrates(scan):
 
     allowed = np.arange(0, 64, 2)
     fit = calibrate(
-        DESCEND, Watched(), scan.positions_px, scan.probe, indices=allowed, mean_counts=1e5, config=CONFIG, patterns=20
+        SOLVER, Watched(), scan.positions_px, scan.probe, indices=allowed, mean_counts=1e5, config=CONFIG, patterns=20
     )
     assert len(set(told)) == 20
     assert set(told) <= set(allowed.tolist())
@@ -51,7 +50,7 @@ def test_a_probe_is_found_from_the_patterns(scan):
     seen = []
     options = {"indices": allowed, "mean_counts": 1e5, "config": CONFIG}
     probe, summary = find_probe(
-        DESCEND, scan, scan.positions_px, progress=lambda *report: seen.append(report), **options
+        SOLVER, scan, scan.positions_px, progress=lambda *report: seen.append(report), **options
     )
     assert probe.shape == (1, 32, 32)
     _, twin, _, _ = reference.twin(np.ones((2, 2)), scan.probe, scan.positions_px, [0, 0])
@@ -63,7 +62,7 @@ def test_a_probe_is_found_from_the_patterns(scan):
     assert seen[-1][1] <= seen[-1][2]
     altered = np.array(scan.measurements)
     altered[0] = altered[0][::-1] * 5
-    again, _ = find_probe(DESCEND, replace(scan, measurements=altered), scan.positions_px, **options)
+    again, _ = find_probe(SOLVER, replace(scan, measurements=altered), scan.positions_px, **options)
     np.testing.assert_array_equal(again, probe)
 
 
@@ -71,9 +70,9 @@ def test_a_calibration_is_judged_by_its_own_patterns(scan):
     """TRN-3b: R and floor of object and probe as the descent left them, by the reference."""
     mine = central(scan.positions_px, np.arange(1, 64), 40)
     source, where = Chosen(scan, mine), scan.positions_px[mine]
-    fit = DESCEND(source, where, scan.probe, mean_counts=1e5, config=CONFIG, stage="calibration", progress=None)
+    fit = SOLVER.fit(source, where, scan.probe, mean_counts=1e5, config=CONFIG, stage="calibration", progress=None)
     some = np.arange(0, 40, 3)
-    residual, floor = judge(source, where, fit, some, mean_counts=1e5)
+    residual, floor = SOLVER.residual(source, where, fit, some, mean_counts=1e5)
     origin, shape = reference.canvas_geometry(where, 32)
     assert fit.object.shape == shape
     patches = reference.extract_patches(fit.object, where[some], 32, origin)
@@ -95,8 +94,8 @@ def test_measured_patterns_tell_of_missing_modes(shared_data):
     }
     ratios = []
     for modes in (1, 3):
-        fit = calibrate(DESCEND, star, star.positions_px, with_modes(star.probe, modes), **options)
-        told = judged(judge, star, star.positions_px, fit, **options)
+        fit = calibrate(SOLVER, star, star.positions_px, with_modes(star.probe, modes), **options)
+        told = calibration_quality(SOLVER, star, star.positions_px, fit, **options)
         assert (told["patterns"], told["judged"], told["steps"]) == (100, 100, 105)
         ratios.append(told["residual"] / told["poisson_floor"])
     assert ratios[1] > 1

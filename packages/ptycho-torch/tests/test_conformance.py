@@ -12,10 +12,10 @@ import torch
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import conformance
 from ptycho_contracts.testing.network_cases import NetworkCase
-from ptycho_data.canvas.geometry import CanvasGeometry
+from ptycho_data.canvas import CanvasGeometry, scan_sites
 from ptycho_torch.losses import LOSSES
-from ptycho_torch.model import PtychoModel, good_pixels
-from ptycho_torch.physics import Placement, add_patches, extract_patches, place_scan, simulate, to_corner
+from ptycho_torch.model import PtychoModel
+from ptycho_torch.physics import Placement, add_patches, extract_patches, good_pixels, simulate, to_corner
 
 VECTORS = Path(__file__).resolve().parents[3] / "specs" / "vectors"
 
@@ -71,7 +71,7 @@ class TorchAdapter:
 
     @staticmethod
     def _sites(positions_px: Any, shape: tuple[int, int], N: int, origin_yx: Any) -> Placement:
-        return place_scan(positions_px, CanvasGeometry(np.asarray(origin_yx, float), tuple(shape)), N)
+        return Placement.of(scan_sites(positions_px, CanvasGeometry(np.asarray(origin_yx, float), tuple(shape)), N))
 
 
 @pytest.mark.parametrize("check", conformance.checks(), ids=str)

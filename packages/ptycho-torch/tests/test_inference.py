@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -12,9 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference
-from ptycho_data.grouping.groups import group
-from ptycho_torch.evaluation import far_field_residual
-from ptycho_torch.inference import MeasuredModuli, image_by_groups, image_on_canvas, placement_of, sweep_subsets
+from ptycho_data.batches import ModuliStream
+from ptycho_data.canvas import sparse_subsets
+from ptycho_data.grouping import group
+from ptycho_data.workflows.infer import infer_by_groups, infer_on_canvas
+from ptycho_torch.backend import BACKEND
 from ptycho_torch.model import PtychoModel
 
 
@@ -39,15 +40,15 @@ def residual(view, object_, indices=None) -> float:
     """R of the reference, for an object that belongs to a probe of unit energy."""
     chosen = view.used if indices is None else indices
     patches = reference.extract_patches(object_, view.positions_px[chosen], view.source.N, view.geometry.origin_yx_px)
-    probe = reference.probe_in_gauge(view.source.probe, view.mean_counts)
+    probe = reference.normalised_probe(view.source.probe, view.mean_counts)
     return reference.residual(reference.simulate_counts(patches, probe), view.source.counts(chosen))
 
 
 def image(how, model, view, **options):
     """By either way of imaging."""
     if how == "canvas":
-        return image_on_canvas(model, view, **options)
-    return image_by_groups(model, view, groups_of(view), **options)
+        return infer_on_canvas(BACKEND, model, view, **options)
+    return infer_by_groups(BACKEND, model, view, groups_of(view), **options)
 
 
 ways = pytest.mark.parametrize("how", ["canvas", "groups"])
@@ -150,8 +151,10 @@ def test_groups_in_any_batches(model, view, batch_size):
         for weight in model.parameters():
             weight.add_(0.02 * torch.randn_like(weight))
     groups = groups_of(view)
-    expected = image_by_groups(model, view, groups)
-    np.testing.assert_allclose(image_by_groups(model, view, groups, batch_size=batch_size), expected, atol=1e-4)
+    expected = infer_by_groups(BACKEND, model, view, groups)
+    np.testing.assert_allclose(
+        infer_by_groups(BACKEND, model, view, groups, batch_size=batch_size), expected, atol=1e-4
+    )
 
 
 def test_order_of_the_groups_is_no_matter(model, view):
@@ -161,7 +164,9 @@ def test_order_of_the_groups_is_no_matter(model, view):
     shuffled = type(groups)(
         **{name: getattr(groups, name)[order] for name in ("nn_indices", "coords_offsets", "coords_relative")}
     )
-    np.testing.assert_allclose(image_by_groups(model, view, shuffled), image_by_groups(model, view, groups), atol=1e-5)
+    np.testing.assert_allclose(
+        infer_by_groups(BACKEND, model, view, shuffled), infer_by_groups(BACKEND, model, view, groups), atol=1e-5
+    )
 
 
 def test_unstitched_pixels_are_empty_space(model, view):
@@ -170,7 +175,7 @@ def test_unstitched_pixels_are_empty_space(model, view):
     few = type(groups)(
         **{name: getattr(groups, name)[:1] for name in ("nn_indices", "coords_offsets", "coords_relative")}
     )
-    found = image_by_groups(model, view, few)
+    found = infer_by_groups(BACKEND, model, view, few)
     assert np.isfinite(found).all()
     corners = (view.positions_px[groups.nn_indices[0]][:, ::-1] - 16 - view.geometry.origin_yx_px).astype(int)
     covered = np.zeros(found.shape, bool)
@@ -181,9 +186,9 @@ def test_unstitched_pixels_are_empty_space(model, view):
 
 
 def test_permuted_patterns_give_the_same_object_nearly(model, view, view_of):
-    """Patterns and positions in another order fall into other subsets of the sweep: the image explains as much.
+    """Patterns and positions in another order fall into other subsets of the pass: the image explains as much.
 
-    It is not the same to rounding: a sweep is sequential (IMG-3).
+    It is not the same to rounding: a pass is sequential (IMG-3).
     """
     order = np.random.default_rng(3).permutation(64)
     other = view_of(
@@ -194,15 +199,15 @@ def test_permuted_patterns_give_the_same_object_nearly(model, view, view_of):
             scan_index=view.source.scan_index[order],
         )
     )
-    one, two = image_on_canvas(model, view), image_on_canvas(model, other)
-    np.testing.assert_array_equal(image_on_canvas(model, view), one)
+    one, two = infer_on_canvas(BACKEND, model, view), infer_on_canvas(BACKEND, model, other)
+    np.testing.assert_array_equal(infer_on_canvas(BACKEND, model, view), one)
     assert residual(other, two) == pytest.approx(residual(view, one), rel=0.1)
 
 
 def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, view_of):
     """Invariant 13: one subset of one iteration is a plain sum over patterns."""
     order = np.random.default_rng(3).permutation(64)
-    model = make_model(view.source.probe, iterations=1, sweeps=1)
+    model = make_model(view.source.probe, iterations=1, passes=1)
     few = replace(view, used=np.arange(2))
     other = view_of(
         replace(
@@ -214,20 +219,18 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
     )
     found = []
     for one, used in ((few, few.used), (other, np.array([np.argmax(order == 1), np.argmax(order == 0)]))):
-        every = [torch.arange(2)]
         part = replace(one, used=used, mean_counts=1e5)
-        moduli = MeasuredModuli(part, every, sweeps=1, device=torch.device("cpu"))
-        with closing(moduli), torch.no_grad():
-            (estimate,) = model.network(moduli, model.probe, placement_of(one)[torch.from_numpy(used)], subsets=every)
-        found.append(estimate)
-    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
+        stream = ModuliStream(part.source, [used], passes=1, mean_counts=1e5)
+        subsets = [np.arange(2)]
+        found.append(BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu"))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [None, 5, 1])
 def test_subsets_are_all_patterns_once(model, view, batch_size):
-    """A sweep uses every pattern; none of its steps more than was allowed."""
-    subsets = sweep_subsets(model.probe, placement_of(view), batch_size=batch_size)
-    together = torch.cat(subsets)
+    """A pass uses every pattern; none of its steps more than was allowed."""
+    subsets = sparse_subsets(model.probe_array(), view.sites, most=batch_size)
+    together = np.concatenate(subsets)
     assert sorted(together.tolist()) == list(range(64))
     assert max(map(len, subsets)) <= (batch_size or 64)
     assert len(subsets) > 1
@@ -248,11 +251,11 @@ def test_memory_is_that_of_a_subset(model, view):
             return view.source.counts(index)
 
     counted = replace(view, source=Counting())
-    image_on_canvas(model, counted, batch_size=6)
+    infer_on_canvas(BACKEND, model, counted, batch_size=6)
     assert max(reads) <= 6
-    assert sum(reads) == model.config.iterations * model.config.sweeps * 64
+    assert sum(reads) == model.config.iterations * model.config.passes * 64
     reads.clear()
-    image_by_groups(model, counted, groups_of(view), batch_size=8)
+    infer_by_groups(BACKEND, model, counted, groups_of(view), batch_size=8)
     assert max(reads) == 8
 
 
@@ -308,11 +311,11 @@ def test_residual_against_the_reference(view):
     """PHY-22 and PHY-23, in chunks; None for no patterns."""
     rng = np.random.default_rng(0)
     object_ = (rng.random(view.geometry.shape) + 1j * rng.random(view.geometry.shape)).astype(np.complex64)
-    probe = reference.probe_in_gauge(view.source.probe, view.mean_counts).astype(np.complex64)
+    probe = reference.normalised_probe(view.source.probe, view.mean_counts).astype(np.complex64)
     chosen = np.array([3, 9, 50])
-    found, floor = far_field_residual(view.source, object_, probe, placement_of(view), chosen)
+    found, floor = BACKEND.residual(view.source, object_, probe, view.sites, chosen, device="cpu")
     patches = reference.extract_patches(object_, view.positions_px[chosen], 32, view.geometry.origin_yx_px)
     simulated = reference.simulate_counts(patches, probe)
     assert found == pytest.approx(reference.residual(simulated, view.source.counts(chosen)), rel=1e-4)
     assert floor == pytest.approx(reference.poisson_floor(simulated), rel=0.02)
-    assert far_field_residual(view.source, object_, probe, placement_of(view), chosen[:0]) == (None, None)
+    assert BACKEND.residual(view.source, object_, probe, view.sites, chosen[:0], device="cpu") == (None, None)

@@ -9,14 +9,14 @@ from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_contracts.records import Scan
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.batches import mean_counts
 from ptycho_data.canvas.geometry import canvas_geometry, group_canvas_shape
+from ptycho_data.fitting import Attempts
 from ptycho_data.grouping.groups import group
-from ptycho_torch.loader import tensors
+from ptycho_torch.loader import GroupDataset
 from ptycho_torch.losses import amplitude_loss
-from ptycho_torch.model import good_pixels
-from ptycho_torch.physics import extract_patches, simulate, unit_probe
-from ptycho_torch.training import _Clock, _Module
+from ptycho_torch.physics import extract_patches, good_pixels, simulate, unit_probe
+from ptycho_torch.training import _Module
 
 ARCHITECTURES = ("unrolled", "cnn")
 
@@ -24,7 +24,7 @@ ARCHITECTURES = ("unrolled", "cnn")
 def batch_of(scan, gridsize, *, n_groups=6, dtype=torch.float32):
     """Tensors of some groups, and their canvas."""
     groups = group(scan.positions_px, gridsize=gridsize, n_groups=n_groups, seed=1)
-    batch = tensors(gather(scan, groups, slice(None), mean_counts=mean_counts(scan)))
+    batch = GroupDataset(scan, groups, mean_counts=mean_counts(scan))[np.arange(len(groups))]
     shape = group_canvas_shape(groups.coords_relative, scan.N, multiple=8)
     return {name: value.to(dtype) if value.is_floating_point() else value for name, value in batch.items()}, shape
 
@@ -40,7 +40,7 @@ def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
     where = np.stack([x.ravel() + 1000, y.ravel() - 500], 1)
     origin, shape = reference.canvas_geometry(where, N)
     truth = rng.uniform(0.4, 1, shape) * np.exp(1j * rng.uniform(-2, 2, shape))
-    probe = reference.probe_in_gauge(rng.normal(size=(2, N, N)) + 1j * rng.normal(size=(2, N, N)), 1e4)
+    probe = reference.normalised_probe(rng.normal(size=(2, N, N)) + 1j * rng.normal(size=(2, N, N)), 1e4)
     counts = reference.simulate_counts(reference.extract_patches(truth, where, N, origin), probe)
     scan = Scan(
         measurements=counts.astype(np.float32), unit="counts", positions_px=where, probe=probe.astype(np.complex64)
@@ -48,7 +48,7 @@ def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
     members = np.array([[0], [5], [11]]) if gridsize == 1 else np.array([[0, 1, 3, 4], [4, 7, 8, 5], [10, 7, 11, 8]])
     groups = strategies.grouped(where, members)
     gauge = float(np.abs(probe**2).sum())  # of the probe, as the reference simulated with it
-    batch = tensors(gather(scan, groups, slice(None), mean_counts={0: gauge}))
+    batch = GroupDataset(scan, groups, mean_counts={0: gauge})[np.arange(len(groups))]
     height, width = canvas = group_canvas_shape(groups.coords_relative, N, multiple=8)
     _, placement, measured = make_model(scan.probe, gridsize=gridsize)(batch, canvas_shape=canvas)
     windows = np.ones((len(members), height, width), np.complex64)
@@ -79,7 +79,7 @@ def test_loss_against_the_reference(architecture, gridsize, tiny_scan, make_mode
     estimates, _, _ = model(batch, canvas_shape=shape)
     found = model.loss(batch, canvas_shape=shape, kind="amplitude")
     total, last = found.total, found.last
-    probe = reference.probe_in_gauge(tiny_scan.probe, float(batch["mean_counts"][0]))
+    probe = reference.normalised_probe(tiny_scan.probe, float(batch["mean_counts"][0]))
     losses = []
     for estimate in estimates:
         canvases = estimate.detach().reshape(-1, *shape).numpy()
@@ -122,7 +122,7 @@ def test_every_parameter_learns(architecture, tiny_scan, make_model):
         ExecutionConfig(scheduler="plateau"),
         canvas_shape=shape,
         mask=None,
-        clock=_Clock(None, None),
+        attempts=Attempts(uniform_loss=1.0, epochs=1, max_seconds=None, steps=1),
     )
     optimiser = module.configure_optimizers()["optimizer"]
     owned = {id(weight) for entry in optimiser.param_groups for weight in entry["params"]}
@@ -164,7 +164,7 @@ def test_dark_patterns_are_no_hazard(tiny_scan, make_model):
 def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
     """The loss of the best uniform object, in counts: by trying all amplitudes, with bad pixels left out."""
     batch, _ = batch_of(tiny_scan, 2)
-    probe = reference.probe_in_gauge(tiny_scan.probe, float(batch["mean_counts"][0]))
+    probe = reference.normalised_probe(tiny_scan.probe, float(batch["mean_counts"][0]))
     counts = batch["counts"].numpy()
     bad = np.zeros((16, 16), bool)
     bad[6:9, 7] = True
@@ -173,7 +173,7 @@ def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
     loss = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind]
     tried = [loss(a**2 * empty, counts, good=~bad) for a in np.linspace(0.2, 1.5, 1301)]
     assert 0 < np.argmin(tried) < 1300
-    found = make_model(tiny_scan.probe, gridsize=2).flat_loss(batch, kind=kind, mask=good_pixels(bad))
+    found = make_model(tiny_scan.probe, gridsize=2).uniform_loss(batch, kind=kind, mask=good_pixels(bad))
     assert found == pytest.approx(min(tried), rel=1e-3)
 
 

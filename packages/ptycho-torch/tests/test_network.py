@@ -10,14 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference, strategies
-from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.batches import mean_counts
+from ptycho_data.canvas import scan_sites
 from ptycho_data.canvas.geometry import CanvasGeometry, canvas_geometry, group_canvas_shape
 from ptycho_data.grouping.groups import group
 from ptycho_torch import network
-from ptycho_torch.loader import tensors
+from ptycho_torch.loader import GroupDataset
 from ptycho_torch.losses import amplitude_loss
-from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, damping_course, doubled, merge
-from ptycho_torch.physics import extract_patches, illumination, place_groups, place_scan, simulate, unit_probe
+from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, damping_schedule, merge, upsample_nearest
+from ptycho_torch.physics import Placement, extract_patches, group_placement, illumination, simulate, unit_probe
 
 ARCHITECTURES = ("unrolled", "cnn")
 
@@ -59,7 +60,7 @@ def test_tiles_do_not_show(shape):
 def test_doubled_repeats_pixels():
     """Against NumPy's Kronecker product."""
     image = torch.arange(12.0).reshape(1, 2, 2, 3)
-    np.testing.assert_array_equal(doubled(image), np.kron(image.numpy(), np.ones((1, 1, 2, 2))))
+    np.testing.assert_array_equal(upsample_nearest(image), np.kron(image.numpy(), np.ones((1, 1, 2, 2))))
 
 
 @given(where=strategies.positions(), N=strategies.sizes, rng=strategies.generators, data=st.data())
@@ -69,13 +70,15 @@ def test_back_projection_is_the_adjoint_of_the_forward_model(where, N, rng, data
     geometry = canvas_geometry(where, N)
     canvas = complex_tensor(rng, geometry.shape, torch.complex128)
     amplitude = rng.random((len(where), N, N)) * 10
-    found = back_project(canvas, torch.from_numpy(amplitude), torch.from_numpy(probe), place_scan(where, geometry, N))
+    found = back_project(
+        canvas, torch.from_numpy(amplitude), torch.from_numpy(probe), Placement.of(scan_sites(where, geometry, N))
+    )
     patches = reference.extract_patches(canvas.numpy(), where, N, geometry.origin_yx_px)
-    waves = np.fft.fft2(probe * patches[:, None], norm="ortho")
-    simulated = np.sqrt((np.abs(waves) ** 2).sum(1, keepdims=True) + 1e-8)
-    corrected = waves * (amplitude[:, None] / simulated - 1)
+    wavefields = np.fft.fft2(probe * patches[:, None], norm="ortho")
+    simulated = np.sqrt((np.abs(wavefields) ** 2).sum(1, keepdims=True) + 1e-8)
+    corrected = wavefields * (amplitude[:, None] / simulated - 1)
     back = (probe.conj() * np.fft.ifft2(corrected, norm="ortho")).sum(1)
-    expected = reference.place_patches(back, where, geometry.shape, geometry.origin_yx_px)
+    expected = reference.scatter_add(back, where, geometry.shape, geometry.origin_yx_px)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
@@ -85,7 +88,7 @@ def test_merge(where, N, rng, data):
     probe = unit_probe(torch.from_numpy(data.draw(strategies.probes(N)).astype(np.complex128)))
     probe[:, 0] = 0
     geometry = canvas_geometry(where, N)
-    sites = place_scan(where, geometry, N)
+    sites = Placement.of(scan_sites(where, geometry, N))
     patches = complex_tensor(rng, (len(where), N, N), torch.complex128)
     power = (probe.abs() ** 2).sum(0).numpy()
     expected, weight = reference.merge_patches(patches, power, where, geometry.shape, geometry.origin_yx_px)
@@ -108,7 +111,7 @@ def test_cnn_reaches_any_amplitude_and_phase(amplitude, phase, side):
         net.amplitude.border.bias.fill_(math.log(share) - math.log1p(-share))
         net.phase.border.bias.fill_(math.atanh(phase / (1.1 * math.pi)))
     where = np.zeros((1, 2))
-    sites = place_scan(where, canvas_geometry(where, side), side)
+    sites = Placement.of(scan_sites(where, canvas_geometry(where, side), side))
     probe = unit_probe(torch.ones(1, side, side, dtype=torch.complex64))
     (found,) = net(torch.zeros(1, side, side), probe, sites)
     wanted = amplitude * np.exp(1j * phase)
@@ -123,7 +126,7 @@ def test_cnn_centre_and_border_have_heads_of_their_own():
             weight.zero_()
         net.amplitude.centre.bias.fill_(1)
     where = np.zeros((1, 2))
-    sites = place_scan(where, canvas_geometry(where, 16), 16)
+    sites = Placement.of(scan_sites(where, canvas_geometry(where, 16), 16))
     (found,) = net(torch.zeros(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.complex64), sites)
     fine = np.abs(found[:16, :16].detach().numpy() - 1) > 0.1
     expected = np.zeros((16, 16), bool)
@@ -135,7 +138,7 @@ def test_cnn_centre_and_border_have_heads_of_their_own():
 def problem(tiny_scan):
     """(moduli, probe, placement, canvas shape) of 20 groups of 4: 80 patches."""
     groups = group(tiny_scan.positions_px, gridsize=2, n_groups=20, seed=3)
-    batch = tensors(gather(tiny_scan, groups, slice(None), mean_counts=mean_counts(tiny_scan)))
+    batch = GroupDataset(tiny_scan, groups, mean_counts=mean_counts(tiny_scan))[np.arange(len(groups))]
     shape = group_canvas_shape(groups.coords_relative, 16, multiple=8)
     measured = torch.fft.ifftshift(batch["counts"], dim=(-2, -1)) / batch["mean_counts"][:, None, None, None]
     probe = unit_probe(torch.from_numpy(tiny_scan.probe))
@@ -145,7 +148,7 @@ def problem(tiny_scan):
 def networks() -> dict[str, torch.nn.Module]:
     """Both architectures with weights that matter."""
     return {
-        "unrolled": stirred(Unrolled(iterations=2, sweeps=1, width=4)),
+        "unrolled": stirred(Unrolled(iterations=2, passes=1, width=4)),
         "cnn": stirred(PatchNet(channels=4, width=2)),
     }
 
@@ -156,7 +159,7 @@ def run(net, moduli, probe, relative, shape, *, mask=None, subsets=None):
     every = torch.arange(count) * 4
     subsets = [every + channel for channel in range(4)] if subsets is None else subsets
     with torch.no_grad():
-        found = net(moduli, probe, place_groups(relative, shape, 16), subsets=subsets, canvases=count, mask=mask)
+        found = net(moduli, probe, group_placement(relative, shape, 16), subsets=subsets, canvases=count, mask=mask)
     return [estimate.reshape(count, *shape) for estimate in found]
 
 
@@ -194,8 +197,8 @@ def test_masked_detector_pixels_do_not_matter(name, problem):
 def test_untrained_sweeps_explain_more_than_empty_space(problem):
     """The physics of ``unrolled`` works before any training, and each iteration improves on the one before."""
     moduli, probe, relative, shape = problem
-    net = Unrolled(iterations=3, sweeps=2, width=2)
-    sites = place_groups(relative, shape, 16)
+    net = Unrolled(iterations=3, passes=2, width=2)
+    sites = group_placement(relative, shape, 16)
 
     def loss(canvas):
         return float(amplitude_loss(simulate(extract_patches(canvas, sites), probe), moduli.square(), eps=1e-8))
@@ -209,16 +212,16 @@ def test_untrained_sweeps_explain_more_than_empty_space(problem):
 def test_a_sweep_is_ordered_steps_with_momentum(problem):
     """NET-5, written out for one subset; with several each sees what the one before has found."""
     moduli, probe, relative, shape = problem
-    net = Unrolled(iterations=1, sweeps=1, width=2)
+    net = Unrolled(iterations=1, passes=1, width=2)
     relative, moduli = relative[:1], moduli[:4]
-    sites = place_groups(relative, shape, 16)
+    sites = group_placement(relative, shape, 16)
     (plain,) = run(net, moduli, probe, relative, shape, subsets=[torch.arange(4)])
     light = illumination(probe, sites)
     brightest = (probe.abs() ** 2).sum(0).max()
     flat = torch.ones(sites.shape, dtype=torch.complex64)
     step = back_project(flat, moduli, probe, sites) / (light + 0.5 * brightest)
     torch.testing.assert_close(plain[0], flat + 1.85 * step)
-    (twice,) = run(Unrolled(iterations=1, sweeps=2, width=2), moduli, probe, relative, shape, subsets=[torch.arange(4)])
+    (twice,) = run(Unrolled(iterations=1, passes=2, width=2), moduli, probe, relative, shape, subsets=[torch.arange(4)])
     first = flat + 1.85 * step
     second = back_project(first, moduli, probe, sites) / (light + 10 * brightest)
     torch.testing.assert_close(twice[0], first + second + 0.85 * (0.85 * step + second))
@@ -234,7 +237,7 @@ def test_the_last_sweep_ends_with_the_mean_of_what_it_went_through(problem):
     """NET-5, written out for two subsets."""
     moduli, probe, relative, shape = problem
     relative, moduli = relative[:1], moduli[:4]
-    sites = place_groups(relative, shape, 16)
+    sites = group_placement(relative, shape, 16)
     subsets = [torch.tensor([0, 1]), torch.tensor([2, 3])]
     damping = 0.5 * (probe.abs() ** 2).sum(0).max()
     steps, visited = [], [torch.ones(sites.shape, dtype=torch.complex64)]
@@ -244,19 +247,19 @@ def test_the_last_sweep_ends_with_the_mean_of_what_it_went_through(problem):
         steps.append(push / (illumination(probe, sites[subset]) + damping))
         velocity = 0.85 * velocity + steps[-1]
         visited.append(visited[-1] + steps[-1] + 0.85 * velocity)
-    (found,) = run(Unrolled(iterations=1, sweeps=1, width=2), moduli, probe, relative, shape, subsets=subsets)
+    (found,) = run(Unrolled(iterations=1, passes=1, width=2), moduli, probe, relative, shape, subsets=subsets)
     torch.testing.assert_close(found[0], (visited[1] + visited[2]) / 2)
 
 
 @pytest.mark.parametrize("patterns", [7, 8, 9, 40])
 def test_waves_in_parts_are_waves_at_once(problem, monkeypatch, patterns):
-    """Invariant 40: the same on both sides of the size from which waves are taken in parts of 8 patterns."""
+    """Invariant 40: the same on both sides of the size from which wavefields are taken in parts of 8 patterns."""
     moduli, probe, relative, shape = problem
-    sites = place_groups(relative, shape, 16)
+    sites = group_placement(relative, shape, 16)
     chosen = torch.arange(patterns)
     canvas = torch.polar(torch.rand(sites.shape) + 0.5, torch.rand(sites.shape))
     expected = back_project(canvas, moduli[chosen], probe, sites[chosen])
-    monkeypatch.setattr(network, "_WAVES_AT_ONCE", 8 * probe.numel())
+    monkeypatch.setattr(network, "_WAVEFIELDS_AT_ONCE", 8 * probe.numel())
     torch.testing.assert_close(back_project(canvas, moduli[chosen], probe, sites[chosen]), expected)
 
 
@@ -269,33 +272,35 @@ def test_a_group_canvas_is_a_scan_canvas(tiny_scan):
     frame = CanvasGeometry(origin_yx_px=centre - (height // 2, width // 2), shape=shape)
     probe = unit_probe(torch.from_numpy(tiny_scan.probe))
     moduli = torch.fft.ifftshift(torch.from_numpy(tiny_scan.counts(slice(0, 9))), dim=(-2, -1)).sqrt() * 1e-2
-    net = stirred(Unrolled(iterations=2, sweeps=1, width=4))
+    net = stirred(Unrolled(iterations=2, passes=1, width=4))
     subsets = [torch.tensor([0, 4, 8]), torch.tensor([1, 2, 3, 5, 6, 7])]
     with torch.no_grad():
-        grouped = net(moduli, probe, place_groups(torch.from_numpy(groups.coords_relative), shape, 16), subsets=subsets)
-        scanned = net(moduli, probe, place_scan(where, frame, 16), subsets=subsets)
+        grouped = net(
+            moduli, probe, group_placement(torch.from_numpy(groups.coords_relative), shape, 16), subsets=subsets
+        )
+        scanned = net(moduli, probe, Placement.of(scan_sites(where, frame, 16)), subsets=subsets)
     for one, other in zip(grouped, scanned, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("sweeps", "expected"), [(1, [0.5]), (3, [0.5, 5**0.5, 10.0]), (2, [0.5, 10.0])])
-def test_damping_grows(sweeps, expected):
+@pytest.mark.parametrize(("passes", "expected"), [(1, [0.5]), (3, [0.5, 5**0.5, 10.0]), (2, [0.5, 10.0])])
+def test_damping_grows(passes, expected):
     """NET-5: from 0.5 to 10, each the same multiple of the one before."""
-    assert damping_course(sweeps) == pytest.approx(expected)
+    assert damping_schedule(passes) == pytest.approx(expected)
 
 
 @given(change=st.complex_numbers(max_magnitude=3))
 def test_unrolled_reaches_any_value_where_light_falls(change):
     """Invariant 48: the last correction is free in the complex plane, weighted by the illumination seen."""
     where = np.array([[0.0, 0], [3, 1], [1, 4]])
-    sites = place_scan(where, canvas_geometry(where, 16), 16)
+    sites = Placement.of(scan_sites(where, canvas_geometry(where, 16), 16))
     rng = np.random.default_rng(0)
     probe = unit_probe(complex_tensor(rng, (1, 16, 16)))
-    net = Unrolled(iterations=1, sweeps=1, width=2)
+    net = Unrolled(iterations=1, passes=1, width=2)
     moduli = torch.from_numpy(rng.random((3, 16, 16))).float() / 16
     with torch.no_grad():
         (start,) = net(moduli, probe, sites, subsets=[torch.arange(3)])
-        net.nets[0].leave.bias.copy_(torch.tensor([change.real] * 4 + [change.imag] * 4))
+        net.nets[0].out_conv.bias.copy_(torch.tensor([change.real] * 4 + [change.imag] * 4))
         (end,) = net(moduli, probe, sites, subsets=[torch.arange(3)])
     light = illumination(probe, sites)
     seen = light / (light + 0.3 * (probe.abs() ** 2).sum(0).max())
@@ -312,7 +317,10 @@ def test_odd_patterns(name, N):
     geometry = canvas_geometry(where, N)
     moduli = torch.from_numpy(rng.random((4, N, N))).float() / N
     estimates = networks()[name](
-        moduli, unit_probe(complex_tensor(rng, (2, N, N))), place_scan(where, geometry, N), subsets=[torch.arange(4)]
+        moduli,
+        unit_probe(complex_tensor(rng, (2, N, N))),
+        Placement.of(scan_sites(where, geometry, N)),
+        subsets=[torch.arange(4)],
     )
     assert all(estimate.shape == geometry.shape for estimate in estimates)
     assert all(torch.isfinite(torch.view_as_real(estimate)).all() for estimate in estimates)

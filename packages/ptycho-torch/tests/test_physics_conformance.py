@@ -8,15 +8,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference, strategies
+from ptycho_data.canvas import scan_sites
 from ptycho_data.canvas.geometry import canvas_geometry, group_canvas_shape
 from ptycho_torch.physics import (
+    Placement,
     add_patches,
     exit_waves,
     extract_patches,
     from_detector,
+    group_placement,
     illumination,
-    place_groups,
-    place_scan,
     simulate,
     to_corner,
     to_detector,
@@ -41,7 +42,7 @@ def test_extraction(where, N, rng):
     """PHY-4, at any offset, fraction and parity."""
     geometry = canvas_geometry(where, N)
     canvas = complex_array(rng, geometry.shape)
-    patches = extract_patches(torch.from_numpy(canvas), place_scan(where, geometry, N))
+    patches = extract_patches(torch.from_numpy(canvas), Placement.of(scan_sites(where, geometry, N)))
     np.testing.assert_allclose(
         patches.numpy(), reference.extract_patches(canvas, where, N, geometry.origin_yx_px), **EXACT
     )
@@ -52,8 +53,8 @@ def test_placing(where, N, rng):
     """PHY-5; its sum is that of the patches (invariant 16)."""
     geometry = canvas_geometry(where, N)
     patches = complex_array(rng, (len(where), N, N))
-    canvas = add_patches(torch.from_numpy(patches), place_scan(where, geometry, N)).numpy()
-    expected = reference.place_patches(patches, where, geometry.shape, geometry.origin_yx_px)
+    canvas = add_patches(torch.from_numpy(patches), Placement.of(scan_sites(where, geometry, N))).numpy()
+    expected = reference.scatter_add(patches, where, geometry.shape, geometry.origin_yx_px)
     np.testing.assert_allclose(canvas, expected, **EXACT)
     assert canvas.sum() == pytest.approx(patches.sum(), rel=1e-9, abs=1e-9)
 
@@ -62,7 +63,7 @@ def test_placing(where, N, rng):
 def test_placing_is_the_adjoint_of_extraction(where, N, rng):
     """PHY-5: ``<A x, y> = <x, A^H y>`` for complex x and y."""
     geometry = canvas_geometry(where, N)
-    sites = place_scan(where, geometry, N)
+    sites = Placement.of(scan_sites(where, geometry, N))
     canvas = complex_array(rng, geometry.shape)
     patches = complex_array(rng, (len(where), N, N))
     left = np.vdot(patches, extract_patches(torch.from_numpy(canvas), sites).numpy())
@@ -75,9 +76,9 @@ def test_transposed_object_and_positions_give_transposed_patches(where, N, rng):
     """Invariant 11."""
     geometry = canvas_geometry(where, N)
     canvas = torch.from_numpy(complex_array(rng, geometry.shape))
-    patches = extract_patches(canvas, place_scan(where, geometry, N))
+    patches = extract_patches(canvas, Placement.of(scan_sites(where, geometry, N)))
     turned = np.ascontiguousarray(where[:, ::-1])
-    other = extract_patches(canvas.T.contiguous(), place_scan(turned, canvas_geometry(turned, N), N))
+    other = extract_patches(canvas.T.contiguous(), Placement.of(scan_sites(turned, canvas_geometry(turned, N), N)))
     np.testing.assert_allclose(other.numpy(), patches.transpose(1, 2).numpy(), **EXACT)
 
 
@@ -89,7 +90,7 @@ def test_single_bright_pixel_of_a_scan(where, N, data):
     column = data.draw(st.integers(0, geometry.shape[1] - 1))
     canvas = torch.zeros(geometry.shape, dtype=torch.complex128)
     canvas[row, column] = 1
-    patches = extract_patches(canvas, place_scan(where, geometry, N)).numpy()
+    patches = extract_patches(canvas, Placement.of(scan_sites(where, geometry, N))).numpy()
     expected = np.zeros_like(patches)
     for patch, (x, y) in enumerate(where):
         i = round(row + geometry.origin_yx_px[0] - y) + N // 2
@@ -112,7 +113,7 @@ def test_single_bright_pixel_of_groups(N, gridsize):
     bright_y, bright_x = round(centre_y), round(centre_x) - 1
     offset = int(bright_y - centre_y), int(bright_x - centre_x)
     canvas[shape[0] + shape[0] // 2 + offset[0], shape[1] // 2 + offset[1]] = 1
-    sites = place_groups(torch.from_numpy(groups.coords_relative), shape, N)
+    sites = group_placement(torch.from_numpy(groups.coords_relative), shape, N)
     patches = extract_patches(canvas, sites).numpy().reshape(3, gridsize**2, N, N)
     expected = np.zeros_like(patches)
     for channel, pattern in enumerate(members[1]):
@@ -129,7 +130,7 @@ def test_group_canvases_against_the_reference(where, N, rng, data):
     count, C = groups.nn_indices.shape
     height, width = shape = group_canvas_shape(groups.coords_relative, N)
     canvases = complex_array(rng, (count, height, width))
-    sites = place_groups(torch.from_numpy(groups.coords_relative), shape, N)
+    sites = group_placement(torch.from_numpy(groups.coords_relative), shape, N)
     patches = extract_patches(torch.from_numpy(canvases.reshape(-1, width)), sites).numpy().reshape(count, C, N, N)
     for group in range(count):
         frame = -groups.coords_relative[group, 0].T.astype(np.float64)
@@ -145,7 +146,7 @@ def test_groups_of_a_batch_never_meet(batch):
     where = rng.uniform(0, 30, (40, 2))
     groups = strategies.grouped(where, np.array([rng.choice(40, 4, replace=False) for _ in range(batch)]))
     shape = group_canvas_shape(groups.coords_relative, 8, multiple=8)
-    sites = place_groups(torch.from_numpy(groups.coords_relative), shape, 8)
+    sites = group_placement(torch.from_numpy(groups.coords_relative), shape, 8)
     patches = torch.zeros((batch * 4, 8, 8), dtype=torch.complex64)
     lit = batch // 2
     patches[4 * lit : 4 * lit + 4] = 1
@@ -169,10 +170,10 @@ def test_parseval(N, rng, data):
     """Invariant 5: the photons of a pattern are those of its exit waves; and back again."""
     probe = torch.from_numpy(data.draw(strategies.probes(N)).astype(np.complex128))
     patches = torch.from_numpy(complex_array(rng, (3, N, N)))
-    waves = exit_waves(patches, probe)
-    energy = waves.abs().square().sum((1, 2, 3))
+    wavefields = exit_waves(patches, probe)
+    energy = wavefields.abs().square().sum((1, 2, 3))
     torch.testing.assert_close(simulate(patches, probe).sum((1, 2)), energy, rtol=1e-10, atol=0)
-    torch.testing.assert_close(from_detector(to_detector(waves)), waves)
+    torch.testing.assert_close(from_detector(to_detector(wavefields)), wavefields)
 
 
 @given(count=st.sampled_from([1, 2, 5, 63, 64, 65, 130]), modes=st.integers(1, 3), rng=strategies.generators)
@@ -181,7 +182,7 @@ def test_a_pattern_depends_on_its_patch_alone(count, modes, rng):
     N = 6
     where = rng.uniform(0, 20, (count, 2))
     geometry = canvas_geometry(where, N)
-    sites = place_scan(where, geometry, N)
+    sites = Placement.of(scan_sites(where, geometry, N))
     canvas = torch.from_numpy(complex_array(rng, geometry.shape))
     probe = torch.from_numpy(complex_array(rng, (modes, N, N)))
     together = simulate(extract_patches(canvas, sites), probe)
@@ -196,7 +197,7 @@ def test_gradients(N):
     rng = np.random.default_rng(N)
     where = rng.uniform(-3, 3, (3, 2))
     geometry = canvas_geometry(where, N)
-    sites = place_scan(where, geometry, N)
+    sites = Placement.of(scan_sites(where, geometry, N))
     canvas = torch.from_numpy(complex_array(rng, geometry.shape))
     canvas[::2] = 0
     patches = torch.from_numpy(complex_array(rng, (3, N, N)))
@@ -224,9 +225,9 @@ def test_illumination(N, where, data):
     """The summed |P|^2 of all patterns and modes, as PHY-7 weighs with it."""
     probe = data.draw(strategies.probes(N))
     geometry = canvas_geometry(where, N)
-    light = illumination(torch.from_numpy(probe), place_scan(where, geometry, N)).numpy()
+    light = illumination(torch.from_numpy(probe), Placement.of(scan_sites(where, geometry, N))).numpy()
     power = np.broadcast_to((np.abs(probe.astype(np.complex128)) ** 2).sum(0), (len(where), N, N))
-    expected = reference.place_patches(power, where, geometry.shape, geometry.origin_yx_px).real
+    expected = reference.scatter_add(power, where, geometry.shape, geometry.origin_yx_px).real
     np.testing.assert_allclose(light, expected, rtol=1e-4, atol=1e-5 * expected.max())
 
 
@@ -254,7 +255,7 @@ def test_a_position_a_hair_below_a_whole_pixel(axis):
     where = np.zeros((2, 2))
     where[0, axis], where[1, axis] = -60, -1e-17
     geometry = canvas_geometry(where, 8)
-    sites = place_scan(where, geometry, 8)
+    sites = Placement.of(scan_sites(where, geometry, 8))
     rng = np.random.default_rng(0)
     canvas = complex_array(rng, geometry.shape)
     patches = extract_patches(torch.from_numpy(canvas), sites)

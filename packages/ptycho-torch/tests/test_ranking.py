@@ -9,9 +9,9 @@ from ptycho_contracts.physics import EPS_COUNTS
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.metrics import align
 from ptycho_data.simulate import simulate
-from ptycho_torch.descent import joint_descent
+from ptycho_torch.backend import BACKEND
 from ptycho_torch.losses import LOSSES
-from ptycho_torch.physics import extract_patches, illumination, place_scan, to_corner
+from ptycho_torch.physics import Placement, extract_patches, illumination, to_corner
 from ptycho_torch.physics import simulate as far_field
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
@@ -38,10 +38,7 @@ def ranked(view_of):
 def judged(ranked):
     """Loss on patterns that no fit has used, and error after alignment, of objects on the scan's canvas."""
     scan, view, held, truth = ranked
-    placement, probe = (
-        place_scan(scan.positions_px, view.geometry, scan.N),
-        torch.from_numpy(normalised_probe(scan.probe, 1.0)),
-    )
+    placement, probe = (Placement.of(view.sites), torch.from_numpy(normalised_probe(scan.probe, 1.0)))
     weight = illumination(probe, placement).numpy()
     measured = to_corner(torch.from_numpy(scan.counts(held))) / view.mean_counts
 
@@ -92,10 +89,11 @@ def test_loss_ranks_unfinished_descents(ranked, judged, loss):
     scan, view, _, _ = ranked
     figures = []
     for epochs in (1, 2, 4, 8, 16):
-        fit = joint_descent(
+        fit = BACKEND.joint_fit(
             scan,
-            place_scan(scan.positions_px, view.geometry, scan.N),
+            view.sites,
             scan.probe,
+            device="cpu",
             indices=view.used,
             mean_counts=view.mean_counts,
             epochs=epochs,

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.testing import reference
 from ptycho_contracts.testing.strategies import generators
-from ptycho_data.batches.gathering import gather, mean_counts
+from ptycho_data.batches import mean_counts
 from ptycho_data.canvas.geometry import group_canvas_shape
 from ptycho_data.grouping.groups import group
-from ptycho_torch.loader import tensors
+from ptycho_torch.loader import GroupDataset
 from ptycho_torch.losses import supervised_error
 from ptycho_torch.physics import extract_patches
 
@@ -66,7 +66,7 @@ def test_finite_where_the_correlation_is_zero():
 def test_what_the_model_sums(gridsize, scan, make_model):
     """TRN-15: last estimate plus 0.3 of every earlier one, under the illumination, by the reference."""
     groups = group(scan.positions_px, gridsize=gridsize, n_groups=5, seed=0)
-    batch = tensors(gather(scan, groups, slice(None), mean_counts=mean_counts(scan), truth=True))
+    batch = GroupDataset(scan, groups, mean_counts=mean_counts(scan), truth=True)[np.arange(len(groups))]
     canvas = group_canvas_shape(groups.coords_relative, scan.N, multiple=8)
     model = make_model(scan.probe, gridsize=gridsize, iterations=3, stir=0.05)
     with torch.no_grad():

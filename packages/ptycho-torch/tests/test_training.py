@@ -17,13 +17,13 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from ptycho_contracts.config import ExecutionConfig, TrainingConfig
+from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.problems import ContractError, WorkFailedError
 from ptycho_data.files import write_scan
 from ptycho_torch import training as training_module
 from ptycho_torch.backend import create_training_payload, train
 from ptycho_torch.bundle import load_bundle
-from ptycho_torch.recovery import PatchVariance
+from ptycho_torch.recovery import PatchVariance, fresh_network
 
 SMALL = {"epochs": 2, "width": 2, "iterations": 1, "gridsize": 1, "n_groups": 40, "batch_size": 8, "val_fraction": 0.1}
 """36 groups of one pattern to train on, 4 for val_loss: 5 steps an epoch."""
@@ -77,7 +77,7 @@ def run(tmp_path, scan, monkeypatch) -> Callable[..., Run]:
     monkeypatch.setattr(training_module.pl, "Trainer", Watched)
     count = 0
 
-    def make(data=scan, *, execution: dict[str, Any] | None = None, validation=(), progress=None, **overrides) -> Run:
+    def make(data=scan, *, execution: dict[str, Any] | None = None, validation=None, progress=None, **overrides) -> Run:
         nonlocal count
         count += 1
         out = tmp_path / f"out{count}"
@@ -85,7 +85,7 @@ def run(tmp_path, scan, monkeypatch) -> Callable[..., Run]:
         write_scan(path, data)
         options = ExecutionConfig(**{"accelerator": "cpu", "logger_backend": "none", **(execution or {})})
         payload = create_training_payload(path, out, {**SMALL, **overrides}, options)
-        summary = train(payload, validation_files=validation, progress=progress)
+        _, summary = train(payload, validation=validation, progress=progress)
         done = watched[-1]
         done.out, done.summary = out, summary
         return done
@@ -108,13 +108,13 @@ def test_trains_and_writes_a_bundle(run, gridsize, architecture):
     assert bundle.model.config.gridsize == gridsize
     assert bundle.provenance["training"] == done.summary["training"]
     if architecture == "unrolled":
-        assert bundle.model.network.nets[0].leave.weight.abs().sum() > 0  # zero at the start
+        assert bundle.model.network.nets[0].out_conv.weight.abs().sum() > 0  # zero at the start
     json.dumps(done.summary, allow_nan=False)
 
 
 def test_training_lowers_the_loss(run):
     """More epochs, lower val_loss than physics alone."""
-    options = {"gridsize": 2, "sweeps": 1, "width": 4}
+    options = {"gridsize": 2, "passes": 1, "width": 4}
     short = run(epochs=1, execution={"learning_rate": 1e-9}, **options)
     long = run(epochs=20, execution={"learning_rate": 3e-3}, **options)
     losses = [done.summary["training"]["losses"]["val_loss"] for done in (short, long)]
@@ -307,8 +307,8 @@ def test_a_collapse_is_told(run):
     assert not good.summary["training"]["collapsed"]
     for done in (flat, good):
         losses = done.summary["training"]
-        assert losses["collapsed"] == (losses["losses"]["val_loss"] >= 0.98 * losses["flat_loss"])
-    assert flat.summary["training"]["flat_loss"] == good.summary["training"]["flat_loss"]
+        assert losses["collapsed"] == (losses["losses"]["val_loss"] >= 0.98 * losses["uniform_loss"])
+    assert flat.summary["training"]["uniform_loss"] == good.summary["training"]["uniform_loss"]
     assert good.summary["training"]["patch_variance"] > 10 * flat.summary["training"]["patch_variance"]
 
 
@@ -374,7 +374,7 @@ class TestRecovery:
     @staticmethod
     def dead(model: Any) -> None:
         """Far off any object: the physics cannot mend it."""
-        model.network.nets[0].leave.bias.fill_(30.0)
+        model.network.nets[0].out_conv.bias.fill_(30.0)
 
     def test_recovers(self, run, start_with):
         """A network whose first weights are dead learns with the fresh ones; the best checkpoint is of these."""
@@ -384,18 +384,18 @@ class TestRecovery:
         assert told["restarts"] == 1
         assert "after epoch 1 of 4" in told["restart_reason"]
         assert not told["collapsed"]
-        assert told["losses"]["val_loss"] < 0.5 * told["flat_loss"]
-        assert load_bundle(done.out / "model.safetensors").model.network.nets[0].leave.bias.abs().max() < 1
+        assert told["losses"]["val_loss"] < 0.5 * told["uniform_loss"]
+        assert load_bundle(done.out / "model.safetensors").model.network.nets[0].out_conv.bias.abs().max() < 1
 
     @pytest.mark.parametrize("scheduler", ["constant", "plateau", "exponential"])
     def test_the_second_attempt_has_no_past(self, run, start_with, scheduler):
         """To rounding the training that begins with these weights and a third of the rate, and no other moments."""
-        whole = {"batch_size": 64, "seed": 3, "sweeps": 1}
+        whole = {"batch_size": 64, "seed": 3, "passes": 1}
         execution = {"scheduler": scheduler, "enable_checkpointing": False}
         start_with(self.dead)
         after = run(**whole, epochs=4, execution={"learning_rate": 0.03, **execution})
         assert after.summary["training"]["restarts"] == 1
-        weights = training_module._fresh(load_bundle(after.out / "model.safetensors").model, TrainingConfig(seed=3))
+        weights = fresh_network(load_bundle(after.out / "model.safetensors").model.config, seed=4)
         start_with(lambda model: model.network.load_state_dict(weights.state_dict()))
         alone = run(**whole, epochs=3, execution={"learning_rate": 0.01, **execution})
         np.testing.assert_allclose(after.rates[1:], alone.rates, rtol=1e-6)
@@ -420,7 +420,7 @@ class TestRecovery:
 class TestSupervised:
     """TRN-15: the true object in the loss."""
 
-    WORDS = {"synthetic": 2, "n_groups": 60, "gridsize": 2, "sweeps": 1, "width": 4}  # noqa: RUF012
+    WORDS = {"synthetic": 2, "n_groups": 60, "gridsize": 2, "passes": 1, "width": 4}  # noqa: RUF012
 
     def test_lowers_the_error_of_the_object(self, run):
         """Lower than at the start, and than with the patterns alone; val_loss stays the loss on the patterns."""

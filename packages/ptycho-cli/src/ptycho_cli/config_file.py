@@ -26,7 +26,7 @@ def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str
     if path is None:
         return {}
     content = _parse(path)
-    by_key = {key: row for row in rows for key in (_key(row.name), _key(row.flag.removeprefix("--")))}
+    by_key = {key: row for row in rows for key in (_key(row.name), _key(row.flag.removeprefix("--")), *row.aliases)}
     sections = {row.section for row in rows}
     found: dict[str, Any] = {}
     problems: list[Problem] = []

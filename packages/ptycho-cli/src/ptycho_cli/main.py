@@ -25,7 +25,7 @@ _USAGE_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-_RENAMED = {"--device": "--accelerator", "--n_images": "--n-groups"}
+_RENAMED = {"--device": "--accelerator", "--n_images": "--n-groups", "--sweeps": "--passes"}
 _DEBUG = "--debug"
 
 

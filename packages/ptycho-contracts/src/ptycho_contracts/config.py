@@ -20,6 +20,7 @@ from ptycho_contracts.options import (
     check_names,
     from_dict,
     option,
+    present_names,
     resolve,
     schema,
     to_dict,
@@ -38,11 +39,14 @@ __all__ = [
     "Resolved",
     "Section",
     "TrainingConfig",
+    "channel_count",
     "check_names",
     "from_dict",
     "from_tables",
     "markdown_table",
+    "neighbours_drawn_from",
     "option",
+    "present_names",
     "resolve",
     "schema",
     "to_dict",
@@ -50,7 +54,27 @@ __all__ = [
 ]
 
 _HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
-_JUDGES = "share of the used patterns that judge the fit and are not fitted: the epoch of their lowest loss is kept"
+_VALIDATION = "share of the used patterns that judge the fit and are not fitted: the epoch of their lowest loss is kept"
+
+
+def channel_count(gridsize: int) -> int:
+    """C, patterns per group: the one rule for groups, networks and losses.
+
+    >>> [channel_count(gridsize) for gridsize in (1, 2, 3)]
+    [1, 4, 9]
+    """
+    return gridsize**2
+
+
+def neighbours_drawn_from(gridsize: int, neighbor_count: int | None) -> int:
+    """K, neighbours from which the members of a group are drawn; default: two more patterns than a group has.
+
+    >>> neighbours_drawn_from(2, None), neighbours_drawn_from(2, 9), neighbours_drawn_from(1, 9)
+    (6, 9, 0)
+    """
+    if gridsize == 1:
+        return 0
+    return channel_count(gridsize) + 2 if neighbor_count is None else neighbor_count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +103,13 @@ class DataConfig(Section):
 
     @property
     def C(self) -> int:
-        """Patterns a group."""
-        return self.gridsize**2
+        """Patterns per group."""
+        return channel_count(self.gridsize)
 
     @property
     def K(self) -> int:
         """Neighbours from which the members of a group are drawn."""
-        if self.gridsize == 1:
-            return 0
-        return self.C + 2 if self.neighbor_count is None else self.neighbor_count
+        return neighbours_drawn_from(self.gridsize, self.neighbor_count)
 
     def _cross_checks(self) -> list[Problem]:
         problems = []
@@ -123,7 +145,9 @@ class ModelConfig(Section):
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     architecture: str = option("unrolled", "network", choices=("unrolled", "cnn"))
     iterations: int = option(2, "unrolled: rounds of physics, each with a network of its own", minimum=1, maximum=16)
-    sweeps: int = option(3, "unrolled: passes over all patterns before each network", minimum=1, maximum=64)
+    passes: int = option(
+        3, "unrolled: passes over all patterns before each network", minimum=1, maximum=64, aliases=("sweeps",)
+    )
     width: int = option(16, "channels of the first level (unrolled); cnn has 4 times as many", minimum=2)
     modes: int = option(1, "incoherent probe modes", minimum=1, maximum=8)
 
@@ -193,7 +217,7 @@ class InferenceConfig(Section):
     refine: int = option(0, "epochs of joint descent after the network's image", minimum=0)
     correct_positions: bool = option(False, "with refine: correct the positions by descent, too")
     fit_background: bool = option(False, "with refine: fit a background, the same for all patterns, too")
-    val_fraction: float = option(0.0, f"with refine: {_JUDGES}", minimum=0.0, maximum=0.5)
+    val_fraction: float = option(0.0, f"with refine: {_VALIDATION}", minimum=0.0, maximum=0.5)
     assembly: str = option(
         "auto",
         "canvas: all patterns at once on one canvas; groups: stitch the groups' patches; auto: canvas where the "
@@ -234,7 +258,7 @@ class ReconstructionConfig(Section):
     probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
     correct_positions: bool = option(False, "correct the positions by descent, too")
     fit_background: bool = option(False, "fit a background, the same for all patterns, too")
-    val_fraction: float = option(0.0, _JUDGES, minimum=0.0, maximum=0.5)
+    val_fraction: float = option(0.0, _VALIDATION, minimum=0.0, maximum=0.5)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
     hold_out: str | None = option(None, _HOLD_OUT)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from ptycho_contracts.problems import ContractError, Problem, nearest
 
 T = TypeVar("T", bound="Section")
+T_ = TypeVar("T_")
 
 
 def option(
@@ -28,11 +29,13 @@ def option(
     maximum: float | None = None,
     flag: str | None = None,
     negative_flag: str | None = None,
+    aliases: tuple[str, ...] = (),
 ) -> Any:
     """Declare one option: a dataclass field that knows its help text, legal values and flag.
 
     ``minimum`` and ``maximum`` are inclusive, ``above`` is exclusive. ``flag`` and
-    ``negative_flag`` override the spelling derived from the field's name.
+    ``negative_flag`` override the spelling derived from the field's name. ``aliases`` are earlier names, which are
+    still read.
     """
     metadata = {
         "help": help,
@@ -42,6 +45,7 @@ def option(
         "maximum": maximum,
         "flag": flag,
         "negative_flag": negative_flag,
+        "aliases": aliases,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -62,6 +66,7 @@ class Option:
     maximum: float | None
     flag: str
     negative_flag: str | None
+    aliases: tuple[str, ...] = ()
 
     @property
     def legal(self) -> str:
@@ -161,6 +166,22 @@ def references(section: type[Section]) -> Mapping[str, type[Section]]:
     return {field.name: hints[field.name] for field in fields if "help" not in field.metadata}
 
 
+def present_names(values: Mapping[str, T_], sections: Iterable[type[Section]]) -> dict[str, T_]:
+    """The values with earlier names of options replaced by the present ones.
+
+    Raises:
+        ContractError: an option under two of its names.
+    """
+    present = {alias: row.name for section in sections for row in schema(section) for alias in row.aliases}
+    twice = [name for name in values if name in present and present[name] in values]
+    if twice:
+        raise ContractError(
+            Problem(f"explicit.{name}", "config.repeated", f"'{present[name]}' once", f"'{name}' too", "remove one")
+            for name in twice
+        )
+    return {present.get(name, name): value for name, value in values.items()}
+
+
 def check_names(given: Iterable[str], known: Iterable[str], *, where: str) -> None:
     """Raise one ContractError that names every unknown key and the nearest known one."""
     problems = unknown_names(given, known, where=where)
@@ -219,12 +240,13 @@ def resolve(sections: Iterable[type[Section]], layers: Mapping[str, Mapping[str,
     known = sorted({row.name for section in wanted for row in schema(section)})
     problems: list[Problem] = []
     applied: dict[str, dict[str, Any]] = {}
-    for layer, values in layers.items():
+    for layer, named in layers.items():
+        values = present_names(named, wanted)
         problems += unknown_names(values, known, where=layer)
         for name, value in values.items():
             applied.setdefault(name, {"value": value, "source": layer})
-    values = {name: entry["value"] for name, entry in applied.items()}
-    built = _build({section: _own(section, values) for section in wanted}, problems)
+    merged = {name: entry["value"] for name, entry in applied.items()}
+    built = _build({section: _own(section, merged) for section in wanted}, problems)
     return Resolved(sections=built, applied=applied)
 
 
@@ -240,6 +262,7 @@ def from_dict(section: type[T], values: Mapping[str, Any], **referred: Section) 
         ContractError: unknown keys, illegal values, or a reference left out: a default in its place
             could contradict the rest of the configuration (CFG-6).
     """
+    values = present_names(values, [section])
     problems = unknown_names(values, [row.name for row in schema(section)], where=section.section)
     problems += [
         _reference_problem(section, name, kind, "nothing")
@@ -272,6 +295,7 @@ def build_tables(tables: Mapping[str, Mapping[str, Any]], known: Iterable[type[S
     ]
     if problems:
         raise ContractError(problems)
+    tables = {name: present_names(values, [by_name[name]]) for name, values in tables.items()}
     for section in map(by_name.__getitem__, tables):
         names = [row.name for row in schema(section)]
         problems += unknown_names(tables[section.section], names, where=section.section)

@@ -35,7 +35,7 @@ HALO_PX: Final = 32
 that the image does not depend on the tiles."""
 
 
-def damping_course(sweeps: int) -> list[float]:
-    """Damping of each sweep, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
-    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(sweeps - 1, 1))
-    return [FIRST_DAMPING * ratio**sweep for sweep in range(sweeps)]
+def damping_schedule(passes: int) -> list[float]:
+    """Damping of each pass, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
+    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(passes - 1, 1))
+    return [FIRST_DAMPING * ratio**number for number in range(passes)]

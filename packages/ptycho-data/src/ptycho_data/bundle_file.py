@@ -123,7 +123,7 @@ def broken(path: Path, expected: str, found: str) -> ContractError:
 
 
 def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) -> None:
-    """Training can only start from a bundle of the same network (TRN-12); sweeps and modes have no weights.
+    """Training can only start from a bundle of the same network (TRN-12); passes and modes have no weights.
 
     Args:
         path: Of the bundle, for the error.

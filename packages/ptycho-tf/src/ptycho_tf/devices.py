@@ -25,7 +25,7 @@ def pick_device(config: ExecutionConfig) -> str:
                 "device.absent",
                 "a device of this machine: " + ", ".join(known for known, here in present.items() if here),
                 repr(config.accelerator),
-                "use --accelerator auto or cpu",
+                "use `accelerator=auto` or `accelerator=cpu`",
             )
         )
     return name

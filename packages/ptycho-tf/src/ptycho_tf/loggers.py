@@ -28,7 +28,7 @@ def loggers(kind: str, output_dir: Path) -> list[Any]:
                 "logger.absent",
                 f"the package of the logger '{kind}'",
                 f"no module named {kind!r}",
-                f"pip install 'ptycho-tf[{kind}]' or use --logger csv",
+                f"pip install 'ptycho-tf[{kind}]' or use `logger_backend=csv`",
             )
         )
     folder.mkdir(parents=True, exist_ok=True)

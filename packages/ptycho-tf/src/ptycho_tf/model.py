@@ -19,8 +19,8 @@ from ptycho_tf.physics import (
     Placement,
     Tensor,
     extract_patches,
+    group_placement,
     normalised_intensity,
-    place_groups,
     simulate,
     squared_modulus,
     to_centre,
@@ -77,7 +77,7 @@ class PtychoModel:
 
     @property
     def weights(self) -> dict[str, tf.Variable]:
-        """The network's variables by their names in a bundle, such as ``network.nets.0.enter.weight``."""
+        """The network's variables by their names in a bundle, such as ``network.nets.0.in_conv.weight``."""
         return dict(weights(self.network, "network."))
 
     @property
@@ -118,7 +118,7 @@ class PtychoModel:
         groups, (channels, side) = tf.shape(counts)[0], counts.shape[1:3]
         mean_counts = tf.cast(batch["mean_counts"], self.dtype)
         measured = tf.reshape(normalised_intensity(counts, mean_counts[:, None, None, None]), (-1, side, side))
-        placement = place_groups(batch["coords_relative"], canvas_shape, side)
+        placement = group_placement(batch["coords_relative"], canvas_shape, side)
         # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
         subsets = tf.range(channels)[:, None] + tf.range(groups) * channels
         estimates = self.network(

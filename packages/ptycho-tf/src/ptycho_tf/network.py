@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, damping_course
+from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, damping_schedule
 from ptycho_data.canvas import Sites
 
 from ptycho_tf.framework import tf
 from ptycho_tf.layers import Conv, Layers, Make, upsample_nearest, weights, with_weights
+from ptycho_tf.passes import Moduli, StreamPasses, TensorPasses
 from ptycho_tf.physics import Placement, Tensor, add_patches, illumination, scaled, squared_modulus, to_centre
-from ptycho_tf.sweeps import Moduli, SweepOfModuli, SweepOfTensor
 
 
 class CanvasNet(Layers):
@@ -53,10 +53,10 @@ class CanvasNet(Layers):
 class Unrolled(Layers):
     """Iterated physics on a canvas, with a small network's correction in every iteration.
 
-    An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
+    An iteration is some passes over subsets of the patterns, and a net. For each subset a pass reads the patches,
     simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum; the last sweep ends with the mean of what it
-    went through. Then the net sees the estimate, what the sweeps changed, and the illumination, and adds its
+    canvas, divides by the subset's illumination, and steps with momentum; the last pass ends with the mean of what it
+    went through. Then the net sees the estimate, what the passes changed, and the illumination, and adds its
     correction. The same weights serve a group's canvas and that of a whole scan.
 
     Args:
@@ -66,8 +66,8 @@ class Unrolled(Layers):
     infers_whole_canvas = True
     _inputs = 5
 
-    def __init__(self, *, iterations: int, sweeps: int, width: int, compute_dtype: str, make: Make) -> None:
-        self.sweeps = sweeps
+    def __init__(self, *, iterations: int, passes: int, width: int, compute_dtype: str, make: Make) -> None:
+        self.passes = passes
         self.nets = [CanvasNet(self._inputs, width, make=make) for _ in range(iterations)]
         self.compute_dtype = compute_dtype
         # One graph for the nets of all iterations, which differ in their weights alone.
@@ -98,24 +98,24 @@ class Unrolled(Layers):
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
         brightest = tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
-        course = damping_course(self.sweeps * len(self.nets))
-        sweep: SweepOfTensor | SweepOfModuli
+        schedule = damping_schedule(self.passes * len(self.nets))
+        passes: TensorPasses | StreamPasses
         if tf.is_tensor(amplitude):
-            sweep = SweepOfTensor(amplitude, probe, placement, tf.convert_to_tensor(subsets), mask)
+            passes = TensorPasses(amplitude, probe, placement, tf.convert_to_tensor(subsets), mask)
         else:
-            sweep = SweepOfModuli(amplitude, probe, subsets, mask)
-        seen = sweep.light / (sweep.light + SEEN_LIGHT * brightest)
+            passes = StreamPasses(amplitude, probe, subsets, mask)
+        seen = passes.light / (passes.light + SEEN_LIGHT * brightest)
         object_ = tf.ones(placement.shape, probe.dtype)
         velocity = tf.zeros_like(object_)
         estimates = []
         for number, net in enumerate(self.nets):
-            dampings = tf.constant(course[number * self.sweeps : (number + 1) * self.sweeps], seen.dtype) * brightest
+            dampings = tf.constant(schedule[number * self.passes : (number + 1) * self.passes], seen.dtype) * brightest
             ends = number == len(self.nets) - 1
-            swept, velocity = sweep(object_, velocity, dampings, ends_with_mean=ends)
+            moved, velocity = passes(object_, velocity, dampings, ends_with_mean=ends)
             values = [tf.convert_to_tensor(value) for _, value in weights(net)]
             # Outside a graph a net is called too few times to be worth one.
             corrected = partial(_corrected, net, self.compute_dtype) if tf.executing_eagerly() else self._corrected
-            object_ = _tiled(partial(corrected, values), object_, swept, seen, canvases)
+            object_ = _tiled(partial(corrected, values), object_, moved, seen, canvases)
             estimates.append(object_)
         return estimates
 
@@ -147,7 +147,7 @@ def _corrected(
     seen: Tensor,
     canvases: Any,
 ) -> Tensor:
-    """The estimate after a sweep with the correction of a net of these weights."""
+    """The estimate after a pass with the correction of a net of these weights."""
     moved = object_ - before
     real, imag = tf.math.real, tf.math.imag
     features = tf.stack((real(object_) - 1, imag(object_), real(moved), imag(moved), seen), axis=-1)
@@ -260,5 +260,5 @@ def build_network(config: ModelConfig, *, make: Make, compute_dtype: str = "floa
     if config.architecture == "cnn":
         return PatchNet(channels=config.C_model, width=config.width, compute_dtype=compute_dtype, make=make)
     return Unrolled(
-        iterations=config.iterations, sweeps=config.sweeps, width=config.width, compute_dtype=compute_dtype, make=make
+        iterations=config.iterations, passes=config.passes, width=config.width, compute_dtype=compute_dtype, make=make
     )

@@ -58,7 +58,7 @@ class Placement:
         )
 
 
-def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
+def group_placement(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
     """Placement of B * C patches on B group canvases of ``shape``, stacked along y.
 
     The group's centre lies on pixel [H // 2, W // 2] of its canvas, patch c at centre - relative_c.
@@ -209,16 +209,19 @@ def _fractions(fractions_yx: Tensor, dtype: Any) -> tuple[Tensor, Tensor]:
     return fractions[:, 0], fractions[:, 1]
 
 
-def detector_waves(patches: Tensor, probe: Tensor) -> Tensor:
-    """(M, N, N) patches and (K, N, N) probe modes to (M, K, N, N) waves at the detector, zero frequency at [0, 0],
-    unlike the stored patterns; unitary, with the transform's factor at the probe, which is smaller than the waves."""
+def detector_wavefields(patches: Tensor, probe: Tensor) -> Tensor:
+    """(M, N, N) patches and (K, N, N) probe modes to (M, K, N, N) wavefields at the detector.
+
+    Zero frequency is at [0, 0], unlike in the stored patterns. Unitary, with the transform's factor at the probe, which
+    is smaller than the wavefields.
+    """
     return tf.signal.fft2d(patches[:, None] * times(probe, 1 / int(probe.shape[-1])))
 
 
-def back_to_patches(waves: Tensor, probe: Tensor) -> Tensor:
-    """Adjoint of :func:`detector_waves` by the patches: ``sum_k conj(P_k) F^-1[waves_k]``, (M, N, N)."""
+def back_to_patches(wavefields: Tensor, probe: Tensor) -> Tensor:
+    """Adjoint of :func:`detector_wavefields` by the patches: ``sum_k conj(P_k) F^-1[waves_k]``, (M, N, N)."""
     modes = tf.math.conj(times(probe, int(probe.shape[-1])))
-    return tf.reduce_sum(tf.signal.ifft2d(waves) * modes, axis=1)
+    return tf.reduce_sum(tf.signal.ifft2d(wavefields) * modes, axis=1)
 
 
 def times(field: Tensor, number: float) -> Tensor:
@@ -242,14 +245,14 @@ def squared_modulus(field: Tensor) -> Tensor:
     return tf.square(tf.math.real(field)) + tf.square(tf.math.imag(field))
 
 
-def intensity(detector_waves: Tensor) -> Tensor:
-    """(M, K, N, N) detector waves to (M, N, N) intensities: the incoherent sum over modes."""
-    return tf.reduce_sum(squared_modulus(detector_waves), axis=1)
+def intensity(detector_wavefields: Tensor) -> Tensor:
+    """(M, K, N, N) detector wavefields to (M, N, N) intensities: the incoherent sum over modes."""
+    return tf.reduce_sum(squared_modulus(detector_wavefields), axis=1)
 
 
 def simulate(patches: Tensor, probe: Tensor) -> Tensor:
     """Intensities (M, N, N), zero frequency at [0, 0], of (M, N, N) patches under (K, N, N) probe modes."""
-    return intensity(detector_waves(patches, probe))
+    return intensity(detector_wavefields(patches, probe))
 
 
 def unit_probe(probe: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ def require_possible(execution: ExecutionConfig) -> None:
             "execution.impossible",
             f"{only!r}: {reason}",
             repr(getattr(execution, name)),
-            f"use {only!r}, or --backend torch",
+            f"use {only!r}, or `backend=torch`",
         )
         for name, (asked, only, reason) in reasons.items()
         if asked
@@ -73,7 +73,7 @@ def prepare_devices(execution: ExecutionConfig) -> None:
                 "device.absent",
                 f"at most {found}, the {kind} devices of this process",
                 str(count),
-                f"use --devices {found}",
+                f"use `devices={found}`",
             )
         )
 

@@ -1,4 +1,4 @@
-"""The physics step of a network's sweep: patterns compared with their measured moduli, and the object moved (NET-5)."""
+"""The physics step of a network's pass: patterns compared with their measured moduli, and the object moved (NET-5)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ptycho_tf.physics import (
     Tensor,
     add_patches,
     back_to_patches,
-    detector_waves,
+    detector_wavefields,
     extract_patches,
     intensity,
     scaled,
@@ -18,8 +18,8 @@ from ptycho_tf.physics import (
     with_patch,
 )
 
-_LARGE_WAVES = 1 << 14
-"""Values in the waves of one pattern from which it is faster to take the patterns one by one, in the cache, than
+_LARGE_WAVEFIELDS = 1 << 14
+"""Values in the wavefields of one pattern from which it is faster to take the patterns one by one, in the cache, than
 all of a subset in each operation."""
 
 
@@ -53,7 +53,7 @@ def physics_step(
 
 def goes_one_by_one(probe: Tensor) -> bool:
     """Whether the patterns under this probe are better taken one by one; never on a GPU, which wants many at once."""
-    return probe.shape.num_elements() >= _LARGE_WAVES and not tf.config.list_logical_devices("GPU")
+    return probe.shape.num_elements() >= _LARGE_WAVEFIELDS and not tf.config.list_logical_devices("GPU")
 
 
 def back_project(
@@ -71,7 +71,7 @@ def back_project(
 def back_project_one_by_one(
     object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
 ) -> Tensor:
-    """As :func:`back_project`, with the waves of one pattern in memory at a time, and without gradients."""
+    """As :func:`back_project`, with the wavefields of one pattern in memory at a time, and without gradients."""
     count = tf.shape(amplitude)[0]
 
     def body(number: Tensor, canvas: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,8 +86,8 @@ def back_project_one_by_one(
 
 def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
     """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
-    waves = detector_waves(patches, probe)
-    excess = amplitude * tf.math.rsqrt(intensity(waves) + SMALLEST_INTENSITY) - 1
+    wavefields = detector_wavefields(patches, probe)
+    excess = amplitude * tf.math.rsqrt(intensity(wavefields) + SMALLEST_INTENSITY) - 1
     if mask is not None:
         excess = excess * mask
-    return back_to_patches(scaled(waves, excess[:, None]), probe)
+    return back_to_patches(scaled(wavefields, excess[:, None]), probe)

@@ -28,7 +28,7 @@ def pick_device(config: ExecutionConfig) -> torch.device:
                 "device.absent",
                 "a device of this machine: " + ", ".join(known for known, here in present.items() if here),
                 repr(config.accelerator),
-                "use --accelerator auto or cpu",
+                "use `accelerator=auto` or `accelerator=cpu`",
             )
         )
     return torch.device(name)

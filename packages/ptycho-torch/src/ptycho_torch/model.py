@@ -19,8 +19,8 @@ from ptycho_torch.network import build_network
 from ptycho_torch.physics import (
     Placement,
     extract_patches,
+    group_placement,
     normalised_intensity,
-    place_groups,
     simulate,
     squared_modulus,
     unit_probe,
@@ -103,7 +103,7 @@ class PtychoModel(nn.Module):
         counts = batch["counts"]
         groups, channels, side, _ = counts.shape
         measured = normalised_intensity(counts, batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
-        placement = place_groups(batch["coords_relative"], canvas_shape, side)
+        placement = group_placement(batch["coords_relative"], canvas_shape, side)
         # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
         first = torch.arange(groups, device=counts.device) * channels
         subsets = [first + channel for channel in range(channels)]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import HALO_PX, MOMENTUM, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, damping_course
+from ptycho_contracts.physics import HALO_PX, MOMENTUM, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, damping_schedule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,8 +27,8 @@ from ptycho_torch.physics import (
     to_detector,
 )
 
-_WAVES_AT_ONCE = 1 << 20
-"""Values of waves in one operation: more would leave the processor's cache."""
+_WAVEFIELDS_AT_ONCE = 1 << 20
+"""Values of wavefields in one operation: more would leave the processor's cache."""
 
 
 Moduli = Tensor | Callable[[int], Tensor]
@@ -83,19 +83,19 @@ class CanvasNet(nn.Module):
 class Unrolled(nn.Module):
     """Iterated physics on a canvas, with a small network's correction in every iteration.
 
-    An iteration is some sweeps over subsets of the patterns, and a net. For each subset a sweep reads the patches,
+    An iteration is some passes over subsets of the patterns, and a net. For each subset a pass reads the patches,
     simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum; the last sweep ends with the mean of what it
-    went through. Then the net sees the estimate, what the sweeps changed, and the illumination, and adds its
+    canvas, divides by the subset's illumination, and steps with momentum; the last pass ends with the mean of what it
+    went through. Then the net sees the estimate, what the passes changed, and the illumination, and adds its
     correction. The same weights serve a group's canvas and that of a whole scan.
     """
 
     infers_whole_canvas = True
     _inputs = 5
 
-    def __init__(self, *, iterations: int, sweeps: int, width: int) -> None:
+    def __init__(self, *, iterations: int, passes: int, width: int) -> None:
         super().__init__()
-        self.sweeps = sweeps
+        self.passes = passes
         self.nets = nn.ModuleList(CanvasNet(self._inputs, width) for _ in range(iterations))
 
     def forward(
@@ -115,7 +115,7 @@ class Unrolled(nn.Module):
                 that gives (n, N, N) of a subset.
             probe: (K, N, N) complex, unit energy.
             placement: Sites of the M patches on the (stacked) canvas.
-            subsets: Indices of the patterns of each step of a sweep; together all M.
+            subsets: Indices of the patterns of each step of a pass; together all M.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
         """
@@ -126,19 +126,19 @@ class Unrolled(nn.Module):
         seen = light / (light + SEEN_LIGHT * brightest)
         object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device)
         velocity = torch.zeros_like(object_)
-        course = damping_course(self.sweeps * len(self.nets))
-        last = len(course) - 1
+        dampings = damping_schedule(self.passes * len(self.nets))
+        last = len(dampings) - 1
         estimates = []
         for number, net in enumerate(self.nets):
             before, visited = object_, torch.zeros_like(object_)
-            for sweep in range(number * self.sweeps, (number + 1) * self.sweeps):
-                damping = course[sweep] * brightest
-                for turn, (subset, subset_light) in enumerate(zip(subsets, lights, strict=True)):
-                    step = back_project(object_, moduli(turn), probe, placement[subset], mask=mask)
+            for turn in range(number * self.passes, (number + 1) * self.passes):
+                damping = dampings[turn] * brightest
+                for place, (subset, subset_light) in enumerate(zip(subsets, lights, strict=True)):
+                    step = back_project(object_, moduli(place), probe, placement[subset], mask=mask)
                     step = step / (subset_light + damping)
                     velocity = MOMENTUM * velocity + step
                     object_ = object_ + step + MOMENTUM * velocity
-                    if sweep == last:
+                    if turn == last:
                         visited = visited + object_
             if number == len(self.nets) - 1:
                 object_ = visited / len(subsets)  # the mean: steps towards single subsets carry their noise
@@ -159,7 +159,7 @@ def back_project(
     psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
     simulated one where ``mask`` is 0.
     """
-    some = max(1, _WAVES_AT_ONCE // probe.numel())
+    some = max(1, _WAVEFIELDS_AT_ONCE // probe.numel())
     parts = [slice(first, first + some) for first in range(0, len(placement), some)]
     patches = [_corrections(extract_patches(object_, placement[part]), amplitude[part], probe, mask) for part in parts]
     return add_patches(torch.cat(patches) if len(patches) > 1 else patches[0], placement)
@@ -167,11 +167,11 @@ def back_project(
 
 def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
     """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
-    waves = to_detector(exit_waves(patches, probe))
-    excess = amplitude / (intensity(waves) + SMALLEST_INTENSITY).sqrt() - 1
+    wavefields = to_detector(exit_waves(patches, probe))
+    excess = amplitude / (intensity(wavefields) + SMALLEST_INTENSITY).sqrt() - 1
     if mask is not None:
         excess = excess * mask
-    return (from_detector(waves * excess.unsqueeze(1)) * probe.conj()).sum(1)
+    return (from_detector(wavefields * excess.unsqueeze(1)) * probe.conj()).sum(1)
 
 
 class PatchNet(nn.Module):
@@ -264,4 +264,4 @@ def build_network(config: ModelConfig) -> nn.Module:
     """The network that a configuration asks for, with fresh weights from torch's generator."""
     if config.architecture == "cnn":
         return PatchNet(channels=config.C_model, width=config.width)
-    return Unrolled(iterations=config.iterations, sweeps=config.sweeps, width=config.width)
+    return Unrolled(iterations=config.iterations, passes=config.passes, width=config.width)

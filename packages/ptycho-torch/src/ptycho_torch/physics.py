@@ -50,7 +50,7 @@ class Placement:
         return Placement(self.corners_yx.to(device), self.fractions_yx.to(device), self.shape, self.N)
 
 
-def place_groups(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
+def group_placement(coords_relative: Tensor, shape: tuple[int, int], N: int) -> Placement:
     """Placement of B * C patches on B group canvases of ``shape``, stacked along y.
 
     The group's centre lies on pixel [H // 2, W // 2] of its canvas, patch c at centre - relative_c.
@@ -157,15 +157,15 @@ def exit_waves(patches: Tensor, probe: Tensor) -> Tensor:
     return patches.unsqueeze(1) * probe
 
 
-def to_detector(waves: Tensor) -> Tensor:
-    """Unitary transform of (..., N, N) waves; zero frequency at [0, 0], unlike the stored patterns."""
-    spectrum: Tensor = torch.fft.fft2(waves, norm="ortho")
+def to_detector(wavefields: Tensor) -> Tensor:
+    """Unitary transform of (..., N, N) wavefields; zero frequency at [0, 0], unlike the stored patterns."""
+    spectrum: Tensor = torch.fft.fft2(wavefields, norm="ortho")
     return spectrum
 
 
-def from_detector(waves: Tensor) -> Tensor:
+def from_detector(wavefields: Tensor) -> Tensor:
     """Inverse of :func:`to_detector`."""
-    found: Tensor = torch.fft.ifft2(waves, norm="ortho")
+    found: Tensor = torch.fft.ifft2(wavefields, norm="ortho")
     return found
 
 
@@ -174,9 +174,9 @@ def squared_modulus(field: Tensor) -> Tensor:
     return field.real.square() + field.imag.square()
 
 
-def intensity(detector_waves: Tensor) -> Tensor:
-    """(M, K, N, N) detector waves to (M, N, N) intensities: the incoherent sum over modes."""
-    return squared_modulus(detector_waves).sum(1)
+def intensity(detector_wavefields: Tensor) -> Tensor:
+    """(M, K, N, N) detector wavefields to (M, N, N) intensities: the incoherent sum over modes."""
+    return squared_modulus(detector_wavefields).sum(1)
 
 
 def simulate(patches: Tensor, probe: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 from ptycho_contracts.config import ExecutionConfig, ModelConfig
 from ptycho_data.fitting import PATCH_VARIANCE, Attempts
 from ptycho_data.stages import Progress
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptycho_torch.network import build_network
 from ptycho_torch.physics import squared_modulus
@@ -92,9 +92,7 @@ class Recovery(EarlyStopping):
         self._due = False
         done = trainer.global_step
         self._attempts.restart(done, int(trainer.estimated_stepping_batches) - done)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed)
-            fresh = build_network(self._config)
+        fresh = fresh_network(self._config, self._seed)
         pl_module.get_submodule("model.network").load_state_dict(fresh.state_dict())
         self.wait_count, self.stopped_epoch, self.best_score = 0, 0, self._best.clone()
         rate = self._attempts.rate * self._first_rate
@@ -112,6 +110,13 @@ class Recovery(EarlyStopping):
     def state_dict(self) -> dict[str, Any]:
         """With the figures of the weights that the checkpoint holds."""
         return super().state_dict() | {"figures": dict(self.figures)}
+
+
+def fresh_network(config: ModelConfig, seed: int) -> nn.Module:
+    """A network with weights that are a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return build_network(config)
 
 
 class PatchVariance:

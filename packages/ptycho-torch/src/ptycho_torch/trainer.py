@@ -29,7 +29,7 @@ def require_precision(execution: ExecutionConfig) -> None:
                 "precision.absent",
                 f"a precision that {device} computes in",
                 repr(execution.precision),
-                "use --precision bf16-mixed or 32-true",
+                "use `precision=bf16-mixed` or `precision=32-true`",
             )
         )
 
@@ -94,7 +94,7 @@ def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
                 "logger.absent",
                 f"the package of the logger '{kind}'",
                 str(error).splitlines()[0],
-                f"pip install 'ptycho-torch[{kind}]' or use --logger csv",
+                f"pip install 'ptycho-torch[{kind}]' or use `logger_backend=csv`",
             )
         ) from error
     return CSVLogger(output_dir, name="logs")

@@ -6,21 +6,29 @@ import re
 
 from ptycho_contracts.config import SECTIONS, schema
 
+from ptycho_cli.options import negative_flag
+
 _OPTION = re.compile(r"`([A-Za-z_]+)(?:=([^`]+))?`")
-_FLAGS = {row.name: row for section in SECTIONS for row in schema(section)}
+_OPTIONS = {row.name: row for section in SECTIONS for row in schema(section)}
+_PARAMETERS = ("backend", "companion", "geometry", "resume", "scan")
+"""Parameters of commands that are no options of the schema."""
 
 
 def with_flags(text: str) -> str:
     """A text whose options in backticks are flags.
 
-    >>> with_flags("try `modes=3`, or `correct_positions`; not `this`")
-    'try --modes 3, or --correct-positions; not `this`'
+    >>> with_flags("try `modes=3`, or `correct_positions`; `enable_checkpointing=False`; not `this`")
+    'try --modes 3, or --correct-positions; --disable-checkpointing; not `this`'
     """
+    return _OPTION.sub(_flag, text)
 
-    def flag(match: re.Match[str]) -> str:
-        row = _FLAGS.get(match[1])
-        if row is None:
-            return match[0]
-        return row.flag if match[2] is None or match[2] == "True" else f"{row.flag} {match[2]}"
 
-    return _OPTION.sub(flag, text)
+def _flag(match: re.Match[str]) -> str:
+    name, value = match.groups()
+    row = _OPTIONS.get(name)
+    if row is None and name not in _PARAMETERS:
+        return match[0]
+    if row is not None and row.type is bool:
+        return str(negative_flag(row)) if value == "False" else row.flag
+    flag = f"--{name}" if row is None else row.flag
+    return flag if value is None else f"{flag} {value}"

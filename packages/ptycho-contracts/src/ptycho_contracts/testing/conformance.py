@@ -149,7 +149,7 @@ def _extract_and_add(adapter: Adapter, N: int, modes: int, batch: int) -> None:
     found = adapter.extract(canvas, positions, N, origin)
     close(found, reference.extract_patches(canvas, positions, N, origin), FORWARD, "extract (PHY-4)")
     found = adapter.add(patches, positions, shape, origin)
-    close(found, reference.place_patches(patches, positions, shape, origin), FORWARD, "add (PHY-5)")
+    close(found, reference.scatter_add(patches, positions, shape, origin), FORWARD, "add (PHY-5)")
 
 
 def _adjoint(adapter: Adapter, N: int, modes: int, batch: int) -> None:
@@ -165,7 +165,7 @@ def _extract_gradient(adapter: Adapter, N: int, modes: int, batch: int) -> None:
     rng, positions, origin, shape = _scene(N, modes, batch)
     canvas, upstream = _complex(rng, shape), _complex(rng, (batch, N, N))
     found = adapter.extract_gradient(canvas, positions, upstream, origin)
-    close(found, reference.place_patches(upstream, positions, shape, origin), GRADIENT, "gradient of extract")
+    close(found, reference.scatter_add(upstream, positions, shape, origin), GRADIENT, "gradient of extract")
 
 
 def _simulate(adapter: Adapter, N: int, modes: int, batch: int) -> None:
@@ -188,8 +188,8 @@ def _simulate_gradients(adapter: Adapter, N: int, modes: int, batch: int) -> Non
 def intensity_gradients(patches: Array, probe: Array, upstream: Array) -> tuple[Array, Array]:
     """Of ``sum u |F(P O)|^2``, by O and P: ``2 conj(P) F^-1[u psi]`` summed over modes, and likewise for P."""
     patches, probe = np.asarray(patches, np.complex128), np.asarray(probe, np.complex128)
-    waves = reference.far_field(patches[:, None] * probe)
-    back = np.fft.ifft2(np.fft.ifftshift(waves * upstream[:, None], axes=(-2, -1)), norm="ortho")
+    wavefields = reference.far_field(patches[:, None] * probe)
+    back = np.fft.ifft2(np.fft.ifftshift(wavefields * upstream[:, None], axes=(-2, -1)), norm="ortho")
     return 2 * (probe.conj() * back).sum(1), 2 * (patches.conj()[:, None] * back).sum(0)
 
 

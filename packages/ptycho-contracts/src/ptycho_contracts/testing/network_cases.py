@@ -24,7 +24,7 @@ class NetworkCase:
     Attributes:
         name: For test reports.
         config: Architecture ``unrolled``.
-        weights: float32 by name as in a bundle, ``network.nets.0.enter.weight`` (out, in, kh, kw).
+        weights: float32 by name as in a bundle, ``network.nets.0.in_conv.weight`` (out, in, kh, kw).
         probe: (K, N, N) complex64.
         counts: (B, C, N, N) float32, zero frequency at [N // 2, N // 2].
         coords_relative: (B, 1, 2, C) float32.
@@ -61,7 +61,7 @@ class NetworkCase:
                 self.coords_relative[group, 0],
                 means[group],
                 iterations=self.config.iterations,
-                sweeps=self.config.sweeps,
+                passes=self.config.passes,
                 canvas_shape=self.canvas_shape,
                 good=good,
             )
@@ -141,13 +141,13 @@ def network_case(
     """A case with random weights, a diffuse probe, which leaves no detector pixel dark, and Poisson counts."""
     rng = np.random.default_rng((N, modes, groups, seed))
     config = ModelConfig(
-        data=DataConfig(N=N, gridsize=gridsize, n_groups=groups), iterations=2, sweeps=2, width=2, modes=modes
+        data=DataConfig(N=N, gridsize=gridsize, n_groups=groups), iterations=2, passes=2, width=2, modes=modes
     )
     C = config.C_model
     axis = (np.arange(N) - N // 2) / N
     spot = np.exp(-(axis[:, None] ** 2 + axis**2) / 0.08)
     probe = spot * np.exp(2j * np.pi * rng.random((modes, N, N))) * 0.6 ** np.arange(modes)[:, None, None]
-    probe = reference.probe_in_gauge(probe, 1.0).astype(np.complex64)
+    probe = reference.normalised_probe(probe, 1.0).astype(np.complex64)
     relative = np.round(rng.uniform(-3, 3, (groups, 1, 2, C)) * 64) / 64
     relative -= relative.mean(-1, keepdims=True)
     side = int(4 * np.ceil((N + 2 * np.ceil(np.abs(relative).max()) + 2) / 4))
@@ -183,13 +183,13 @@ def network_case(
 def _weights(config: ModelConfig, rng: np.random.Generator) -> dict[str, NDArray[np.float32]]:
     w = config.width
     layers = {
-        "enter": (2 * w, 4 * _INPUTS, 3),
+        "in_conv": (2 * w, 4 * _INPUTS, 3),
         "fine": (2 * w, 2 * w, 3),
         "down": (4 * w, 2 * w, 3),
         "coarse": (4 * w, 4 * w, 3),
         "up": (2 * w, 4 * w, 1),
         "merge": (2 * w, 2 * w, 3),
-        "leave": (8, 2 * w, 3),
+        "out_conv": (8, 2 * w, 3),
     }
     found = {}
     for number in range(config.iterations):

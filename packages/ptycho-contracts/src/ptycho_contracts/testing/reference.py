@@ -45,7 +45,7 @@ def extract_patches(canvas: ArrayLike, positions_px: ArrayLike, N: int, origin_y
     return patches
 
 
-def place_patches(patches: ArrayLike, positions_px: ArrayLike, shape: Shape, origin_yx: ArrayLike) -> Complex:
+def scatter_add(patches: ArrayLike, positions_px: ArrayLike, shape: Shape, origin_yx: ArrayLike) -> Complex:
     """Add (M, N, N) patches onto a canvas (H, W): the exact adjoint of :func:`extract_patches` (PHY-5).
 
     Raises:
@@ -71,21 +71,21 @@ def merge_patches(
     Args:
         patches: (M, N, N).
         weight: (N, N), positive; the same for every patch.
-        positions_px, shape, origin_yx: as for :func:`place_patches`.
+        positions_px, shape, origin_yx: as for :func:`scatter_add`.
 
     Returns:
         The canvas, 0 where the weight is 0, and the weight (H, W).
     """
     patches = np.asarray(patches, dtype=np.complex128)
     weights = np.broadcast_to(np.asarray(weight, dtype=np.float64), patches.shape)
-    summed = place_patches(weights * patches, positions_px, shape, origin_yx)
-    total = place_patches(weights, positions_px, shape, origin_yx).real
+    summed = scatter_add(weights * patches, positions_px, shape, origin_yx)
+    total = scatter_add(weights, positions_px, shape, origin_yx).real
     return np.divide(summed, total, out=np.zeros_like(summed), where=total > 0), total
 
 
-def far_field(waves: ArrayLike) -> Complex:
-    """Unitary Fourier transform of (..., N, N) waves, zero frequency at ``[N // 2, N // 2]`` (PHY-8)."""
-    spectrum = np.fft.fft2(np.asarray(waves, np.complex128), norm="ortho")
+def far_field(wavefields: ArrayLike) -> Complex:
+    """Unitary Fourier transform of (..., N, N) wavefields, zero frequency at ``[N // 2, N // 2]`` (PHY-8)."""
+    spectrum = np.fft.fft2(np.asarray(wavefields, np.complex128), norm="ortho")
     return np.asarray(np.fft.fftshift(spectrum, axes=(-2, -1)))
 
 
@@ -102,7 +102,7 @@ def simulate_counts(patches: ArrayLike, probe_modes: ArrayLike, background: Arra
     return counts if background is None else counts + np.asarray(background, dtype=np.float64)
 
 
-def probe_in_gauge(probe: ArrayLike, mean_counts: float) -> Complex:
+def normalised_probe(probe: ArrayLike, mean_counts: float) -> Complex:
     """The probe (K, N, N), scaled so that its summed squares are ``mean_counts`` (PHY-10).
 
     Raises:

@@ -1,6 +1,6 @@
 """The network ``unrolled`` and its training loss in NumPy, float64 (specs/training.md, NET-5 to NET-7 and TRN-1).
 
-One group at a time, written to be read: an oracle for the backends, which share nothing with it.
+One group at a time, written to be read: an oracle for the backends, which fraction nothing with it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def unrolled(
     mean_counts: float,
     *,
     iterations: int,
-    sweeps: int,
+    passes: int,
     canvas_shape: tuple[int, int],
     good: NDArray[np.bool_] | None = None,
 ) -> list[Complex]:
     """Estimates of one group's object after each iteration, each (H, W).
 
     Args:
-        weights: By name, ``nets.0.enter.weight`` (out, in, kh, kw) and so on.
+        weights: By name, ``nets.0.in_conv.weight`` (out, in, kh, kw) and so on.
         counts: (C, N, N), zero frequency at [N // 2, N // 2].
         probe: (K, N, N), any scale.
         coords_relative: (2, C) [x, y], centre minus position.
@@ -48,13 +48,13 @@ def unrolled(
         canvas_shape: (H, W); the group's centre lies on pixel [H // 2, W // 2].
         good: (N, N), True where a detector pixel counts.
     """
-    probe = reference.probe_in_gauge(probe, 1.0)
+    probe = reference.normalised_probe(probe, 1.0)
     N, frame = probe.shape[-1], (-(canvas_shape[0] // 2), -(canvas_shape[1] // 2))
     amplitude = np.sqrt(np.asarray(counts, np.float64) / mean_counts)
     power = (np.abs(probe) ** 2).sum(0)
     brightest = power.max()
     sites = [-np.asarray(coords_relative, np.float64)[:, [member]].T for member in range(len(counts))]
-    lights = [reference.place_patches(power[None], site, canvas_shape, frame).real for site in sites]
+    lights = [reference.scatter_add(power[None], site, canvas_shape, frame).real for site in sites]
     light = np.sum(lights, axis=0)
     seen = light / (light + SEEN_LIGHT * brightest)
     object_ = np.ones(canvas_shape, np.complex128)
@@ -62,18 +62,18 @@ def unrolled(
     estimates = []
     for iteration in range(iterations):
         before = object_
-        for sweep in range(iteration * sweeps, (iteration + 1) * sweeps):
-            share = sweep / max(iterations * sweeps - 1, 1)
-            damping = brightest * FIRST_DAMPING ** (1 - share) * LAST_DAMPING**share
+        for turn in range(iteration * passes, (iteration + 1) * passes):
+            fraction = turn / max(iterations * passes - 1, 1)
+            damping = brightest * FIRST_DAMPING ** (1 - fraction) * LAST_DAMPING**fraction
             visited = []
             for member, site in enumerate(sites):
                 (patch,) = reference.extract_patches(object_, site, N, frame)
                 change = _replaced(patch, probe, amplitude[member], good)
-                step = reference.place_patches(change[None], site, canvas_shape, frame) / (lights[member] + damping)
+                step = reference.scatter_add(change[None], site, canvas_shape, frame) / (lights[member] + damping)
                 velocity = MOMENTUM * velocity + step
                 object_ = object_ + step + MOMENTUM * velocity
                 visited.append(object_)
-            if sweep == iterations * sweeps - 1:
+            if turn == iterations * passes - 1:
                 object_ = np.mean(visited, axis=0)
         moved = object_ - before
         features = np.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
@@ -101,7 +101,7 @@ def training_loss(
         coords_relative: (B, 1, 2, C); ``mean_counts`` (B,).
         loss: ``amplitude`` or ``poisson``.
     """
-    probe = reference.probe_in_gauge(probe, 1.0)
+    probe = reference.normalised_probe(probe, 1.0)
     N = probe.shape[-1]
     weights = [EARLIER_ITERATIONS] * (len(estimates[0]) - 1) + [1.0]
     measured = counts / mean_counts[:, None, None, None]
@@ -132,13 +132,13 @@ def canvas_net(weights: Weights, canvas: Real) -> Real:
     def layer(name: str, image: Real, stride: int = 1) -> Real:
         return convolution(image, weights[f"{name}.weight"], weights[f"{name}.bias"], stride)
 
-    fine = _silu(layer("enter", unshuffled(padded)))
+    fine = _silu(layer("in_conv", unshuffled(padded)))
     fine = fine + _silu(layer("fine", fine))
     coarse = _silu(layer("down", fine, 2))
     coarse = coarse + _silu(layer("coarse", coarse))
     up = layer("up", coarse).repeat(2, axis=1).repeat(2, axis=2)
     fine = _silu(layer("merge", fine + up))
-    return shuffled(layer("leave", fine))[:, :height, :width]
+    return shuffled(layer("out_conv", fine))[:, :height, :width]
 
 
 def convolution(image: Real, weight: Real, bias: Real, stride: int = 1) -> Real:
@@ -171,11 +171,11 @@ def shuffled(image: Real) -> Real:
 
 def _replaced(patch: Complex, probe: Complex, amplitude: Real, good: Any) -> Complex:
     """``sum_k conj(P_k) F^-1[psi_k (a / sqrt(I + tiny) - 1)]`` of one pattern."""
-    waves = reference.far_field(probe * patch)
-    excess = amplitude / np.sqrt((np.abs(waves) ** 2).sum(0) + SMALLEST_INTENSITY) - 1
+    wavefields = reference.far_field(probe * patch)
+    excess = amplitude / np.sqrt((np.abs(wavefields) ** 2).sum(0) + SMALLEST_INTENSITY) - 1
     if good is not None:
         excess = np.where(good, excess, 0.0)
-    back = np.fft.ifft2(np.fft.ifftshift(waves * excess, axes=(-2, -1)), norm="ortho")
+    back = np.fft.ifft2(np.fft.ifftshift(wavefields * excess, axes=(-2, -1)), norm="ortho")
     return np.asarray((probe.conj() * back).sum(0))
 
 

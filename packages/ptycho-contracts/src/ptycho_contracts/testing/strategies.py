@@ -54,7 +54,7 @@ def probes(draw: st.DrawFn, N: int, *, modes: int | None = None, mean_counts: fl
     y, x = axis[:, None], axis[None, :]
     spot = np.exp(-(x**2 + y**2) / (2 * rng.uniform(0.12, 0.25) ** 2) + 1j * rng.uniform(-20, 20) * (x**2 + y**2))
     stack = [spot * (x + 1j * rng.uniform(-1, 1) * y) ** order * 0.5**order for order in range(count)]
-    return reference.probe_in_gauge(stack, mean_counts).astype(np.complex64)
+    return reference.normalised_probe(stack, mean_counts).astype(np.complex64)
 
 
 @st.composite

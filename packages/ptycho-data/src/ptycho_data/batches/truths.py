@@ -133,6 +133,6 @@ def _missing(numbers: list[int]) -> Problem:
         "truth.missing",
         "the true object of every scan that is trained on",
         f"none of scan {', '.join(map(str, numbers[:8]))}",
-        "give --synthetic N to train on simulated objects, a file with its true object ('objectGuess' with "
-        "object_kind 'truth'), or leave --supervised-weight out",
+        "give `synthetic=N` to train on simulated objects, a file with its true object ('objectGuess' with "
+        "object_kind 'truth'), or leave `supervised_weight` out",
     )

@@ -22,7 +22,7 @@ _MOST_IN_A_TILE = 256
 _SAFE_WEIGHTS = (2.0**-60, 2.0**60)
 
 
-class Placer:
+class ScatterAdd:
     """Work arrays for patches of one size and precision.
 
     Args:

@@ -14,7 +14,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups
 
 from ptycho_data.canvas.geometry import CanvasGeometry, corners_and_fractions
-from ptycho_data.canvas.scatter_add import Placer
+from ptycho_data.canvas.scatter_add import ScatterAdd
 
 _BLOCK_VALUES = 1 << 20
 
@@ -31,7 +31,7 @@ class Stitcher:
         self.patches = 0
         self._numerator = np.zeros(geometry.shape, np.complex128)
         self._denominator = np.zeros(geometry.shape, np.float64)
-        self._placer: Placer | None = None
+        self._scatter: ScatterAdd | None = None
 
     def add(self, patches: NDArray[Any], positions_px: NDArray[Any], weight: NDArray[Any] | None = None) -> None:
         """Place patches, each at its own position.
@@ -53,9 +53,9 @@ class Stitcher:
         single = patches.dtype in (np.complex64, np.float32)
         patches = patches.astype(np.complex64 if single else np.complex128, copy=False)
         real = patches.real.dtype
-        if self._placer is None or (self._placer.N, self._placer.real) != (N, real):
-            self._placer = Placer(N, real)
-        self._placer.place(self._numerator, self._denominator, patches, weight, corners, fractions)
+        if self._scatter is None or (self._scatter.N, self._scatter.real) != (N, real):
+            self._scatter = ScatterAdd(N, real)
+        self._scatter.place(self._numerator, self._denominator, patches, weight, corners, fractions)
         self.patches += n
 
     def add_groups(

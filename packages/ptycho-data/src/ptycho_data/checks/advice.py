@@ -36,13 +36,13 @@ def over_floor(residual: Any, floor: Any) -> float | None:
 
 
 def try_next(modes: int, *, corrects_positions: bool = False, fits_background: bool = False) -> str:
-    """Flags of `reconstruct` to try where R stays above its floor, the likeliest first."""
+    """Options of ``reconstruct`` to try where R stays above its floor, the likeliest first."""
     if modes < FEW_MODES:
-        return f"try --modes {FEW_MODES}"
-    flags = [f"--modes {min(modes + 2, MOST_MODES)}"] if modes < MOST_MODES else []
-    flags += [] if corrects_positions else ["--correct-positions"]
-    flags += [] if fits_background else ["--fit-background"]
-    return "try more --epochs" + "".join(f", {flag}" for flag in flags)
+        return f"try `modes={FEW_MODES}`"
+    options = [f"`modes={min(modes + 2, MOST_MODES)}`"] if modes < MOST_MODES else []
+    options += [] if corrects_positions else ["`correct_positions`"]
+    options += [] if fits_background else ["`fit_background`"]
+    return "try more `epochs`" + "".join(f", {option}" for option in options)
 
 
 def advise(
@@ -105,11 +105,11 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
         remedy = f"try {longer}, then {remedy.removeprefix('try ')}" if longer else remedy
     else:
         modes = int(settings.get("model", {}).get("modes", 1))
-        more = f"train with --modes {FEW_MODES}" if modes < FEW_MODES else ""
+        more = f"train with `modes={FEW_MODES}`" if modes < FEW_MODES else ""
         if not settings.get("inference", {}).get("refine"):
-            remedy = "try --refine 5" + (f", or {more}" if more else "")
+            remedy = "try `refine=5`" + (f", or {more}" if more else "")
         else:
-            remedy = more or "try a larger --refine, --correct-positions or --fit-background"
+            remedy = more or "try a larger `refine`, `correct_positions` or `fit_background`"
     return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
 
 
@@ -124,15 +124,15 @@ def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
     if not training.get("collapsed"):
         return None
     settings = summary.get("settings", {})
-    ways = ["more --epochs"]
-    ways += ["--architecture unrolled"] if settings.get("model", {}).get("architecture") == "cnn" else []
+    ways = ["more `epochs`"]
+    ways += ["`architecture=unrolled`"] if settings.get("model", {}).get("architecture") == "cnn" else []
     if not settings.get("training", {}).get("supervised_weight"):
-        ways.append("--synthetic N with --supervised-weight")
+        ways.append("`synthetic=N` with `supervised_weight`")
     again = ", also when begun anew at a third of the learning rate" if training.get("restarts") else ""
     return Problem(
         model,
         "training.collapsed",
-        f"a val_loss below 0.98 of a uniform object's {training.get('flat_loss', math.nan):.4g}",
+        f"a val_loss below 0.98 of a uniform object's {training.get('uniform_loss', math.nan):.4g}",
         f"{training.get('losses', {}).get('val_loss', math.nan):.4g}{again}: the network has learned nothing of the "
         "object, and its images show none; the files are written all the same",
         "train with " + ", or ".join(ways),
@@ -149,8 +149,8 @@ def _longer(summary: Mapping[str, Any], own: Mapping[str, Any]) -> str:
     if summary.get("stopped_by") == "early stopping":
         return ""
     asked = own.get("epochs", epochs)
-    longer = ["a longer --max-seconds"] if summary.get("stopped_by") == "max_seconds" else []
-    longer += [f"--epochs {math.ceil(ENOUGH_STEPS / an_epoch)}"] if asked * an_epoch < ENOUGH_STEPS else []
+    longer = ["a longer `max_seconds`"] if summary.get("stopped_by") == "max_seconds" else []
+    longer += [f"`epochs={math.ceil(ENOUGH_STEPS / an_epoch)}`"] if asked * an_epoch < ENOUGH_STEPS else []
     return " and ".join(longer)
 
 
@@ -166,12 +166,12 @@ def _of_calibration(summary: Mapping[str, Any]) -> str | None:
         for section, name in (("model", "modes"), ("training", "calibration_epochs"))
     )
     wanted = FEW_MODES if modes < FEW_MODES else min(modes + 2, MOST_MODES)
-    more = f"--modes {wanted}" if modes < MOST_MODES else ""
+    more = f"`modes={wanted}`" if modes < MOST_MODES else ""
     if steps < ENOUGH_STEPS:
-        remedy = f"try --calibration-epochs {math.ceil(ENOUGH_STEPS / (steps / epochs))}"
+        remedy = f"try `calibration_epochs={math.ceil(ENOUGH_STEPS / (steps / epochs))}`"
         remedy += f", then {more}" if more else ""
     else:
-        remedy = f"try {more or f'--calibration-epochs {2 * epochs}'}"
+        remedy = f"try {more or f'`calibration_epochs={2 * epochs}`'}"
     return f"the calibrated probe's R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
 
 
@@ -184,8 +184,8 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
     if ratio <= NEAR_FLOOR:
         return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
     if rising:
-        then = remedy.replace("more --epochs, ", "")
-        also = f"; if R stays with more epochs, {then}" if then != "try more --epochs" else ""
+        then = remedy.replace("more `epochs`, ", "")
+        also = f"; if R stays with more epochs, {then}" if then != "try more `epochs`" else ""
         return [Advice("residual.above", f"{times}: the descent is not done{also}")]
     return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
 
@@ -196,9 +196,9 @@ def _of_trend(now: float | None, before: float | None, epochs: int) -> list[Advi
     change = now - before  # type: ignore[operator]
     course = f"half-bit FRC went from {before:.3f} to {now:.3f} of Nyquist with the last half of the epochs"
     if change > TREND:
-        return [Advice("frc.rising", f"{course}: still rising; try --epochs {2 * epochs}")]
+        return [Advice("frc.rising", f"{course}: still rising; try `epochs={2 * epochs}`")]
     if change < -TREND:
-        return [Advice("frc.falling", f"{course}: falling, the halves fit their own noise; try --epochs {epochs // 2}")]
+        return [Advice("frc.falling", f"{course}: falling, the halves fit their own noise; try `epochs={epochs // 2}`")]
     return [Advice("frc.settled", f"{course}: settled")]
 
 

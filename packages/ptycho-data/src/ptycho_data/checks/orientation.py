@@ -83,13 +83,13 @@ def rank_orientations(
 ) -> OrientationRanking:
     """Rank the eight swaps and turns of the position axes by how well an object explains the patterns.
 
-    For each orientation, some sweeps of ePIE (Maiden and Rodenburg, Ultramicroscopy 109 (2009)
+    For each orientation, some passes of ePIE (Maiden and Rodenburg, Ultramicroscopy 109 (2009)
     1256) from a flat object and the scan's probe, both updated, over neighbouring patterns of the
     first scan. Positions are rounded to pixels; large patterns are cropped to their centre.
 
     Args:
         scan: Scan or Store. Without a probe the modulus of the mean pattern makes one, and twins are equal.
-        iterations: Sweeps over the patterns.
+        iterations: Passes over the patterns.
         patterns: Neighbouring patterns used, at most.
         seed: Seed of the order of patterns.
         progress: Called as ``progress("orientation", done, 8)``.
@@ -190,7 +190,7 @@ def _residual(
     iterations: int,
     rng: np.random.Generator,
 ) -> float:
-    """R of the last sweep, each pattern judged before it changes the object and the probe."""
+    """R of the last pass, each pattern judged before it changes the object and the probe."""
     corners = np.rint(positions - positions.min(axis=0)).astype(np.int64)
     side = amplitude.shape[-1]
     width, height = (corners.max(axis=0) + side).tolist()
@@ -202,12 +202,12 @@ def _residual(
         for row in rng.permutation(len(corners)):
             x, y = corners[row]
             window = canvas[y : y + side, x : x + side]
-            waves = probe * window
-            far = fft.fft2(waves, norm="ortho")
+            wavefields = probe * window
+            far = fft.fft2(wavefields, norm="ortho")
             modulus = np.sqrt(np.sum(np.square(np.abs(far)), axis=0))
             missed += float(np.sum(np.square(modulus - amplitude[row])[good], dtype=np.float64))
             factor = np.where(good, amplitude[row] / np.maximum(modulus, 1e-6), 1).astype(np.float32)
-            change = fft.ifft2(far * factor, norm="ortho") - waves
+            change = fft.ifft2(far * factor, norm="ortho") - wavefields
             power = np.sum(np.square(np.abs(probe)), axis=0).max()
             brightness = np.square(np.abs(window)).max()
             seen = np.sum(np.conj(probe) * change, axis=0) / power

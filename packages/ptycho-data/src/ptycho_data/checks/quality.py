@@ -91,7 +91,7 @@ def _unit(scan: Scan, facts: ScanFacts) -> Check:
         return Check(
             "unit",
             "warn",
-            text + "; fewer than two photons anywhere: normalised data? give --measurement and --nphotons",
+            text + "; fewer than two photons anywhere: normalised data? give `measurement` and `nphotons`",
         )
     return Check("unit", "ok", text)
 

@@ -144,7 +144,7 @@ def checkpoint_plan(
                     "checkpoint.disabled",
                     "a run that keeps checkpoints",
                     "one that keeps none",
-                    "leave out resume (--resume), or enable checkpoints",
+                    "leave out `resume`, or enable checkpoints",
                 )
             )
         return None
@@ -165,8 +165,7 @@ def _require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any])
             "checkpoint.other",
             f"{_short(mine.get(name))}, as this run has it",
             _short(theirs.get(name)),
-            "resume with the settings, model and data of the run that was interrupted, or start anew without resume "
-            "(--resume)",
+            "resume with the settings, model and data of the run that was interrupted, or start anew without `resume`",
         )
         for name in sorted(mine.keys() | theirs.keys())
         if mine.get(name) != theirs.get(name)
@@ -194,7 +193,7 @@ def write_checkpoint(path: Path, state: FitState, facts: Mapping[str, Any]) -> N
                 "checkpoint.write",
                 "a disk that takes the checkpoint",
                 str(error),
-                "free space, or go without checkpoints (--disable-checkpointing)",
+                "free space, or go without checkpoints (`enable_checkpointing=False`)",
             )
         ) from error
 
@@ -242,7 +241,7 @@ def require_checkpoint(path: Path) -> None:
                 "checkpoint.missing",
                 "a checkpoint to resume from",
                 "no such file",
-                "start without resume (--resume), or check the output folder",
+                "start without `resume`, or check the output folder",
             )
         )
 
@@ -255,7 +254,7 @@ def broken(path: Path, found: str) -> ContractError:
             "checkpoint.broken",
             f"a whole checkpoint of format '{FORMAT}', schema {SCHEMA}",
             found,
-            "start anew without resume (--resume)",
+            "start anew without `resume`",
         )
     )
 

@@ -86,6 +86,6 @@ def training_diverged(found: str) -> WorkFailedError:
             "training.diverged",
             "a finite loss and finite weights",
             found,
-            "lower learning_rate (--learning-rate) or check the data with inspect",
+            "lower `learning_rate`, or check the data with inspect",
         )
     )

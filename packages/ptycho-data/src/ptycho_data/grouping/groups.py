@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ptycho_contracts.config import channel_count, neighbours_drawn_from
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups
 
@@ -38,7 +39,7 @@ class _Request:
 
     @property
     def C(self) -> int:
-        return self.gridsize**2
+        return channel_count(self.gridsize)
 
     @property
     def bounded(self) -> bool:
@@ -193,8 +194,8 @@ def _checked_request(
         )
     if problems:
         raise ContractError(problems)
-    wished = gridsize**2 + 2 if K is None else K
-    return _Request(gridsize, n_groups, oversampling, 0 if gridsize == 1 else wished, float(nearest), float(farthest))
+    drawn_from = neighbours_drawn_from(gridsize, K)
+    return _Request(gridsize, n_groups, oversampling, drawn_from, float(nearest), float(farthest))
 
 
 def _checked_scan_index(scan_index: Any | None, count: int) -> Indices | None:

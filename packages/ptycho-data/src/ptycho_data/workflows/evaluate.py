@@ -103,7 +103,7 @@ def _true_object(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.float64]
                 "scan.no_truth",
                 "a scan with its true object, or an object.npz",
                 "a scan without truth" + (f" ({reason})" if reason else ""),
-                "evaluate without truth: evaluate --scan FILE",
+                "evaluate the scan without truth: `scan=FILE`",
             )
         )
     return scan.object_truth, scan.object_origin_yx_px

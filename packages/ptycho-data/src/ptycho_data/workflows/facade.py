@@ -20,18 +20,16 @@ from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionC
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.bundle_file import Bundle
-from ptycho_data.files import combine_scans, read_scan
 from ptycho_data.stages import Progress
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.evaluate import Evaluation, compare_with_truth, evaluate_scan
 from ptycho_data.workflows.infer import infer
 from ptycho_data.workflows.options import default_group_count
-from ptycho_data.workflows.payloads import inference_payload, training_payload
+from ptycho_data.workflows.payloads import ScanOrFile, combined_scan, inference_payload, training_payload
 from ptycho_data.workflows.reconstruct import reconstruct
 from ptycho_data.workflows.summary import Summary
 from ptycho_data.workflows.train import train
 
-ScanOrFile = Scan | str | Path
 _SECTIONS = (DataConfig, ReconstructionConfig, ExecutionConfig)
 
 _OF_BACKEND = ("evaluate", "infer", "load", "reconstruct", "save", "train")
@@ -78,14 +76,13 @@ class Facade:
             WorkFailedError: the training diverged.
         """
         reading = {name: options[name] for name in ("measurement", "nphotons") if name in options}
-        scan = _combined(scans, reading)
+        scan = combined_scan(scans, reading)
         if options.get("n_groups") is None and options.get("oversampling") is None:
             options["n_groups"] = default_group_count(scan, options.get("subsample"))
         with ExitStack() as stack:
             folder = output_dir or stack.enter_context(tempfile.TemporaryDirectory(prefix="ptycho-train-"))
             payload = training_payload(scan, folder, options)
-            validating = None if validation is None else _combined(validation, reading)
-            bundle, summary = train(self._backend, payload, validation=validating, progress=progress)
+            bundle, summary = train(self._backend, payload, validation=validation, progress=progress)
         if bundle is None:  # another process of this training has the model: it wrote it
             bundle = self.load(Path(folder) / "model.safetensors")
         return bundle, summary
@@ -195,11 +192,6 @@ def _plots() -> ModuleType:
         loaded: ModuleType = entry.load()
         return loaded
     raise ModuleNotFoundError("figures are drawn by ptycho-cli: pip install ptycho-cli", name="ptycho_cli")
-
-
-def _combined(scans: ScanOrFile | Sequence[ScanOrFile], reading: Mapping[str, Any]) -> Scan:
-    several = [scans] if isinstance(scans, Scan | str | Path) else list(scans)
-    return combine_scans([scan if isinstance(scan, Scan) else read_scan(scan, **reading) for scan in several])
 
 
 def _settings(options: Mapping[str, Any]) -> dict[str, Any]:

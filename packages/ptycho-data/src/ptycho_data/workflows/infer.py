@@ -148,7 +148,7 @@ def infer_on_canvas(
     moduli = ModuliStream(
         prepared.source,
         [prepared.used[subset] for subset in subsets],
-        passes=model.config.iterations * model.config.sweeps,
+        passes=model.config.iterations * model.config.passes,
         mean_counts=prepared.mean_counts,
         workers=num_workers,
         progress=progress,

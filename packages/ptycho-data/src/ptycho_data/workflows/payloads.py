@@ -21,6 +21,7 @@ from ptycho_contracts.config import (
     Section,
     TrainingConfig,
     check_names,
+    present_names,
     resolve,
     schema,
     to_dict,
@@ -93,11 +94,9 @@ def training_payload(
         MissingFileError: "Training data file not found", with the path.
         ContractError: unknown or illegal options; n_groups missing; bad data.
     """
-    one = isinstance(train_data_file, Scan | str | Path)
-    wanted: list[ScanOrFile] = [train_data_file] if one else list(train_data_file)  # type: ignore[list-item, arg-type]
     sections = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
     given, hold_out = _checked(overrides, sections)
-    _require_files(wanted, "Training data file not found")
+    _require_files(_several(train_data_file), "Training data file not found")
     if given.get("n_groups") is None and given.get("oversampling") is None:
         raise ContractError(
             Problem(
@@ -108,7 +107,7 @@ def training_payload(
                 "pass overrides={'n_groups': ...}, for instance the number of patterns",
             )
         )
-    scan = combine_scans([_read(each, given) for each in wanted])
+    scan = combined_scan(train_data_file, given)
     resolved = _resolve(sections, given, execution_config, scan)
     data = resolved[DataConfig]
     _require_size(scan, data.N)
@@ -167,7 +166,7 @@ def inference_payload(
                 for name, value in clash.items()
             ]
         )
-    scan = _read(test_data_file, given)
+    scan = combined_scan(test_data_file, given)
     _require_size(scan, model.data.N)
     # The bundle's word on how groups are made; how this file's patterns are to be read is not the bundle's to say.
     frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
@@ -189,7 +188,7 @@ def _checked(
     overrides: Mapping[str, Any] | None, sections: Sequence[type[Section]]
 ) -> tuple[dict[str, Any], NDArray[np.int64] | None]:
     """Overrides with known names and legal values, checked before any file is read; indices to hold out apart."""
-    given = dict(overrides or {})
+    given = present_names(overrides or {}, sections)
     check_names(given, [row.name for section in sections for row in schema(section)], where="explicit")
     hold_out = None
     if isinstance(given.get("hold_out"), np.ndarray | list | tuple):
@@ -220,11 +219,19 @@ def _resolve(
     return resolve(sections, layers)
 
 
-def _read(scan: ScanOrFile, given: Mapping[str, Any]) -> Scan:
-    if isinstance(scan, Scan):
-        return scan
+def combined_scan(scans: ScanOrFile | Sequence[ScanOrFile], given: Mapping[str, Any]) -> Scan:
+    """Scans, or their files, as one dataset; each file is read once.
+
+    Args:
+        scans: One scan or file, or several.
+        given: Options; of these ``measurement`` and ``nphotons`` say how files are read.
+    """
     reading = {name: given[name] for name in ("measurement", "nphotons") if given.get(name) is not None}
-    return read_scan(scan, **reading)
+    return combine_scans([scan if isinstance(scan, Scan) else read_scan(scan, **reading) for scan in _several(scans)])
+
+
+def _several(scans: ScanOrFile | Sequence[ScanOrFile]) -> list[ScanOrFile]:
+    return [scans] if isinstance(scans, Scan | str | Path) else list(scans)
 
 
 def _require_files(paths: Sequence[ScanOrFile], message: str) -> None:

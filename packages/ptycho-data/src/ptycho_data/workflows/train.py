@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from ptycho_contracts.records import Scan
 
 from ptycho_data.batches import GroupBatches, mean_counts
 from ptycho_data.batches.truths import has_truth, require_truth
@@ -16,7 +16,7 @@ from ptycho_data.stages import Progress, Stages
 from ptycho_data.store import create_store
 from ptycho_data.workflows.backend import Backend, Model, TrainingTask
 from ptycho_data.workflows.calibration import solver
-from ptycho_data.workflows.payloads import TrainingPayload
+from ptycho_data.workflows.payloads import ScanOrFile, TrainingPayload, combined_scan
 from ptycho_data.workflows.summary import Summary, all_versions, training_summary
 from ptycho_data.workflows.training_data import GroupsOfSource, synthetic_scans, training_groups, training_patterns
 
@@ -24,14 +24,19 @@ MODEL_NAME = "model.safetensors"
 
 
 def train(
-    backend: Backend, payload: TrainingPayload, *, validation: Scan | None = None, progress: Progress | None = None
+    backend: Backend,
+    payload: TrainingPayload,
+    *,
+    validation: ScanOrFile | Sequence[ScanOrFile] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Bundle | None, Summary]:
     """Calibrate the probe, train the network, write ``model.safetensors``.
 
     Args:
         backend: What computes.
         payload: From a backend's ``create_training_payload``.
-        validation: Scan whose groups give ``val_loss``; default: some training groups are kept for it.
+        validation: Scan or file whose groups give ``val_loss``, or several; default: some training groups are kept
+            for it.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -44,6 +49,8 @@ def train(
     """
     training, execution = payload.pt_training_config, payload.execution_config
     device = backend.device(execution, training=True)
+    reading = {"measurement": payload.pt_data_config.measurement}
+    validation_scan = None if validation is None else combined_scan(validation, reading)
     require_light(payload.scan)
     earlier = None if training.start_from is None else _earlier(backend, payload, Path(training.start_from))
     stages = Stages()
@@ -73,7 +80,7 @@ def train(
             learned = create_store(payload.output_dir / "synthetic", simulated, progress=progress)
         learned_from, learned_means = np.arange(len(learned)), mean_counts(learned)
     with stages.measure("grouping"):
-        parts = training_groups(learned, learned_from, payload.pt_data_config, training, learned_means, validation)
+        parts = training_groups(learned, learned_from, payload.pt_data_config, training, learned_means, validation_scan)
     groups, validating = (_batches(part, supervised=training.supervised_weight > 0) for part in parts)
     task = TrainingTask(
         config=payload.pt_model_config,

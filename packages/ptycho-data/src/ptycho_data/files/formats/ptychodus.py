@@ -124,7 +124,7 @@ def _both(path: Path, kind: str | None, companion: Path | None) -> tuple[Path, P
                 "scan.companion",
                 f"this {kind} file with its {wanted} file, which holds the {missing}",
                 "no companion",
-                f"give it (--companion {wanted}.h5), or put {wanted}.h5 beside {path.name}",
+                f"give it (`companion={wanted}.h5`), or put {wanted}.h5 beside {path.name}",
             )
         )
     companion = checked_file(companion)

@@ -324,7 +324,7 @@ def _in_unit(
                 "scan.nphotons",
                 "the mean photons a pattern, for normalised amplitude",
                 found,
-                "give --nphotons, or store the key 'nphotons'",
+                "give `nphotons`, or store the key 'nphotons'",
             )
         )
     factor = wanted / measured

@@ -76,7 +76,7 @@ def complete_geometry(geometry: Mapping[str, float], N: int, *, where: str) -> d
                 "geometry.missing",
                 "at least three of " + ", ".join(GEOMETRY_KEYS),
                 ", ".join(known) or "none",
-                "give them: --geometry KEY=VALUE, or geometry={...}",
+                "give them: `geometry=KEY=VALUE`, in Python geometry={KEY: VALUE}",
             )
         )
     bad = [key for key, value in known.items() if not (math.isfinite(value) and value > 0)]

@@ -13,7 +13,7 @@ from ptycho_contracts.problems import ContractError, Problem
 Unit = Literal["counts", "amplitude", "normalised-amplitude"]
 UNITS: tuple[Unit, ...] = ("counts", "amplitude", "normalised-amplitude")
 SAMPLE = 128
-_REMEDY = "say what the patterns hold: --measurement counts|amplitude|normalised-amplitude"
+_REMEDY = "say what the patterns hold: `measurement=counts|amplitude|normalised-amplitude`"
 _INTEGER_TOLERANCE = 1e-3
 _LEAST_PIXELS = 16
 _COARSEST_ROUNDING = 0.05

@@ -1,4 +1,4 @@
-"""Sweeps over the subsets of the patterns (NET-5): in one graph with gradients, or read subset by subset without."""
+"""Passes over the subsets of the patterns (NET-5): in one graph with gradients, or read subset by subset without."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ Moduli = Callable[[int], Tensor]
 """Gives the measured moduli of a subset by its number, in the order of the passes."""
 
 
-class SweepOfTensor:
-    """Sweeps over subsets of one size, whose moduli are in memory: for groups, with gradients by the object.
+class TensorPasses:
+    """Passes over subsets of one size, whose moduli are in memory: for groups, with gradients by the object.
 
     One step stands in the graph, in a loop: a graph with all steps one after the other takes far longer to build and
     to optimise than a short training takes.
@@ -48,8 +48,8 @@ class SweepOfTensor:
     def __call__(
         self, object_: Tensor, velocity: Tensor, dampings: Tensor, *, ends_with_mean: bool
     ) -> tuple[Tensor, Tensor]:
-        """Estimate and velocity after a sweep with each of the dampings; the estimate is that after the last subset,
-        or the mean over all subsets of the last sweep."""
+        """Estimate and velocity after a pass with each of the dampings; the estimate is that after the last subset,
+        or the mean over all subsets of the last pass."""
         steps = int(dampings.shape[0]) * self._count
 
         def body(step: Tensor, object_: Tensor, velocity: Tensor, *visited: Tensor) -> tuple[Tensor, ...]:
@@ -78,10 +78,10 @@ class SweepOfTensor:
         return times(visited[0], 1 / self._count) if visited else object_, velocity
 
 
-class SweepOfModuli:
-    """Sweeps over subsets whose moduli are read when their turn comes: for a whole scan, without gradients.
+class StreamPasses:
+    """Passes over subsets whose moduli are read when their turn comes: for a whole scan, without gradients.
 
-    Args and attributes as those of :class:`SweepOfTensor`, but
+    Args and attributes as those of :class:`TensorPasses`, but
         amplitude: Gives the moduli of a subset by its number.
         subsets: Sites of each subset, of any sizes.
     """
@@ -115,7 +115,7 @@ class SweepOfModuli:
     def __call__(
         self, object_: Tensor, velocity: Tensor, dampings: Tensor, *, ends_with_mean: bool
     ) -> tuple[Tensor, Tensor]:
-        """As that of :class:`SweepOfTensor`."""
+        """As that of :class:`TensorPasses`."""
         for damping in tf.unstack(dampings):
             visited = tf.zeros_like(object_)
             for subset, (site, light) in enumerate(zip(self._sites, self._lights, strict=True)):

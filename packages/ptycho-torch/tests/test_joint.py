@@ -11,13 +11,12 @@ import pytest
 import torch
 from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.testing import reference
-from ptycho_data.canvas.geometry import canvas_geometry
+from ptycho_data.canvas import canvas_geometry, illumination, scan_sites
+from ptycho_data.fitting import JointFit
 from ptycho_data.fitting.probes import mode_powers, overlap, with_modes
 from ptycho_data.metrics import compare
 from ptycho_data.simulate import simulate as simulated_scan
-from ptycho_torch.descent import JointFit, joint_descent
-from ptycho_torch.inference import placement_of
-from ptycho_torch.physics import illumination, place_scan
+from ptycho_torch.backend import BACKEND
 
 OPTIONS = {"batch_size": 8, "object_learning_rate": 0.02, "probe_learning_rate": 0.005, "loss": "amplitude", "seed": 0}
 THOROUGH = {"epochs": 40, "batch_size": 4, "object_learning_rate": 0.05}
@@ -25,10 +24,11 @@ THOROUGH = {"epochs": 40, "batch_size": 4, "object_learning_rate": 0.05}
 
 def descend(view, probe, *, epochs=3, **options) -> JointFit:
     """A descent on the used patterns of a view."""
-    return joint_descent(
+    return BACKEND.joint_fit(
         view.source,
-        placement_of(view),
+        view.sites,
         probe,
+        device="cpu",
         indices=view.used,
         mean_counts=view.mean_counts,
         epochs=epochs,
@@ -38,7 +38,7 @@ def descend(view, probe, *, epochs=3, **options) -> JointFit:
 
 def correlation(view, fit) -> float:
     """With the true object, over the scanned area, after ramps and phase are removed."""
-    weight = illumination(torch.from_numpy(fit.probe), placement_of(view)).numpy()
+    weight = illumination(fit.probe, view.sites)
     figures = compare(
         fit.object,
         view.source.object_truth,
@@ -135,7 +135,7 @@ def test_positions_stay_on_the_canvas(view):
     """Whatever the rate, what is handed out is where the patterns were simulated."""
     fit = descend(view, view.source.probe, epochs=3, position_learning_rate=50.0)
     moved = view.positions_px + fit.shifts_yx_px[:, ::-1]
-    place_scan(moved, view.geometry, 32)  # raises for a patch beyond the canvas
+    scan_sites(moved, view.geometry, 32)  # raises for a patch beyond the canvas
     assert np.abs(fit.shifts_yx_px).max() > 5
 
 
@@ -192,7 +192,7 @@ def test_more_patterns_a_step_than_there_are(view):
     """One step an epoch."""
     seen = []
     fit = descend(view, view.source.probe, batch_size=1000, progress=lambda *report: seen.append(report))
-    assert seen == [("descent", 1, 3), ("descent", 2, 3), ("descent", 3, 3)]
+    assert seen == [("reconstruction", 1, 3), ("reconstruction", 2, 3), ("reconstruction", 3, 3)]
     assert len(fit.losses) == 3
 
 
@@ -233,7 +233,7 @@ def test_dose_leaves_the_object(view, view_of):
     other = view_of(brighter, held=np.arange(0, 64, 8))
     # To 3 % of the contrast: eps is a number of counts, so the darkest pixels weigh a little differently.
     one, bright = (descend(v, view.source.probe, epochs=10, probe_learning_rate=0.0) for v in (view, other))
-    lit = illumination(torch.from_numpy(one.probe), placement_of(view)).numpy()
+    lit = illumination(one.probe, view.sites)
     difference = np.average(np.abs(bright.object - one.object), weights=lit)
     assert difference < 0.03 * np.average(np.abs(one.object - 1), weights=lit)
 
@@ -320,10 +320,11 @@ def test_placement_of_other_patterns_is_no_matter():
             positions_px=scan.positions_px[chosen],
             scan_index=scan.scan_index[chosen],
         )
-        fit = joint_descent(
+        fit = BACKEND.joint_fit(
             part,
-            place_scan(part.positions_px, geometry, 16),
+            scan_sites(part.positions_px, geometry, 16),
             scan.probe,
+            device="cpu",
             indices=mine,
             mean_counts=1e6,
             epochs=2,

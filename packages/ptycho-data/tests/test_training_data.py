@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import DataConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError
-from ptycho_data.files import combine_scans, write_scan
+from ptycho_data.files import combine_scans
 from ptycho_data.simulate import simulate
 from ptycho_data.store.stores import create_store
 from ptycho_data.workflows.training_data import subset, synthetic_scans, training_groups, training_patterns
 
 SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
-GAUGES = {0: 1e4}
+MEANS = {0: 1e4}
 
 
 def data(**options) -> DataConfig:
@@ -39,14 +39,14 @@ def test_patterns():
     assert set(fewer) <= set(used)
 
 
-def test_a_share_of_the_groups_validates(store):
+def test_a_fraction_of_the_groups_validates(store):
     """TRN-5: drawn by the seed, never trained on; held-out patterns are in none (invariant 10)."""
     used = np.arange(5, 40)
-    (source, kept, gauges), (other, validation, _) = training_groups(
-        store, used, data(), TrainingConfig(val_fraction=0.25, seed=4), GAUGES
+    (source, kept, means), (other, validation, _) = training_groups(
+        store, used, data(), TrainingConfig(val_fraction=0.25, seed=4), MEANS
     )
     assert source is other is store
-    assert gauges == GAUGES
+    assert means == MEANS
     order = np.random.default_rng(4).permutation(20)
     every = store.groups(gridsize=2, n_groups=20, seed=4, allowed=used)
     np.testing.assert_array_equal(validation.nn_indices, every.nn_indices[np.sort(order[:5])])
@@ -58,7 +58,7 @@ def test_a_share_of_the_groups_validates(store):
 def test_at_least_one_group_validates(store):
     """TRN-5."""
     (_, kept, _), (_, validation, _) = training_groups(
-        store, np.arange(40), data(), TrainingConfig(val_fraction=0.001), GAUGES
+        store, np.arange(40), data(), TrainingConfig(val_fraction=0.001), MEANS
     )
     assert (len(kept), len(validation)) == (19, 1)
 
@@ -67,23 +67,22 @@ def test_at_least_one_group_validates(store):
 def test_no_group_is_left(store, fraction, n_groups):
     """TRN-5."""
     with pytest.raises(ContractError) as caught:
-        training_groups(store, np.arange(40), data(n_groups=n_groups), TrainingConfig(val_fraction=fraction), GAUGES)
+        training_groups(store, np.arange(40), data(n_groups=n_groups), TrainingConfig(val_fraction=fraction), MEANS)
     assert caught.value.codes == ("training.no_validation",)
 
 
-def test_a_file_validates(store, tmp_path):
+def test_another_scan_validates(store):
     """TRN-5: with its own mean counts; patterns of another size are refused."""
     other = simulate(N=16, n_patterns=25, step_px=2.0, photons_per_pattern=500, seed=2)
-    write_scan(tmp_path / "other.npz", other)
-    (_, kept, _), (source, validation, gauges) = training_groups(
-        store, np.arange(40), data(), TrainingConfig(val_fraction=0.0), GAUGES, [tmp_path / "other.npz"]
+    (_, kept, _), (source, validation, means) = training_groups(
+        store, np.arange(40), data(), TrainingConfig(val_fraction=0.0), MEANS, other
     )
     assert len(kept) == 20
     np.testing.assert_array_equal(source.counts(), other.counts())
     assert validation.nn_indices.shape[1] == 4
-    assert gauges[0] == pytest.approx(other.counts().sum((1, 2), dtype=np.float64).mean(), rel=1e-6)
+    assert means[0] == pytest.approx(other.counts().sum((1, 2), dtype=np.float64).mean(), rel=1e-6)
     with pytest.raises(ContractError) as caught:
-        training_groups(store, np.arange(40), data(N=32), TrainingConfig(), GAUGES, [tmp_path / "other.npz"])
+        training_groups(store, np.arange(40), data(N=32), TrainingConfig(), MEANS, other)
     assert caught.value.codes == ("scan.size",)
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, WorkFailedError
-from ptycho_data.fitting import loop as descent_course
-from ptycho_data.fitting.checkpoints import DescentCheckpoints
-from ptycho_data.fitting.loop import descent_facts, run_course
+from ptycho_data import tensor_files
+from ptycho_data.canvas import canvas_geometry, scan_sites
+from ptycho_data.fitting import loop
+from ptycho_data.fitting.checkpoints import Checkpoints
+from ptycho_data.fitting.joint import JointProblem, joint_facts
+from ptycho_data.fitting.loop import fit_loop
 from ptycho_data.grouping.selection import validation_indices
 from ptycho_data.simulate import simulate
-from ptycho_data.tensor_files import TensorFiles
 
 
 class MeanFit:
@@ -55,30 +57,11 @@ class MeanFit:
         self.velocity, _, self.taken = moments["object"]
 
 
-@contextmanager
-def opened(path, framework):
-    """A stand-in for safetensors: this package's tests do without it."""
-    with np.load(path) as content:
-        arrays = {name: content[name] for name in content.files}
-    header = json.loads(str(arrays.pop("header")))
-
-    class File:
-        metadata, keys, get_tensor = (lambda _: header), (lambda _: list(arrays)), (lambda _, name: arrays[name])
-
-    yield File()
-
-
-def saved(tensors, path, metadata):
-    with open(path, "wb") as file:
-        np.savez(file, header=json.dumps(metadata), **tensors)
-
-
-FILES = TensorFiles(saved, opened, EOFError)
 PATTERNS = np.arange(10)
 
 
-def course(fit, *, indices=PATTERNS, epochs=6, batch_size=4, seed=0, **options):
-    return run_course(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, **options)
+def fitted(fit, *, indices=PATTERNS, epochs=6, batch_size=4, seed=0, **options):
+    return fit_loop(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed, **options)
 
 
 class Ticks:
@@ -94,21 +77,21 @@ class Ticks:
 def clock(monkeypatch) -> Ticks:
     """The wall clock of descents and checkpoints."""
     ticks = Ticks()
-    monkeypatch.setattr(descent_course.time, "monotonic", ticks)
+    monkeypatch.setattr(loop.time, "monotonic", ticks)
     return ticks
 
 
-def keeping(path, **options) -> DescentCheckpoints:
+def keeping(path, **options) -> Checkpoints:
     """A checkpoint after every epoch: by its clock, each look comes at a hundred times the hour of the one before."""
     looks = iter(range(150))
-    return DescentCheckpoints(path, FILES, clock=lambda: 100.0 ** next(looks), **options)
+    return Checkpoints(path, {}, clock=lambda: 100.0 ** next(looks), **options)
 
 
 @given(patterns=st.integers(1, 30), batch_size=st.integers(1, 40), epochs=st.integers(1, 5), seed=st.integers(0, 99))
 def test_order_and_rates(patterns, batch_size, epochs, seed):
     """PHY-27: each epoch takes each pattern once, in the order of its own generator; rates fall by a half cosine."""
     fit, indices = MeanFit(np.zeros(60)), np.arange(patterns) * 2
-    found = course(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed)
+    found = fitted(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed)
     batches = math.ceil(patterns / batch_size)
     assert len(fit.rows) == epochs * batches
     for epoch in range(epochs):
@@ -116,27 +99,27 @@ def test_order_and_rates(patterns, batch_size, epochs, seed):
         order = np.random.default_rng((seed, epoch)).permutation(indices)
         assert [set(rows) for rows in mine] == [set(part) for part in np.array_split(order, batches)]
         assert max(map(len, mine)) - min(map(len, mine)) <= 1
-    shares = np.arange(epochs * batches) / (epochs * batches)
-    np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * shares)) / 2)
-    assert fit.moves == [share >= 0.1 for share in shares]
+    fractions = np.arange(epochs * batches) / (epochs * batches)
+    np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * fractions)) / 2)
+    assert fit.moves == [fraction >= 0.1 for fraction in fractions]
     assert (len(found.losses), found.stopped_by, found.best_epoch, found.val_losses) == (epochs, "epochs", None, ())
 
 
 def test_the_epoch_of_the_lowest_validation_loss_is_handed_out():
     """PHY-30: fitted to 1, judged by 0.3, the best is on the way, not at the end."""
     targets = np.array([1.0] * 10 + [0.3] * 3)
-    judges = np.array([12, 10, 11])
+    validating = np.array([12, 10, 11])
     seen = []
     fit = MeanFit(targets, after=lambda fit: seen.append(float(fit.value[0])))
-    found = course(fit, validation=judges, epochs=12, batch_size=10)
+    found = fitted(fit, validation=validating, epochs=12, batch_size=10)
     expected = [(value - np.float32(0.3)) ** 2 for value in seen]
     np.testing.assert_allclose(found.val_losses, expected, rtol=1e-5)
     assert found.best_epoch == 1 + int(np.argmin(expected)) < 12
     assert fit.value == pytest.approx(seen[found.best_epoch - 1])
     assert (found.stopped_by, len(found.losses)) == ("epochs", 12)
-    assert not set(judges) & set(np.concatenate(fit.rows))
+    assert not set(validating) & set(np.concatenate(fit.rows))
     blind = MeanFit(targets)
-    course(blind, epochs=12, batch_size=10)
+    fitted(blind, epochs=12, batch_size=10)
     assert blind.value == pytest.approx(seen[-1])
 
 
@@ -145,7 +128,7 @@ def test_patience_counts_epochs_without_a_lower_loss(patience):
     """PHY-31: the best epoch is the same, and as many more are taken."""
     targets = np.array([1.0] * 10 + [0.3])
     options = {"validation": np.array([10]), "epochs": 40, "batch_size": 10}
-    free, stopped = course(MeanFit(targets), **options), course(MeanFit(targets), patience=patience, **options)
+    free, stopped = fitted(MeanFit(targets), **options), fitted(MeanFit(targets), patience=patience, **options)
     assert stopped.stopped_by == "early stopping"
     assert stopped.best_epoch == next(
         number
@@ -159,7 +142,7 @@ def test_patience_counts_epochs_without_a_lower_loss(patience):
 def test_the_earliest_of_equals_is_the_best():
     """PHY-30: a fit that does not move has its first epoch for the best."""
     fit = MeanFit(np.zeros(4))
-    assert course(fit, indices=np.arange(3), validation=np.array([3]), epochs=5).best_epoch == 1
+    assert fitted(fit, indices=np.arange(3), validation=np.array([3]), epochs=5).best_epoch == 1
 
 
 def test_the_clock_ends_the_schedule(clock):
@@ -169,11 +152,11 @@ def test_the_clock_ends_the_schedule(clock):
         clock.now += 1.0
 
     fit = MeanFit(np.ones(11), after=tick)
-    found = course(fit, epochs=100, batch_size=4, max_seconds=10.0, validation=np.array([10]))
+    found = fitted(fit, epochs=100, batch_size=4, max_seconds=10.0, validation=np.array([10]))
     assert found.stopped_by == "max_seconds"
     assert (fit.taken, len(found.losses), len(found.val_losses)) == (10, 3, 4)
     np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2)
-    slow = course(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5)
+    slow = fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5)
     assert len(slow.losses) == 1
 
 
@@ -189,7 +172,7 @@ def test_what_is_not_finite_is_an_error(where, clock):
             fit.value = fit.value * np.float32(np.inf)
 
     with pytest.raises(WorkFailedError, match=r"descent\.diverged"):
-        course(
+        fitted(
             MeanFit(targets, after=after), max_seconds=5.0, validation=np.array([10]) if where == "validation" else None
         )
 
@@ -216,20 +199,20 @@ def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, judg
         "validation": np.arange(10, 14) if judged else None,
     }
     whole = MeanFit(targets)
-    expected = course(whole, **options)
+    expected = fitted(whole, **options)
 
     def kill(fit):
         if fit.taken == dies:
             raise Killed
 
     with suppress(Killed):
-        course(MeanFit(targets, after=kill), checkpoints=keeping(path), **options)
+        fitted(MeanFit(targets, after=kill), checkpoints=keeping(path), **options)
     epochs_kept = min((dies - 1) // 3, len(expected.losses))
     assert path.exists() == (epochs_kept > 0)
     if not epochs_kept:
         return
     other, steps = MeanFit(targets), []
-    found = course(
+    found = fitted(
         other, checkpoints=keeping(path, resume=True), progress=lambda *told: steps.append(told[1]), **options
     )
     np.testing.assert_array_equal(other.value, whole.value)
@@ -253,48 +236,51 @@ def test_the_clock_goes_on_where_it_was(tmp_path, clock):
 
     options = {"epochs": 100, "max_seconds": 10.0}
     with pytest.raises(Killed):
-        course(MeanFit(np.ones(10), after=tick), checkpoints=keeping(tmp_path / "c"), **options)
+        fitted(MeanFit(np.ones(10), after=tick), checkpoints=keeping(tmp_path / "c"), **options)
     clock.now += 1e6
     fit = MeanFit(np.ones(10), after=lambda fit: setattr(clock, "now", clock.now + 1.0))
-    found = course(fit, checkpoints=keeping(tmp_path / "c", resume=True), **options)
+    found = fitted(fit, checkpoints=keeping(tmp_path / "c", resume=True), **options)
     assert (found.resumed_from_epoch, found.stopped_by, len(fit.rows)) == (2, "max_seconds", 4)
 
 
-def test_checkpoints_cost_at_most_a_twentieth(tmp_path):
+def test_checkpoints_cost_at_most_a_twentieth(tmp_path, monkeypatch):
     """CKP-4: one takes 3 s to write, an epoch 10 s; none in the first 2 s, then one every 60 s or more."""
     clock = Ticks()
 
+    save = tensor_files.save_file
+
     def slow(tensors, path, metadata):
         clock.now += 3.0
-        saved(tensors, path, metadata)
+        save(tensors, path, metadata=metadata)
 
     def epoch(fit):
         clock.now += 10.0
 
-    keeper = DescentCheckpoints(tmp_path / "c", TensorFiles(slow, opened, EOFError), clock=clock)
-    found = course(MeanFit(np.ones(10), after=epoch), epochs=30, batch_size=10, checkpoints=keeper)
+    monkeypatch.setattr("ptycho_data.tensor_files.save_file", slow)
+    keeper = Checkpoints(tmp_path / "c", {}, clock=clock)
+    found = fitted(MeanFit(np.ones(10), after=epoch), epochs=30, batch_size=10, checkpoints=keeper)
     assert found.checkpoints_written == 1 + 290 // 63
-    quick = DescentCheckpoints(tmp_path / "d", FILES, clock=clock)
-    assert course(MeanFit(np.ones(10)), checkpoints=quick).checkpoints_written == 0
+    quick = Checkpoints(tmp_path / "d", {}, clock=clock)
+    assert fitted(MeanFit(np.ones(10)), checkpoints=quick).checkpoints_written == 0
     assert not (tmp_path / "d").exists()
 
 
 def test_a_checkpoint_of_another_descent_is_refused(tmp_path):
     """CKP-6: parameters of other names or sizes, although the facts agree."""
-    course(MeanFit(np.ones(10)), checkpoints=keeping(tmp_path / "c"))
+    fitted(MeanFit(np.ones(10)), checkpoints=keeping(tmp_path / "c"))
 
     class Larger(MeanFit):
         def parameters(self):
             return {"object": np.zeros(2, np.float32)}
 
     with pytest.raises(ContractError, match=r"checkpoint\.broken"):
-        course(Larger(np.ones(10)), checkpoints=keeping(tmp_path / "c", resume=True))
+        fitted(Larger(np.ones(10)), checkpoints=keeping(tmp_path / "c", resume=True))
 
 
 FACTS = {
     "held-out pattern": False,
     "fitted pattern": True,
-    "judge": True,
+    "validation": True,
     "bad pixel": True,
     "site": True,
     "probe": True,
@@ -308,8 +294,9 @@ def test_whose_state_it_is(change):
     """CKP-5: facts change with whatever changes the descent, and with nothing else."""
     scan = simulate(N=16, n_patterns=12, step_px=2.0, seed=3)
     counts, bad = np.array(scan.measurements), np.zeros((16, 16), bool)
-    indices, judges = np.arange(2, 9), np.arange(9, 12)
-    sites, probe, options = np.arange(24.0).reshape(12, 2), np.array(scan.probe), {"epochs": 3}
+    indices, validating = np.arange(2, 9), np.arange(9, 12)
+    sites, probe = scan_sites(scan.positions_px, canvas_geometry(scan.positions_px, 16), 16), np.array(scan.probe)
+    options = {"epochs": 3}
 
     def facts():
         class Source:
@@ -321,22 +308,25 @@ def test_whose_state_it_is(change):
             def counts(self, rows):
                 return counts[rows].astype(np.float32)
 
-        return descent_facts(Source(), indices=indices, validation=judges, sites=(sites,), probe=probe, **options)
+        problem = JointProblem(
+            Source(), sites, probe, np.ones(sites.shape, np.complex64), 1e5, "amplitude", (0.02, 0.02, 0.0, 0.0)
+        )
+        return joint_facts(problem, indices, validating, **options)
 
     before = facts()
     assert before == facts() == json.loads(json.dumps(before))
     if change.endswith("pattern"):
         counts[0 if change.startswith("held") else 2] += 1
-    elif change == "judge":
+    elif change == "validation":
         counts[11] += 1
     elif change == "bad pixel":
         bad[3, 3] = True
     elif change == "site":
-        sites[5, 1] += 1e-6
+        sites.fractions_yx[5, 1] += 1e-6
     elif change == "probe":
         probe[0, 8, 8] *= 1.0001
     elif change == "role":
-        indices, judges = np.arange(2, 8), np.arange(8, 12)
+        indices, validating = np.arange(2, 8), np.arange(8, 12)
     else:
         options = {"epochs": 4}
     assert (facts() != before) == FACTS[change]
@@ -348,11 +338,11 @@ class TestValidationIndices:
         """PHY-30: disjoint, together all that is used, at least one judge where any is asked for."""
         used = np.sort(np.array(data.draw(st.lists(st.integers(0, 99), min_size=M, max_size=M, unique=True))))
         count = max(1, round(fraction * M)) if fraction else 0
-        fitted, judges = validation_indices(used, fraction, seed)
-        assert sorted([*fitted, *judges]) == list(used)
-        assert len(judges) == count
+        fitted, validating = validation_indices(used, fraction, seed)
+        assert sorted([*fitted, *validating]) == list(used)
+        assert len(validating) == count
         if count:
-            assert set(judges) == set(np.random.default_rng(seed).permutation(used)[:count])
+            assert set(validating) == set(np.random.default_rng(seed).permutation(used)[:count])
 
     def test_none_left_to_fit(self):
         with pytest.raises(ContractError, match=r"val_fraction: .*selection\.no_fit"):

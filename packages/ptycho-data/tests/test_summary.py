@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 
 import numpy as np
 import pytest
 from ptycho_contracts.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, ReconstructionConfig
 from ptycho_data.files import write_scan
-from ptycho_data.fitting.loop import Course, JointFit
+from ptycho_data.fitting import JointFit, TrainingOutcome
+from ptycho_data.fitting.loop import History
 from ptycho_data.simulate import simulate
 from ptycho_data.stages import Stages
-from ptycho_data.workflows.options import descent_options, grouping_options
+from ptycho_data.workflows.options import grouping_options, joint_options
 from ptycho_data.workflows.payloads import InferencePayload, training_payload
-from ptycho_data.workflows.prepared_scan import scan_view
+from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.summary import (
-    after_descent,
+    after_joint_fit,
+    all_versions,
     common_summary,
-    descent_summary,
-    imaging_summary,
+    inference_summary,
+    reconstruction_summary,
     residuals,
     training_summary,
 )
@@ -48,7 +50,13 @@ def test_stages_add_up(monkeypatch):
 def test_common_summary():
     """Settings by section, versions of the packages that took part."""
     stages = Stages({"imaging": 2.0}, {"imaging": 1.0})
-    told = common_summary((DataConfig(N=16), ReconstructionConfig(epochs=7)), 3, stages, "cpu", ("pytest",))
+    told = common_summary(
+        (DataConfig(N=16), ReconstructionConfig(epochs=7)),
+        3,
+        stages,
+        "cpu",
+        all_versions({"pytest": version("pytest")}),
+    )
     assert list(told["settings"]) == ["data", "reconstruction"]
     assert told["settings"]["reconstruction"]["epochs"] == 7
     names = ["ptycho-contracts", "ptycho-data", "pytest", "numpy"]
@@ -58,7 +66,7 @@ def test_common_summary():
 
 def test_residuals_by_use():
     """Used and held-out patterns apart."""
-    view = scan_view(SCAN, "0.25", 0)
+    view = prepare_scan(SCAN, "0.25", 0)
     told = residuals(view, lambda indices: (float(indices.sum()), float(len(indices))))
     assert told == {
         "residual": {"used": float(view.used.sum()), "held_out": float(view.held_out.sum())},
@@ -74,11 +82,11 @@ def outcome(course, shifts, background) -> JointFit:
 
 def test_after_a_descent():
     """PHY-28: shifts are [y, x] and added to [x, y]; the background is told in counts."""
-    view = scan_view(SCAN, "0.25", 0, correct_positions=True)
+    view = prepare_scan(SCAN, "0.25", 0, correct_positions=True)
     shifts = np.zeros((20, 2))
     shifts[view.used] = [3.0, 4.0]
-    course = Course((2.0, 1.0), "epochs")
-    moved, found = after_descent(view, outcome(course, shifts, 0.25), view.used)
+    course = History((2.0, 1.0), "epochs")
+    moved, found = after_joint_fit(view, outcome(course, shifts, 0.25), view.used)
     expected = SCAN.positions_px.copy()
     expected[view.used] += [4.0, 3.0]
     np.testing.assert_allclose(moved.positions_px, expected)
@@ -90,8 +98,8 @@ def test_after_a_descent():
 
 def test_after_a_descent_that_kept_positions():
     """The very same view."""
-    view = scan_view(SCAN, None, 0)
-    kept, found = after_descent(view, outcome(Course((1.0,), "epochs"), np.zeros((20, 2)), 0.0), view.used)
+    view = prepare_scan(SCAN, None, 0)
+    kept, found = after_joint_fit(view, outcome(History((1.0,), "epochs"), np.zeros((20, 2)), 0.0), view.used)
     assert kept is view
     assert (found["position_correction_rms_px"], found["background_counts_per_pattern"]) == (0.0, 0.0)
     assert (found["stopped_by"], found["validation"], found["resumed_from_epoch"]) == ("epochs", None, 0)
@@ -99,10 +107,12 @@ def test_after_a_descent_that_kept_positions():
 
 def test_after_a_validated_descent():
     """Its patterns do not move, and are not counted in the correction; its course is told."""
-    view = scan_view(SCAN, "0.25", 0, correct_positions=True)
+    view = prepare_scan(SCAN, "0.25", 0, correct_positions=True)
     fitted, shifts = view.used[3:], np.zeros((20, 2))
     shifts[fitted] = [0.0, 2.0]
-    _, found = after_descent(view, outcome(Course((2.0,), "early stopping", (4.0, 5.0), 1, 6, 2), shifts, 0.0), fitted)
+    _, found = after_joint_fit(
+        view, outcome(History((2.0,), "early stopping", (4.0, 5.0), 1, 6, 2), shifts, 0.0), fitted
+    )
     assert found["position_correction_rms_px"] == pytest.approx(2.0)
     assert found["validation"] == {"patterns": 3, "losses": [4.0, 5.0], "best_epoch": 1}
     assert found["stopped_by"] == "early stopping"
@@ -124,20 +134,18 @@ COMMON = {
 }
 
 
-@dataclass
-class Outcome:
-    """Of a training."""
-
-    epochs: int = 3
-    steps: int = 10
-    device: str = "cpu"
-    stopped_by: str = "epochs"
-    flat_loss: float = 0.5
-    collapsed: bool = False
-    patch_variance: float = 0.1
-    restarts: int = 1
-    restart_reason: str | None = "flat"
-    losses: dict[str, float] = field(default_factory=lambda: {"val_loss": 0.25})
+OUTCOME = TrainingOutcome(
+    epochs=3,
+    steps=10,
+    losses={"val_loss": 0.25},
+    device="cpu",
+    stopped_by="epochs",
+    uniform_loss=0.5,
+    collapsed=False,
+    patch_variance=0.1,
+    restarts=1,
+    restart_reason="uniform",
+)
 
 
 def test_a_training_s_summary(tmp_path):
@@ -147,9 +155,9 @@ def test_a_training_s_summary(tmp_path):
     payload = training_payload(tmp_path / "scan.npz", tmp_path, given)
     told = training_summary(
         payload,
-        Outcome(),
+        OUTCOME,
         Stages({"training": 3.0}, {"training": 2.0}),
-        packages=("pytest",),
+        versions={"pytest": version("pytest")},
         used=18,
         held_out=2,
         groups=(8, 1),
@@ -170,11 +178,11 @@ def test_a_training_s_summary(tmp_path):
         "epochs": 3,
         "steps": 10,
         "stopped_by": "epochs",
-        "flat_loss": 0.5,
+        "uniform_loss": 0.5,
         "collapsed": False,
         "patch_variance": 0.1,
         "restarts": 1,
-        "restart_reason": "flat",
+        "restart_reason": "uniform",
         "losses": {"val_loss": 0.25},
     }
     assert told["patterns_per_cpu_second"] == 10 * 4 * 8 * 4 / 2
@@ -192,14 +200,20 @@ class Opened:
 @pytest.mark.parametrize("collapsed", [True, False])
 def test_an_image_s_summary(tmp_path, collapsed):
     """CLI-22; the model's training is told, and what was found."""
-    view = scan_view(SCAN, "0.25", 0)
+    view = prepare_scan(SCAN, "0.25", 0)
     bundle = Opened(5e4, {"training": {"collapsed": collapsed}})
     config = InferenceConfig(probe_source="file", seed=4)
     payload = InferencePayload(
         bundle, SCAN, tmp_path, DataConfig(N=16), ModelConfig(data=DataConfig(N=16)), config, ExecutionConfig(), {}
     )
-    told = imaging_summary(
-        payload, view, SCAN.probe, Stages({}, {"imaging": 0.5}), packages=(), device="cpu", found={"assembly": "canvas"}
+    told = inference_summary(
+        payload,
+        view,
+        SCAN.probe,
+        Stages({}, {"imaging": 0.5}),
+        versions={},
+        device="cpu",
+        results={"assembly": "canvas"},
     )
     more = {"overrides_applied", "assembly", "mean_counts_of_training", "training_collapsed"}
     assert set(told) == COMMON | more
@@ -217,21 +231,21 @@ def test_an_image_s_summary(tmp_path, collapsed):
 
 def test_a_descent_s_summary():
     """CLI-22. Its rate counts only the epochs that this run took: 8 of 12."""
-    view, config = scan_view(SCAN, "0.25", 0), ReconstructionConfig(epochs=12, seed=6)
-    course = Course((1.0,) * 12, "epochs", resumed_from_epoch=4)
+    view, config = prepare_scan(SCAN, "0.25", 0), ReconstructionConfig(epochs=12, seed=6)
+    course = History((1.0,) * 12, "epochs", resumed_from_epoch=4)
     fit = JointFit(SCAN.probe[0], SCAN.probe, course.losses, np.zeros((20, 2)), np.zeros((16, 16)), course)
-    told = descent_summary(
+    told = reconstruction_summary(
         SCAN,
         view,
         fit,
-        Stages({}, {"descent": 2.0}),
+        Stages({}, {"reconstruction": 2.0}),
         config=config,
         execution=ExecutionConfig(),
-        packages=(),
+        versions={},
         device="cpu",
         fitted=12,
         search=None,
-        found={"stopped_by": "epochs"},
+        results={"stopped_by": "epochs"},
     )
     assert set(told) == COMMON | {"epochs", "stopped_by"}
     assert list(told["settings"]) == ["reconstruction", "execution"]
@@ -244,8 +258,8 @@ def test_a_descent_s_summary():
 
 def test_options_of_a_descent():
     """PHY-28: positions and background move only where asked."""
-    asked = descent_options(ReconstructionConfig(correct_positions=True, fit_background=True, batch_size=3))
-    plain = descent_options(ReconstructionConfig())
+    asked = joint_options(ReconstructionConfig(correct_positions=True, fit_background=True, batch_size=3))
+    plain = joint_options(ReconstructionConfig())
     assert asked["position_learning_rate"] == 0.1
     assert asked["background_learning_rate"] == 0.02
     assert asked["batch_size"] == 3

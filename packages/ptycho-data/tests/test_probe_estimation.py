@@ -1,4 +1,4 @@
-"""Which patterns calibrate a probe, and which defocus wins (specs/training.md TRN-3); the descents are stand-ins."""
+"""Which patterns calibrate a probe, and which defocus wins (specs/training.md TRN-3); the solver is a stand-in."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ReconstructionConfig, TrainingConfig
 from ptycho_data.files import combine_scans
-from ptycho_data.fitting.probe_estimation import Chosen, calibrate, central, find_probe, judged, training_probe
+from ptycho_data.fitting.probe_estimation import (
+    Chosen,
+    calibrate,
+    calibration_quality,
+    central,
+    find_probe,
+    training_probe,
+)
 from ptycho_data.simulate import simulate
 from ptycho_data.stages import Stages
 
@@ -18,34 +25,27 @@ CONFIG = ReconstructionConfig(epochs=3, loss="poisson", seed=5)
 
 @dataclass
 class Fit:
-    """What a descent comes to."""
+    """What a reconstruction comes to."""
 
     probe: np.ndarray
     losses: tuple[float, ...]
     object: np.ndarray
 
 
-class Descent:
-    """Records what it is given; its loss is a function of the probe that it starts from."""
+class StandIn:
+    """A solver that records what it is given; its loss is a function of the probe that it starts from."""
 
     def __init__(self, loss=lambda probe: 1.0):
-        self.loss, self.calls = loss, []
+        self.loss, self.fits, self.residuals = loss, [], []
 
-    def __call__(self, source, positions_px, probe, **options):
-        self.calls.append((source, positions_px, probe, options))
+    def fit(self, source, positions_px, probe, **options):
+        self.fits.append((source, positions_px, probe, options))
         epochs = options["config"].epochs
         nothing = np.ones((2, 2), np.complex64)
         return Fit(probe * np.complex64(2), (9.0,) * (epochs - 1) + (self.loss(probe),), nothing)
 
-
-class Judgement:
-    """Records what it is given; always finds the same."""
-
-    def __init__(self):
-        self.calls = []
-
-    def __call__(self, source, positions_px, fit, indices, *, mean_counts):
-        self.calls.append((source, positions_px, fit, indices, mean_counts))
+    def residual(self, source, positions_px, fit, indices, *, mean_counts):
+        self.residuals.append((source, positions_px, fit, indices, mean_counts))
         return 0.5, 0.25
 
 
@@ -79,11 +79,11 @@ def test_chosen_patterns():
 
 def test_a_part_of_the_scan_calibrates():
     """Invariant 10: only allowed patterns are ever chosen, with the positions that are theirs."""
-    allowed, descent = np.arange(0, 30, 2), Descent()
+    allowed, solver = np.arange(0, 30, 2), StandIn()
     fit = calibrate(
-        descent, SCAN, SCAN.positions_px, SCAN.probe, indices=allowed, mean_counts=7.0, config=CONFIG, patterns=6
+        solver, SCAN, SCAN.positions_px, SCAN.probe, indices=allowed, mean_counts=7.0, config=CONFIG, patterns=6
     )
-    ((source, positions_px, probe, options),) = descent.calls
+    ((source, positions_px, probe, options),) = solver.fits
     far = np.abs(SCAN.positions_px[allowed] - np.median(SCAN.positions_px[allowed], axis=0)).max(1)
     mine = np.sort(allowed[np.argsort(far)[:6]])
     np.testing.assert_array_equal(source.counts(), SCAN.counts(mine))
@@ -96,9 +96,9 @@ def test_a_part_of_the_scan_calibrates():
 @pytest.mark.parametrize("true", [0.0, 0.3, -1.1, 2.9, -5.5])
 def test_the_best_defocus_wins(true):
     """TRN-3a: first on the ladder, then around its best; each is tried once, all are told."""
-    descent, seen = Descent(lambda probe: abs(defocus_of(probe) - true)), []
+    solver, seen = StandIn(lambda probe: abs(defocus_of(probe) - true)), []
     probe, summary = find_probe(
-        descent,
+        solver,
         SCAN,
         SCAN.positions_px,
         indices=np.arange(30),
@@ -115,10 +115,10 @@ def test_the_best_defocus_wins(true):
     expected = min([coarse, *near], key=lambda defocus: abs(defocus - true))
     assert summary["defocus_cycles"] == pytest.approx(expected)
     assert defocus_of(probe) == pytest.approx(expected, abs=1e-4)
-    assert len(descent.calls) == len(tried) == len(seen)
+    assert len(solver.fits) == len(tried) == len(seen)
     assert [report[:2] for report in seen] == [("probe search", done) for done in range(1, len(seen) + 1)]
     assert all(report[2] >= len(seen) for report in seen)
-    assert {(call[3]["config"].epochs, call[3]["config"].loss, call[3]["config"].seed) for call in descent.calls} == {
+    assert {(call[3]["config"].epochs, call[3]["config"].loss, call[3]["config"].seed) for call in solver.fits} == {
         (6, "poisson", 5)
     }
 
@@ -126,7 +126,7 @@ def test_the_best_defocus_wins(true):
 def test_the_found_probe_has_the_mean_pattern_s_modulus():
     """TRN-3a: by NumPy's transform, of the allowed patterns alone."""
     allowed = np.arange(1, 30)
-    probe, _ = find_probe(Descent(), SCAN, SCAN.positions_px, indices=allowed, mean_counts=1e5, config=CONFIG)
+    probe, _ = find_probe(StandIn(), SCAN, SCAN.positions_px, indices=allowed, mean_counts=1e5, config=CONFIG)
     far = np.fft.fftshift(np.abs(np.fft.fft2(probe[0].astype(np.complex128), norm="ortho")))
     expected = np.sqrt(SCAN.counts(allowed).astype(np.float64).mean(0))
     np.testing.assert_allclose(far, expected / np.linalg.norm(expected), rtol=1e-4, atol=1e-6)
@@ -140,10 +140,9 @@ def test_a_given_probe(kind, asked, calibrated):
     """TRN-3: calibrated where the file does not call it exact, or where asked; on the first scan that is used."""
     other = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
     both = combine_scans([replace(SCAN, probe_kind=kind, object_truth=None, object_origin_yx_px=None), other])
-    descent, stages, training = Descent(), Stages(), TrainingConfig(calibration_epochs=4, calibrate_probe=asked, seed=3)
-    judgement = Judgement()
+    solver, stages, training = StandIn(), Stages(), TrainingConfig(calibration_epochs=4, calibrate_probe=asked, seed=3)
     probe, found = training_probe(
-        descent, judgement, both, both, np.arange(2, 60), {0: 11.0, 1: 22.0}, modes=2, training=training, stages=stages
+        solver, both, both, np.arange(2, 60), {0: 11.0, 1: 22.0}, modes=2, training=training, stages=stages
     )
     assert probe.shape == (2, 16, 16)
     assert found["calibrated"] is calibrated
@@ -152,11 +151,11 @@ def test_a_given_probe(kind, asked, calibrated):
     assert set(stages.seconds) == ({"calibration"} if calibrated else set())
     assert ("losses" in found) is calibrated
     if calibrated:
-        ((source, _, _, options),) = descent.calls
+        ((source, _, _, options),) = solver.fits
         np.testing.assert_array_equal(source.counts(), SCAN.counts(np.arange(2, 30)))
         assert (options["mean_counts"], options["config"].epochs, options["config"].seed) == (11.0, 4, 3)
         assert (found["epochs"], found["losses"]) == (4, [9.0, 9.0, 9.0, 1.0])
-        ((source, positions_px, fit, indices, gauge),) = judgement.calls
+        ((source, positions_px, fit, indices, gauge),) = solver.residuals
         np.testing.assert_array_equal(source.counts(indices), SCAN.counts(np.arange(2, 30)))
         np.testing.assert_array_equal(positions_px[indices], SCAN.positions_px[2:])
         np.testing.assert_array_equal(fit.probe, probe)
@@ -169,18 +168,18 @@ def test_a_given_probe(kind, asked, calibrated):
             "poisson_floor": 0.25,
         }
     else:
-        assert (found["calibration"], judgement.calls) == (None, [])
+        assert (found["calibration"], solver.residuals) == (None, [])
 
 
 def test_at_most_256_patterns_judge():
     """TRN-3b: of the calibration's own, evenly, from the first to the last; steps as PHY-27 has them."""
     many = simulate(N=8, n_patterns=700, step_px=1.0, photons_per_pattern=1e3, seed=1)
-    fit, judgement = Fit(many.probe, (1.0,) * 5, np.ones((2, 2))), Judgement()
+    fit, solver = Fit(many.probe, (1.0,) * 5, np.ones((2, 2))), StandIn()
     allowed = np.arange(0, 700, 2)
-    found = judged(
-        judgement, many, many.positions_px, fit, indices=allowed, mean_counts=7.0, config=CONFIG, patterns=300
+    found = calibration_quality(
+        solver, many, many.positions_px, fit, indices=allowed, mean_counts=7.0, config=CONFIG, patterns=300
     )
-    ((source, positions_px, told, indices, gauge),) = judgement.calls
+    ((source, positions_px, told, indices, gauge),) = solver.residuals
     assert told is fit
     assert gauge == 7.0
     assert (found["patterns"], found["judged"], found["steps"]) == (300, 256, 5 * 19)
@@ -195,10 +194,9 @@ def test_no_probe_is_given():
     """TRN-3a: it is found, and calibrated unless that was turned down."""
     bare = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
     for asked, calls in ((None, 1), (False, 0)):
-        descent, stages = Descent(), Stages()
+        solver, stages = StandIn(), Stages()
         _, found = training_probe(
-            descent,
-            Judgement(),
+            solver,
             bare,
             bare,
             np.arange(30),
@@ -207,6 +205,6 @@ def test_no_probe_is_given():
             stages=stages,
             training=TrainingConfig(calibration_epochs=4, calibrate_probe=asked),
         )
-        assert len(descent.calls) == len(found["search"]["losses"]) + calls
+        assert len(solver.fits) == len(found["search"]["losses"]) + calls
         assert found["overlap_with_given"] is None
         assert list(stages.seconds) == ["probe search", "calibration"][: 1 + calls]

@@ -24,7 +24,7 @@ def command(request, data_file, tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    return tmp_path / "out" / "checkpoints" / "descent.safetensors"
+    return tmp_path / "out" / "checkpoints" / "joint_fit.safetensors"
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_an_image_without_refinement_has_none(backend, data_file, tmp_path, earl
     assert earlier.exists()
 
 
-def test_patience_needs_judges(backend, command, capsys):
+def test_patience_needs_validation(backend, command, capsys):
     """CFG-22."""
     assert command("--early-stop-patience", "3") == 2
     assert "config.without_validation" in capsys.readouterr().err
@@ -126,7 +126,7 @@ def test_patience_needs_judges(backend, command, capsys):
     assert command("--early-stop-patience", "3", "--val-fraction", "0.1") == 0
 
 
-def test_judges_need_a_refinement(backend, data_file, tmp_path, capsys):
+def test_validation_need_a_refinement(backend, data_file, tmp_path, capsys):
     """CFG-22."""
     argv = ["infer", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out"), "--val-fraction", "0.1"]
     assert main(argv) == 2

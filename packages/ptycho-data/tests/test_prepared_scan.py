@@ -1,4 +1,4 @@
-"""A scan as imaging sees it, and what it must have (specs/training.md IMG)."""
+"""A scan prepared for inference, and what it must have (specs/training.md IMG)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ptycho_contracts.testing import reference
 from ptycho_data.checks.requirements import require_light, require_one_scan, require_photons, require_probe
 from ptycho_data.files import combine_scans
 from ptycho_data.simulate import simulate
-from ptycho_data.workflows.prepared_scan import assembly_of, imaging_groups, scan_view
+from ptycho_data.workflows.prepared_scan import assembly_of, inference_groups, prepare_scan
 
 SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
 BARE = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
@@ -28,7 +28,7 @@ def code_of(call) -> tuple[str, ...]:
 @pytest.mark.parametrize("margin", [0, 8])
 def test_view(margin):
     """IMG-4, PHY-28: the gauge is that of the used patterns; corrected positions have 8 pixels on each side."""
-    view = scan_view(SCAN, "0.25", 3, correct_positions=bool(margin))
+    view = prepare_scan(SCAN, "0.25", 3, correct_positions=bool(margin))
     assert len(view.held_out) == 10
     assert sorted([*view.used, *view.held_out]) == list(range(40))
     assert view.mean_counts == pytest.approx(SCAN.counts(view.used).sum((1, 2), dtype=np.float64).mean(), rel=1e-6)
@@ -39,18 +39,18 @@ def test_view(margin):
 
 def test_held_out_patterns_do_not_matter():
     """Invariant 10: no bit of the view comes from them."""
-    view = scan_view(SCAN, "0.25", 3)
+    view = prepare_scan(SCAN, "0.25", 3)
     altered = np.array(SCAN.measurements)
     altered[view.held_out] = altered[view.held_out] * 2 + 1
-    other = scan_view(replace(SCAN, measurements=altered), "0.25", 3)
+    other = prepare_scan(replace(SCAN, measurements=altered), "0.25", 3)
     assert other.mean_counts == view.mean_counts
     np.testing.assert_array_equal(other.used, view.used)
 
 
 def test_imaging_groups():
     """Of the used patterns alone, in the data's gridsize."""
-    view = scan_view(SCAN, "0.25", 3)
-    groups = imaging_groups(view, DataConfig(N=16, gridsize=2, n_groups=12), 5)
+    view = prepare_scan(SCAN, "0.25", 3)
+    groups = inference_groups(view, DataConfig(N=16, gridsize=2, n_groups=12), 5)
     assert groups.nn_indices.shape == (12, 4)
     assert not np.isin(groups.nn_indices, view.held_out).any()
 
@@ -58,9 +58,9 @@ def test_imaging_groups():
 def test_scans_that_cannot_be_imaged():
     """IMG-5: several objects in one file; no photons in what is used."""
     several = combine_scans([BARE, BARE])
-    assert code_of(lambda: scan_view(several, None, 0)) == ("scan.several",)
+    assert code_of(lambda: prepare_scan(several, None, 0)) == ("scan.several",)
     dark = replace(BARE, measurements=np.zeros_like(SCAN.measurements))
-    assert code_of(lambda: scan_view(dark, None, 0)) == ("scan.no_photons",)
+    assert code_of(lambda: prepare_scan(dark, None, 0)) == ("scan.no_photons",)
 
 
 def test_assembly():

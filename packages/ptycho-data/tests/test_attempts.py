@@ -1,0 +1,81 @@
+"""TRN-6, TRN-7, TRN-14 and TRN-16: what is done of a training, and when it is restarted."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ptycho_data.fitting import Attempts, no_better_than_uniform
+
+
+class Ticks:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def attempts(*, epochs=20, steps=100, **options) -> Attempts:
+    return Attempts(uniform_loss=0.1, **{"epochs": epochs, "steps": steps, "max_seconds": None, **options})
+
+
+def test_a_loss_near_that_of_the_uniform_object_is_no_better():
+    assert no_better_than_uniform(0.098, 0.1)
+    assert no_better_than_uniform(math.nan, 0.1)
+    assert not no_better_than_uniform(0.0979, 0.1)
+
+
+def test_judged_from_a_quarter_of_the_budget_on():
+    """Invariant 46: not before, but at the end in any case; and once."""
+    training = attempts()
+    assert not training.collapsed(0.1, epoch=4, step=20, ending=False)
+    assert training.collapsed(0.1, epoch=5, step=25, ending=False)
+    assert training.restarts == 1
+    assert "after epoch 5 of 20" in training.reason
+    assert not training.collapsed(0.1, epoch=20, step=100, ending=True)
+    assert attempts().collapsed(0.2, epoch=1, step=5, ending=True)
+
+
+def test_what_has_learned_before_is_kept():
+    """A loss that was once well below the uniform object's keeps its training, whatever comes after."""
+    training = attempts(epochs=4)
+    assert not training.collapsed(0.05, epoch=1, step=10, ending=False)
+    assert not training.collapsed(0.3, epoch=4, step=100, ending=True)
+    assert (training.restarts, training.reason, training.rate, training.stage) == (0, None, 1.0, "training")
+
+
+@given(st.integers(1, 1000), st.integers(0, 1000), st.floats(0.1, 1e6), st.floats(0, 1e6))
+def test_what_is_left(epochs, done, seconds, used):
+    """What was not used, and at least a quarter; whole epochs."""
+    clock, done = Ticks(), min(done, epochs)
+    training = attempts(epochs=epochs, max_seconds=seconds, clock=clock)
+    assert training.collapsed(0.1, epoch=done, step=0, ending=True)
+    left = training.last_epoch - done
+    assert epochs - done <= left <= epochs
+    assert 4 * left >= epochs
+    clock.now = used
+    training.restart(70, 30)
+    assert (training.rate, training.stage) == (pytest.approx(1 / 3), "training again")
+    clock.now += max(seconds - used, seconds / 4) * 0.5
+    training.look()
+    assert training.fraction(70) == pytest.approx(0.5)
+    assert not training.expired
+    assert training.fraction(100) == 1.0
+
+
+@given(st.integers(1, 500), st.integers(0, 600), st.floats(0.5, 100), st.floats(0, 200))
+def test_the_fraction_is_that_of_the_steps_or_of_the_time(steps, step, seconds, now):
+    """TRN-6: whichever is more, as all processes agree on it."""
+    clock = Ticks()
+    timed, free = attempts(steps=steps, max_seconds=seconds, clock=clock), attempts(steps=steps, clock=clock)
+    clock.now = now
+    timed.look()
+    free.look()
+    assert free.fraction(step) == min(1.0, step / steps)
+    assert timed.fraction(step) == pytest.approx(min(1.0, max(step / steps, now / seconds)))
+    assert timed.expired == (now / seconds >= 1)
+    assert not free.expired
+    timed.look(lambda mine: 0.25)
+    assert timed.fraction(0) == 0.25

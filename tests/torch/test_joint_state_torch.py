@@ -1,0 +1,9 @@
+"""The state of a joint reconstruction in PyTorch; what holds for both backends stands in ``joint_state``."""
+
+from __future__ import annotations
+
+from joint_state import JointState
+
+
+class TestJointState(JointState):
+    """PHY-30 to PHY-32 and CKP-3 to CKP-5, in PyTorch."""
