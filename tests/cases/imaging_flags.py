@@ -146,7 +146,7 @@ class InferenceFlags(JointFlags):
     def test_inference_batch_size(self, infer):
         """64 patterns one by one: a multiple of 64 subsets, and many more than by default."""
         few, many = (
-            int(re.search(r"imaging: (\d+)/", infer(*words).err)[1]) for words in ((), ("--inference-batch-size", "1"))
+            int(re.search(r"inference: (\d+)/", infer(*words).err)[1]) for words in ((), ("--inference-batch-size", "1"))
         )
         assert many % 64 == 0
         assert many > 2 * few
@@ -236,7 +236,7 @@ class InferenceFlags(JointFlags):
         np.testing.assert_allclose(low, high, atol=1e-4)
 
     def test_quiet(self, infer):
-        assert "imaging: " in infer().err
+        assert "inference: " in infer().err
         assert infer("--quiet").err == ""
 
     def test_config_file(self, infer, tmp_path):
@@ -355,7 +355,7 @@ class ReconstructFlags(JointFlags):
         assert run.summary["mean_counts"] == pytest.approx(12345, rel=1e-3)
 
     def test_quiet(self, reconstruct):
-        assert "descent: " in reconstruct("--progress").err
+        assert "reconstruction: " in reconstruct("--progress").err
         assert reconstruct("--quiet").err == ""
 
 
@@ -377,7 +377,7 @@ class EvaluateFlags(Images):
         )
         codes = [entry["code"] for entry in report["advice"]]
         assert [code.split(".")[0] for code in codes if "." in code] == ["residual", "frc"]
-        assert "half b, early: descent: " in run.err
+        assert "half b, early: reconstruction: " in run.err
 
     def test_beside_the_truth_more_epochs_score_better(self, command, reconstruct, other_scan_file):
         scores = []

@@ -85,7 +85,7 @@ def run(*words: str) -> None:
 
 
 def checkpoint_of(out: Path) -> Path:
-    return out / "checkpoints" / "descent.safetensors"
+    return out / "checkpoints" / "joint_fit.safetensors"
 
 
 def results(out: Path) -> dict:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import ptycho_tf.inference
+import ptycho_data.batches.moduli
 import ptycho_tf.loader
 import pytest
 from imaging_flags import InferenceFlags, ReconstructFlags, same
@@ -21,7 +21,7 @@ class TestInferenceCLI(InferenceFlags):
     @pytest.mark.parametrize("assembly", ["groups", "canvas"])
     def test_num_workers(self, infer, monkeypatch, assembly):
         """Threads that read ahead; they change nothing."""
-        module = ptycho_tf.loader if assembly == "groups" else ptycho_tf.inference
+        module = ptycho_tf.loader if assembly == "groups" else ptycho_data.batches.moduli
         read, made = module.read_ahead, []
 
         def noted(*args, workers, **options):

@@ -210,7 +210,7 @@ def test_an_image_s_summary(tmp_path, collapsed):
         payload,
         view,
         SCAN.probe,
-        Stages({}, {"imaging": 0.5}),
+        Stages({}, {"inference": 0.5}),
         versions={},
         device="cpu",
         results={"assembly": "canvas"},

@@ -31,7 +31,7 @@ class ModuliStream:
         passes: How often all subsets are read.
         mean_counts: Mean photons per pattern.
         workers: Threads that read subsets ahead.
-        progress: Called as ``progress("imaging", subsets done, subsets in all)``.
+        progress: Called as ``progress("inference", subsets done, subsets in all)``.
     """
 
     def __init__(
@@ -69,5 +69,5 @@ class ModuliStream:
         counts = next(self._counts)
         self._done += 1
         if self._progress is not None:
-            self._progress("imaging", self._done, self._steps)
+            self._progress("inference", self._done, self._steps)
         return np.sqrt(normalised_intensity(counts, self._mean_counts))

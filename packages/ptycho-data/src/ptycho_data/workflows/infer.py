@@ -84,7 +84,7 @@ def infer(
         "device": device,
         "progress": progress,
     }
-    with stages.measure("imaging"):
+    with stages.measure("inference"):
         if assembly == "canvas":
             object_ = infer_on_canvas(backend, model, prepared, **reading)
         else:

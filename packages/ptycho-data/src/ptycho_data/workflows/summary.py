@@ -103,7 +103,7 @@ def inference_summary(
                 "mode_powers": mode_powers(probe),
                 "overlap_with_file": None if own is None else overlap(probe, own),
             },
-            "patterns_per_cpu_second": stages.rate(len(prepared.used), "imaging"),
+            "patterns_per_cpu_second": stages.rate(len(prepared.used), "inference"),
             **results,
         }
     )
