@@ -146,7 +146,8 @@ class InferenceFlags(JointFlags):
     def test_inference_batch_size(self, infer):
         """64 patterns one by one: a multiple of 64 subsets, and many more than by default."""
         few, many = (
-            int(re.search(r"inference: (\d+)/", infer(*words).err)[1]) for words in ((), ("--inference-batch-size", "1"))
+            int(re.search(r"inference: (\d+)/", infer(*words).err)[1])
+            for words in ((), ("--inference-batch-size", "1"))
         )
         assert many % 64 == 0
         assert many > 2 * few

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ptycho_cli.commands.inspect import bundle_header
+from ptycho_cli.output.inspection import bundle_header
 from ptycho_data.files import read_scan, write_scan
 from safetensors.numpy import load_file
 

@@ -25,15 +25,7 @@ def object_on_canvas(
     *,
     bad_pixels: NDArray[np.bool_] | None,
 ) -> NDArray[np.complex64]:
-    """(H, W) object of all patterns at once, by the network's passes over the subsets (IMG-1).
-
-    Args:
-        model: Its probe has unit energy.
-        moduli: Of the subsets, pass after pass.
-        sites: Of the patterns.
-        subsets: Indices into the sites.
-        bad_pixels: (N, N), zero frequency at [N // 2, N // 2].
-    """
+    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
     estimates = model.network(
         lambda subset: tf.constant(moduli.read(subset)),
         model.probe,
@@ -48,13 +40,7 @@ def object_on_canvas(
 def group_patches(
     model: PtychoModel, groups: GroupBatches, *, batch_size: int, num_workers: int = 0, device: str = "cpu"
 ) -> Iterator[tuple[NDArray[np.complex64], NDArray[np.int64]]]:
-    """Patches (n, N, N) under the members of some groups after another, and their indices (n,).
-
-    Args:
-        batch_size: Groups at once.
-        num_workers: Threads that read patterns ahead.
-        device: From :func:`ptycho_tf.devices.pick_device`.
-    """
+    """What :meth:`ptycho_data.workflows.Backend.infer_groups` describes; workers are threads."""
     shape = groups.canvas_shape
     with on_device(device):
         mask = good_pixels(groups.source.bad_pixels)
@@ -75,13 +61,7 @@ def expected_counts(
     *,
     background: NDArray[np.float32] | None = None,
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    """Function of indices to their expected counts (n, N, N), zero frequency at [N // 2, N // 2].
-
-    Args:
-        object_: (H, W) complex.
-        probe: (K, N, N) complex, normalised to the scan's mean counts.
-        background: (N, N) counts added to every pattern, zero frequency at [0, 0].
-    """
+    """Function of indices to their expected counts (n, N, N); arguments as of ``Backend.residual``."""
     canvas, modes, placement = tf.constant(object_), tf.constant(probe), Placement.of(sites)
     added = tf.zeros(probe.shape[1:]) if background is None else tf.constant(background)
 

@@ -23,15 +23,7 @@ def object_on_canvas(
     *,
     bad_pixels: NDArray[np.bool_] | None,
 ) -> NDArray[np.complex64]:
-    """(H, W) object of all patterns at once, by the network's passes over the subsets (IMG-1).
-
-    Args:
-        model: On the device to work on; its probe has unit energy.
-        moduli: Of the subsets, pass after pass.
-        sites: Of the patterns.
-        subsets: Indices into the sites.
-        bad_pixels: (N, N), zero frequency at [N // 2, N // 2].
-    """
+    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
     device = model.probe.device
     with torch.inference_mode():
         estimates = model.network(
@@ -48,13 +40,7 @@ def object_on_canvas(
 def group_patches(
     model: PtychoModel, groups: GroupBatches, *, batch_size: int, num_workers: int = 0
 ) -> Iterator[tuple[NDArray[np.complex64], NDArray[np.int64]]]:
-    """Patches (n, N, N) under the members of some groups after another, and their indices (n,).
-
-    Args:
-        model: On the device to work on.
-        batch_size: Groups at once.
-        num_workers: Processes that read patterns ahead.
-    """
+    """What :meth:`ptycho_data.workflows.Backend.infer_groups` describes; workers are processes."""
     device, shape = model.probe.device, groups.canvas_shape
     mask = good_pixels(groups.source.bad_pixels, device)
     for loaded in make_loader(GroupDataset.of(groups), batch_size=batch_size, shuffle=False, num_workers=num_workers):
@@ -72,13 +58,7 @@ def expected_counts(
     *,
     background: NDArray[np.float32] | None = None,
 ) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
-    """Function of indices to their expected counts (n, N, N), zero frequency at [N // 2, N // 2].
-
-    Args:
-        object_: (H, W) complex.
-        probe: (K, N, N) complex, normalised to the scan's mean counts.
-        background: (N, N) counts added to every pattern, zero frequency at [0, 0].
-    """
+    """Function of indices to their expected counts (n, N, N); arguments as of ``Backend.residual``."""
     canvas, modes, placement = torch.from_numpy(object_), torch.from_numpy(probe), Placement.of(sites)
     added = None if background is None else torch.from_numpy(background)
 

@@ -16,8 +16,8 @@ from ptycho_data.stages import Progress
 
 def normalised_intensity(counts: NDArray[Any], mean_counts: float) -> NDArray[np.float32]:
     """Counts (..., N, N) in units of the mean counts, zero frequency moved from [N // 2, N // 2] to [0, 0]."""
-    moved: NDArray[np.float32] = np.fft.ifftshift(counts, axes=(-2, -1)) / np.float32(mean_counts)
-    return moved
+    moved: NDArray[np.float32] = np.fft.ifftshift(counts, axes=(-2, -1))
+    return moved / np.float32(mean_counts)
 
 
 class ModuliStream:

@@ -53,7 +53,9 @@ class JointProblem:
 
     @cached_property
     def _unit_probe(self) -> NDArray[np.complex128]:
-        return np.array(self.probe, np.complex128) / np.sqrt((np.abs(self.probe) ** 2).sum(dtype=np.float64))
+        unit: NDArray[np.complex128] = np.array(self.probe, np.complex128)
+        energy = float((np.abs(self.probe) ** 2).sum(dtype=np.float64))
+        return unit / np.float64(np.sqrt(energy))
 
     @cached_property
     def peak(self) -> float:

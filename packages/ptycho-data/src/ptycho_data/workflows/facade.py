@@ -75,8 +75,7 @@ class Facade:
             ContractError: bad data or options.
             WorkFailedError: the training diverged.
         """
-        reading = {name: options[name] for name in ("measurement", "nphotons") if name in options}
-        scan = combined_scan(scans, reading)
+        scan = combined_scan(scans, options)
         if options.get("n_groups") is None and options.get("oversampling") is None:
             options["n_groups"] = default_group_count(scan, options.get("subsample"))
         with ExitStack() as stack:

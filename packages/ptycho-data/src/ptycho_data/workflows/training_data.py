@@ -97,8 +97,8 @@ def training_groups(
             )
         )
     order = np.random.default_rng(training.seed).permutation(len(groups))
-    kept, validation = np.sort(order[count:]), np.sort(order[:count])
-    return (source, subset(groups, kept), means), (source, subset(groups, validation), means)
+    fitted, validating = np.sort(order[count:]), np.sort(order[:count])
+    return (source, subset(groups, fitted), means), (source, subset(groups, validating), means)
 
 
 def subset(groups: Groups, rows: NDArray[np.int64]) -> Groups:
