@@ -37,7 +37,9 @@ PACKAGE_TESTS = (
     "packages/ptycho-cli/tests",
     "tests/test_docs.py",
     "tests/test_left_out.py",
+    "tests/test_specs.py",
 )
+DOCTESTS = ("--doctest-modules", *(f"packages/ptycho-{name}/src" for name in ("contracts", "data", "cli", "torch")))
 SOURCES = tuple(f"packages/ptycho-{name}/src" for name in ("contracts", "data", "torch", "tf", "cli"))
 
 
@@ -82,7 +84,7 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
-    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow")
+    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow")
 
 
 @nox.session

@@ -33,12 +33,13 @@ class Mutation:
 
 
 PHYSICS, LOSSES = "ptycho_torch/physics.py", "ptycho_torch/losses.py"
-STITCH, PLACING = "ptycho_data/stitch.py", "ptycho_data/placing.py"
+STITCH, SCATTER, SITES = (f"ptycho_data/canvas/{name}.py" for name in ("stitching", "scatter_add", "sites"))
 PHYSICS_TESTS = ("packages/ptycho-torch/tests/test_physics_conformance.py",)
 LOSS_TESTS = ("packages/ptycho-torch/tests/test_losses_conformance.py",)
 STITCH_TESTS = ("packages/ptycho-data/tests/test_stitch.py",)
 
 MUTATIONS = (
+    Mutation(SITES, "the edge of the canvas", "corners - over, fractions + over", "corners, fractions", PHYSICS_TESTS),
     *(
         Mutation(PHYSICS, what, old, new, PHYSICS_TESTS)
         for what, old, new in (
@@ -63,7 +64,6 @@ MUTATIONS = (
                 "F.pad(real, (0, 0, 0, 1)), F.pad(real, (0, 0, 1, 0))",
                 "F.pad(real, (0, 0, 1, 0)), F.pad(real, (0, 0, 0, 1))",
             ),
-            ("the edge of the canvas", "corners - over, fractions + over", "corners, fractions"),
             ("norm of the transform", 'torch.fft.fft2(wavefields, norm="ortho")', "torch.fft.fft2(wavefields)"),
             ("norm of the inverse", 'torch.fft.ifft2(wavefields, norm="ortho")', "torch.fft.ifft2(wavefields)"),
             ("conjugated probe", "patches.unsqueeze(1) * probe", "patches.unsqueeze(1) * probe.conj()"),
@@ -123,29 +123,29 @@ MUTATIONS = (
                 "self._numerator[seen] / self._denominator[seen]",
                 "self._numerator[seen] / np.maximum(self._denominator[seen], 1)",
             ),
-            (PLACING, "numerator without its weight", "np.multiply(pairs, doubled,", "np.multiply(pairs, 1,"),
-            (PLACING, "axes of the fractions", "up, left, down, right =", "left, up, right, down ="),
+            (SCATTER, "numerator without its weight", "np.multiply(pairs, doubled,", "np.multiply(pairs, 1,"),
+            (SCATTER, "axes of the fractions", "up, left, down, right =", "left, up, right, down ="),
             (
-                PLACING,
+                SCATTER,
                 "sign of the fractions",
                 "1 - fractions[part], fractions[part]",
                 "fractions[part], 1 - fractions[part]",
             ),
             (
-                PLACING,
+                SCATTER,
                 "share of the next column",
                 "(flat, lines, left, right, width)",
                 "(flat, lines, right, left, width)",
             ),
-            (PLACING, "weights overwritten", "left : left + width] += weights", "left : left + width] = weights"),
+            (SCATTER, "weights overwritten", "left : left + width] += weights", "left : left + width] = weights"),
             (
-                PLACING,
+                SCATTER,
                 "scale of the weights dropped",
                 "weights.astype(np.float64) * scale",
                 "weights.astype(np.float64)",
             ),
             (
-                PLACING,
+                SCATTER,
                 "corners of the reads",
                 "reads[number, down : down + N, right : right + N]",
                 "reads[number, right : right + N, down : down + N]",

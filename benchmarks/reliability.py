@@ -141,7 +141,7 @@ def trained(out: Path, work: Path, other: Scan, seed: int, options: tuple[str, .
         "correlation": score.pop("complex_correlation"),
         **score,
         "residual": imaged["residual"]["used"],
-        "imaging_cpu_s": round(imaged["cpu_seconds"]["imaging"], 2),
+        "imaging_cpu_s": round(imaged["cpu_seconds"]["inference"], 2),
     }
 
 

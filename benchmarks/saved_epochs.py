@@ -1,8 +1,8 @@
-"""Epochs of joint descent that a network's image saves on a measured scan; prints JSON.
+"""Epochs of joint reconstruction that a network's image saves on a measured scan; prints JSON.
 
 usage: python benchmarks/saved_epochs.py SCAN.npz [--epochs 20] [--bound 0.0105] [--modes 3] [--train "OPTIONS"]
 
-``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` images them. The joint descent
+``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` images them. The joint reconstruction
 (specs/physics.md, PHY-27) then starts with that probe from three objects: empty space, the image by the same passes
 of physics without a trained network, and the network's image. As a descent's learning rates follow its length, each
 number of epochs is a descent of its own. Figures: the held-out residual R at the end of each, the least number of
@@ -27,16 +27,13 @@ from measuring import machine, show
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 from ptycho_contracts.records import Scan
-from ptycho_data.canvas import scan_sites
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 from ptycho_data.fitting.probes import normalised_probe
+from ptycho_data.workflows.infer import infer_on_canvas
 from ptycho_data.workflows.prepared_scan import PreparedScan, prepare_scan
+from ptycho_torch.backend import BACKEND
 from ptycho_torch.bundle import load_bundle
-from ptycho_torch.descent import joint_descent
-from ptycho_torch.evaluation import far_field_residual
-from ptycho_torch.inference import image_on_canvas
 from ptycho_torch.model import PtychoModel
-from ptycho_torch.physics import Placement
 
 Object = NDArray[np.complex64]
 
@@ -49,7 +46,7 @@ def main() -> None:
     parser.add_argument("--modes", type=int, default=3)
     parser.add_argument("--patterns", type=int, default=None, help="only the patterns nearest to the middle")
     parser.add_argument("--object-rates", type=float, nargs="+", default=[0.02], help="steps of the object to try")
-    parser.add_argument("--stop", action="store_true", help="no longer descents once the bound is reached")
+    parser.add_argument("--stop", action="store_true", help="no longer fits once the bound is reached")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", default="", help="further options of ptycho-cli train, as one string")
     given = parser.parse_args()
@@ -57,9 +54,9 @@ def main() -> None:
     scan = middle(read_scan(given.scan), given.patterns)
     with tempfile.TemporaryDirectory(prefix="saved-epochs-") as name:
         view, starts, probe, trained = started(scan, Path(name), given)
-    descents = {
+    fits = {
         f"object_rate_{rate:g}": {
-            start: descended(view, object_, probe, given, rate) for start, object_ in starts.items()
+            start: reconstructed(view, object_, probe, given, rate) for start, object_ in starts.items()
         }
         for rate in given.object_rates
     }
@@ -72,9 +69,9 @@ def main() -> None:
             "settings": {"modes": given.modes, "seed": given.seed, "train": given.train, "longest": given.epochs},
             "bound": {"held_out_R": given.bound},
             "training": trained,
-            "saved": {rate: saving(found) for rate, found in descents.items()},
-            "saved_at_the_best_rate_of_each": saving({start: best(descents, start) for start in starts}),
-            "descents": descents,
+            "saved": {rate: saving(found) for rate, found in fits.items()},
+            "saved_at_the_best_rate_of_each": saving({start: best(fits, start) for start in starts}),
+            "fits": fits,
         }
     )
 
@@ -120,30 +117,30 @@ def started(
     trained = load_bundle(model).model
     probe: NDArray[np.complex64] = trained.probe.numpy()
     # Fresh nets add nothing (specs/training.md, NET-7): the same passes, without what was learned.
-    physics = image_on_canvas(PtychoModel(trained.config, probe).eval(), view)
+    physics = infer_on_canvas(BACKEND, PtychoModel(trained.config, probe).eval(), view)
     cost = training_figures(summary) | {
         "calibration_cpu_s": round(summary["cpu_seconds"].get("calibration", 0.0), 2),
-        "imaging_cpu_s": round(image["cpu_seconds"]["imaging"], 2),
+        "imaging_cpu_s": round(image["cpu_seconds"]["inference"], 2),
     }
     starts = {"empty_space": np.ones(network.shape, np.complex64), "physics": physics, "network": network}
     return view, starts, probe, cost
 
 
-def descended(
+def reconstructed(
     view: PreparedScan, start: Object, probe: NDArray[np.complex64], given: argparse.Namespace, rate: float
 ) -> dict[str, Any]:
-    """Held-out R of the start (0 epochs) and after complete descents of 1, 2, ... epochs."""
+    """Held-out R of the start (0 epochs) and after complete fits of 1, 2, ... epochs."""
     config = ReconstructionConfig(object_learning_rate=rate, seed=given.seed)
-    placement = Placement.of(scan_sites(view.positions_px, view.geometry, view.source.N))
-    rows = [{"epochs": 0, "held_out_R": residual(view, placement, start, probe), "cpu_s": 0.0}]
+    rows = [{"epochs": 0, "held_out_R": residual(view, start, probe), "cpu_s": 0.0}]
     for epochs in range(1, given.epochs + 1):
         if given.stop and rows[-1]["held_out_R"] <= given.bound:
             break
         begin = time.process_time()
-        fit = joint_descent(
+        fit = BACKEND.joint_fit(
             view.source,
-            placement,
+            view.sites,
             probe,
+            device="cpu",
             indices=view.used,
             mean_counts=view.mean_counts,
             epochs=epochs,
@@ -155,23 +152,23 @@ def descended(
             object_start=start,
         )
         spent = round(time.process_time() - begin, 2)
-        rows.append({"epochs": epochs, "held_out_R": residual(view, placement, fit.object, fit.probe), "cpu_s": spent})
+        rows.append({"epochs": epochs, "held_out_R": residual(view, fit.object, fit.probe), "cpu_s": spent})
     least = next((row["epochs"] for row in rows if row["held_out_R"] <= given.bound), None)
     return {"least_epochs": least, "by_epochs": rows}
 
 
-def residual(view: PreparedScan, placement: Placement, object_: Object, probe: NDArray[np.complex64]) -> float:
+def residual(view: PreparedScan, object_: Object, probe: NDArray[np.complex64]) -> float:
     """R of the patterns held out, which no stage has used."""
-    gauge = normalised_probe(probe, view.mean_counts)
-    found, _ = far_field_residual(view.source, object_, gauge, placement, view.held_out)
+    normalised = normalised_probe(probe, view.mean_counts)
+    found, _ = BACKEND.residual(view.source, object_, normalised, view.sites, view.held_out, device="cpu")
     if found is None:
         raise SystemExit("nothing is held out: give more patterns")
     return round(found, 5)
 
 
-def best(descents: dict[str, dict[str, Any]], start: str) -> dict[str, Any]:
+def best(fits: dict[str, dict[str, Any]], start: str) -> dict[str, Any]:
     """The descent from a start that reached the bound in the fewest epochs, over all rates."""
-    least = [found[start]["least_epochs"] for found in descents.values()]
+    least = [found[start]["least_epochs"] for found in fits.values()]
     return {"least_epochs": min((epochs for epochs in least if epochs is not None), default=None)}
 
 
