@@ -58,7 +58,7 @@ def killed_after(steps):
 class JointState:
     """The same for both backends; the fixture ``backend`` is a backend's name."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def scan(self):
         """36 patterns of 16 x 16 pixels, 30 photons each: soon fitted too well."""
         return simulate(N=16, n_patterns=36, step_px=2.0, photons_per_pattern=30, seed=4)

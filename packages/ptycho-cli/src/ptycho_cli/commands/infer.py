@@ -1,4 +1,4 @@
-"""The command ``infer`` (specs/cli.md, CLI-7)."""
+"""The command ``infer`` (specs/cli.md, CLI-11, CLI-27)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``reconstruct`` (specs/cli.md, CLI-8)."""
+"""The command ``reconstruct`` (specs/cli.md, CLI-11, CLI-27)."""
 
 from __future__ import annotations
 
