@@ -132,7 +132,7 @@ def exchange(session: nox.Session) -> None:
         if not Path(python).is_file():
             session.error(f"no environment with {backend}: run nox -s integration first, or set {variable}")
         session.env[variable] = python
-    install(session, CONTRACTS, DATA, CLI, tools=(*TEST_TOOLS, "safetensors"))
+    install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
     pytest(session, "tests/both")
 
 

@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite(
-    "factory_behaviour", "imaging_flags", "joint_resume", "joint_state", "programs", "training_flags", "wheel_use"
+    "facade",
+    "factory_behaviour",
+    "imaging_flags",
+    "joint_resume",
+    "joint_state",
+    "programs",
+    "training_flags",
+    "wheel_use",
 )
 
 SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--passes", "1", "--gridsize", "1", "--n-groups", "40")

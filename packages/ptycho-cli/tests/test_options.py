@@ -206,6 +206,7 @@ def test_unknown_names_never_pass(tmp_path, name):
         (["--device", "cpu"], "--accelerator", "accelerator", "cpu"),
         (["--device=cpu"], "--accelerator", "accelerator", "cpu"),
         (["--n_images", "7"], "--n-groups", "n_groups", 7),
+        (["--sweeps", "2"], "--passes", "passes", 2),
         (["--disable_mlflow"], "--logger none", "logger_backend", "none"),
     ],
 )

@@ -255,6 +255,37 @@ class TestUnknownNames:
         ]
 
 
+class TestEarlierNames:
+    """CFG-23: an option's earlier name is read everywhere as its present one."""
+
+    EARLIER = tuple(
+        (alias, row.name, section) for section in SECTIONS for row in schema(section) for alias in row.aliases
+    )
+
+    def test_there_are_some(self):
+        assert ("sweeps", "passes", ModelConfig) in self.EARLIER
+
+    def test_no_earlier_name_is_an_option(self):
+        assert not {alias for alias, *_ in self.EARLIER} & set(NAMES)
+
+    @pytest.mark.parametrize("layer", ["explicit", "execution", "file"])
+    def test_in_every_layer(self, layer):
+        assert resolve(SECTIONS, {layer: {"sweeps": 5}})[ModelConfig].passes == 5
+
+    def test_in_tables(self):
+        written = to_tables([DataConfig(), ModelConfig(passes=5)])
+        tables = {**written, "model": dict(written["model"])}
+        tables["model"]["sweeps"] = tables["model"].pop("passes")
+        assert from_tables(tables)[ModelConfig].passes == 5
+
+    def test_both_names_at_once_are_an_error(self):
+        (text,) = problems(resolve, SECTIONS, {"explicit": {"sweeps": 5, "passes": 5}})
+        assert text == "explicit.sweeps: expected 'passes' once, found 'sweeps' too; remove one [config.repeated]"
+
+    def test_an_illegal_value_is_told_under_the_present_name(self):
+        assert problems(resolve, SECTIONS, {"explicit": {"sweeps": 0}})[0].startswith("model.passes: ")
+
+
 class TestPrecedence:
     LAYERS = ("explicit", "execution", "file")
 
