@@ -1,12 +1,12 @@
-"""Both backends on the same scan: rates of training and imaging, and what several seeds come to; prints JSON.
+"""Both backends on the same scan: rates of training and inference, and figures of several seeds; prints JSON.
 
 usage: python benchmarks/backends.py SCAN.npz [--modes 1] [--steps 57] [--repeats 2] [--seeds K]
 
 ``PTYCHO_TORCH_PYTHON`` and ``PTYCHO_TF_PYTHON`` name the interpreters; each command is a process of its own with one
-thread. Rates are patterns a CPU second of the summaries' stages ``training`` and ``imaging``, first calls, tracing and
-validation included, imports not. Both image with the bundle that PyTorch trained; the runs alternate.
+thread. Rates are patterns per CPU second of the summaries' stages ``training`` and ``inference``, with first calls,
+tracing and validation, without imports. Both infer with the bundle that PyTorch trained; the runs alternate.
 
-With ``--seeds``, each backend trains K times on the scan, with seeds 0 to K - 1 and the same budget, and images it;
+With ``--seeds``, each backend trains K times on the scan, with seeds 0 to K - 1 and the same budget, and infers it;
 SCAN.npz then holds its truth as ``objectGuess``. Ranges overlap where the worst seed of either backend does not beat
 the best of the other; the p-value is that of a Mann-Whitney test.
 """
@@ -30,8 +30,8 @@ from ptycho_contracts.records import Scan
 from ptycho_data.files import read_scan
 from scipy.stats import mannwhitneyu
 
-BATCH, GRIDSIZE, VALIDATION_SHARE = 16, 2, 0.05
-JUDGED = ("val_loss", "complex_correlation", "phase_ssim")
+BATCH, GRIDSIZE, VALIDATION_FRACTION = 16, 2, 0.05
+COMPARED = ("val_loss", "complex_correlation", "phase_ssim")
 
 
 def main() -> None:
@@ -54,23 +54,23 @@ def main() -> None:
 
 
 def interpreters() -> dict[str, str]:
-    """Interpreter of each backend, as the tests of both find them."""
-    found = {name: os.environ.get(f"PTYCHO_{name.upper()}_PYTHON", "") for name in ("torch", "tf")}
-    missing = [f"PTYCHO_{name.upper()}_PYTHON" for name, path in found.items() if not shutil.which(path)]
+    """Interpreter of each backend, from the same variables as in the tests of both."""
+    python = {name: os.environ.get(f"PTYCHO_{name.upper()}_PYTHON", "") for name in ("torch", "tf")}
+    missing = [f"PTYCHO_{name.upper()}_PYTHON" for name, path in python.items() if not shutil.which(path)]
     if missing:
         sys.exit(f"set {' and '.join(missing)} to an interpreter with that backend")
-    return found
+    return python
 
 
 def training_words(scan: Path, given: argparse.Namespace, seed: int) -> tuple[str, ...]:
-    """A training of so many steps in one epoch, with the probe of the file."""
-    groups = round(given.steps * BATCH / (1 - VALIDATION_SHARE))
+    """A training of ``--steps`` steps in one epoch, with the probe of the file."""
+    groups = round(given.steps * BATCH / (1 - VALIDATION_FRACTION))
     options = {
         "--modes": given.modes,
         "--gridsize": GRIDSIZE,
         "--batch-size": BATCH,
         "--n-groups": groups,
-        "--val-fraction": VALIDATION_SHARE,
+        "--val-fraction": VALIDATION_FRACTION,
         "--epochs": 1,
         "--seed": seed,
         "--logger": "none",
@@ -80,8 +80,8 @@ def training_words(scan: Path, given: argparse.Namespace, seed: int) -> tuple[st
 
 def rates(work: Path, python: dict[str, str], scan: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Rates of each run, and TensorFlow's median over PyTorch's."""
-    found: dict[str, dict[str, list[float]]] = {
-        stage: {name: [] for name in python} for stage in ("training", "imaging")
+    result: dict[str, dict[str, list[float]]] = {
+        stage: {name: [] for name in python} for stage in ("training", "inference")
     }
     steps = {}
     for repeat in range(given.repeats):
@@ -90,13 +90,13 @@ def rates(work: Path, python: dict[str, str], scan: Path, given: argparse.Namesp
             words = (*training_words(scan, given, 0), "--backend", name)
             summary = command(out / "train", *words, interpreter=path)
             steps[name] = summary["training"]["steps"]
-            found["training"][name].append(round(summary["patterns_per_cpu_second"], 1))
+            result["training"][name].append(round(summary["patterns_per_cpu_second"], 1))
             words = ("infer", str(work / "torch-0" / "train" / "model.safetensors"), str(scan), "--backend", name)
             summary = command(out / "infer", *words, interpreter=path)
-            found["imaging"][name].append(round(summary["patterns_per_cpu_second"], 1))
+            result["inference"][name].append(round(summary["patterns_per_cpu_second"], 1))
     return {"steps": steps} | {
         stage: {**runs, "tf_over_torch": round(statistics.median(runs["tf"]) / statistics.median(runs["torch"]), 3)}
-        for stage, runs in found.items()
+        for stage, runs in result.items()
     }
 
 
@@ -108,11 +108,11 @@ def parity(work: Path, python: dict[str, str], given: argparse.Namespace) -> dic
         for name, path in python.items():
             out = work / f"{name}-seed-{seed}"
             words = (*training_words(given.scan, given, seed), "--backend", name)
-            told = training_figures(command(out / "train", *words, interpreter=path))
+            trained = training_figures(command(out / "train", *words, interpreter=path))
             words = ("infer", str(out / "train" / "model.safetensors"), str(given.scan), "--backend", name)
             command(out / "infer", *words, interpreter=path)
-            rows[name].append({"seed": seed, **told, **against_truth(out / "infer", scan)})
-    return {**rows, "overlap": {figure: overlap(rows, figure) for figure in JUDGED}}
+            rows[name].append({"seed": seed, **trained, **against_truth(out / "infer", scan)})
+    return {**rows, "overlap": {figure: overlap(rows, figure) for figure in COMPARED}}
 
 
 def with_truth(path: Path) -> Scan:
@@ -127,7 +127,7 @@ def with_truth(path: Path) -> Scan:
 def overlap(rows: dict[str, list[dict[str, Any]]], figure: str) -> dict[str, Any]:
     """Range, mean and spread of a figure by backend, and how likely such a difference is by chance."""
     values = {name: [row[figure] for row in mine] for name, mine in rows.items()}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         name: {
             "least": min(mine),
             "most": max(mine),
@@ -136,9 +136,9 @@ def overlap(rows: dict[str, list[dict[str, Any]]], figure: str) -> dict[str, Any
         }
         for name, mine in values.items()
     }
-    found["ranges_overlap"] = max(map(min, values.values())) <= min(map(max, values.values()))
-    found["p_value"] = float(mannwhitneyu(values["torch"], values["tf"]).pvalue)
-    return found
+    result["ranges_overlap"] = max(map(min, values.values())) <= min(map(max, values.values()))
+    result["p_value"] = float(mannwhitneyu(values["torch"], values["tf"]).pvalue)
+    return result
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ FIGURES = ("complex_correlation", "amplitude_rmse", "amplitude_ssim", "phase_rms
 
 
 class CommandFailed(RuntimeError):
-    """A command that ended with another exit code than 0; its text is what it said on stderr."""
+    """A command that ended with another exit code than 0; its text is that of stderr."""
 
 
 def command(out: Path, *words: str | Path, interpreter: str = sys.executable) -> dict[str, Any]:
@@ -51,19 +51,19 @@ def against_truth(folder: Path, scan: Scan) -> dict[str, Any]:
         estimate_origin_yx_px=image.origin_yx_px,
         truth_origin_yx_px=scan.object_origin_yx_px,
     )
-    found = score.to_dict()
-    return {name: found[name] for name in FIGURES}
+    figures = score.to_dict()
+    return {name: figures[name] for name in FIGURES}
 
 
 def training_figures(summary: dict[str, Any]) -> dict[str, Any]:
-    """What a training says of itself, and what it cost."""
-    told = summary["training"]
+    """What a training reports, and what it cost."""
+    training = summary["training"]
     return {
-        "epochs": told["epochs"],
-        "steps": told["steps"],
-        "val_loss": told["losses"].get("val_loss"),
-        "uniform_loss": told["uniform_loss"],
-        "collapsed": told["collapsed"],
+        "epochs": training["epochs"],
+        "steps": training["steps"],
+        "val_loss": training["losses"].get("val_loss"),
+        "uniform_loss": training["uniform_loss"],
+        "collapsed": training["collapsed"],
         "training_cpu_s": round(summary["cpu_seconds"]["training"], 2),
         "process_cpu_s": summary["process_cpu_s"],
     }

@@ -4,7 +4,7 @@
 
 A child writes a store, in turn by ``create_store`` on a free path, by ``create_store`` over another
 store, and by a resumable ``StoreWriter``; it is killed (SIGKILL) at a random moment of its time.
-What stands at the path then must be nothing, the old store, or the new one, whole by its checksums.
+The path must then hold nothing, the old store, or the new one, whole by its checksums.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ def write(path: Path, kind: str, scan: Scan) -> int:
         positions_px=scan.positions_px,
         resume_key="crash",
     ) as writer:
-        found = writer.done
+        earlier = writer.done
         while writer.done < M:
             writer.append(scan.measurements[writer.done : writer.done + 50])
         writer.commit()
-    return found
+    return earlier
 
 
 def child(path: Path, kind: str) -> None:

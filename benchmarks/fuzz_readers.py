@@ -315,7 +315,7 @@ def _available(pipe: int) -> str:
 
 
 def supervise(folder: Path, first: int, last: int, seed: int, tally: Tally) -> int:
-    """One worker from ``first``; returns the case to go on with."""
+    """One worker from ``first``; returns the case to resume from."""
     with tempfile.TemporaryDirectory() as place, tempfile.TemporaryFile("w+") as errors:
         command = [sys.executable, __file__, "--work", str(folder), place, str(first), str(last), "--seed", str(seed)]
         worker = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, cwd=place)

@@ -2,7 +2,7 @@
 
     python benchmarks/grouping.py
 
-Settings: uniform random positions, 1 point in 25 px^2, gridsize 2, K = 6, one group a point. The
+Settings: uniform random positions, 1 point in 25 px^2, gridsize 2, K = 6, one group per point. The
 loop asks a cKDTree for one point at a time and draws with the generator's ``choice``: the plainest
 loop that is not quadratic. Each part in a process of its own; memory is the peak resident set.
 """
@@ -32,8 +32,8 @@ def loop(count: int) -> dict[str, float]:
         indices = np.empty((count, 4), np.int64)
         offsets, relative = np.empty((count, 1, 2, 1), np.float32), np.empty((count, 1, 2, 4), np.float32)
         for seed in range(count):
-            _, found = tree.query(points[seed], k=K + 1)
-            members = [seed, *rng.choice(found[1:], 3, replace=False)]
+            _, neighbours = tree.query(points[seed], k=K + 1)
+            members = [seed, *rng.choice(neighbours[1:], 3, replace=False)]
             centre = points[members].mean(axis=0)
             indices[seed] = members
             offsets[seed, 0, :, 0] = centre

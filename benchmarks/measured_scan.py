@@ -1,10 +1,10 @@
-"""Train, image, refine and reconstruct one measured scan through the installed commands; prints JSON.
+"""Train, infer, refine and reconstruct one measured scan through the installed commands; prints JSON.
 
 usage: python benchmarks/measured_scan.py SCAN.npz [--modes 3] [--train-epochs 1] [--passes 3]
 
 Each command runs in a process of its own with one thread. 52 of 516 patterns (a tenth of any scan) are held out as
-``numpy.random.default_rng(0).permutation(M)[:round(M / 10)]``; baselines are a flat object under the file's probe,
-and the joint descent from nothing.
+``numpy.random.default_rng(0).permutation(M)[:round(M / 10)]``; baselines are a uniform object under the file's probe,
+and the joint reconstruction from empty space.
 """
 
 from __future__ import annotations

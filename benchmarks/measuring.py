@@ -1,4 +1,4 @@
-"""What the benchmarks share: a part of a script run in a process of its own, its time and its peak memory."""
+"""Common parts of the benchmarks: a part of a script run in a process of its own, its time and its peak memory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ONE_THREAD = {
 def peak_mb() -> float:
     """Peak resident memory of this process in MB of 10^6 bytes: code, data and mapped file pages.
 
-    Linux counts VmHWM from the start of the program; ru_maxrss, taken elsewhere, begins with the parent's peak.
+    Linux counts VmHWM from the start of the program; ru_maxrss, used elsewhere, starts at the parent's peak.
     """
     status = Path("/proc/self/status")
     if status.exists():

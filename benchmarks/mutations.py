@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Mutation:
-    """A defect: a text of a module, what stands in its place, and the tests that should notice."""
+    """A defect: a text of a module, its replacement, and the tests that should notice."""
 
     module: str
     what: str
@@ -133,9 +133,9 @@ MUTATIONS = (
             ),
             (
                 SCATTER,
-                "share of the next column",
-                "(flat, lines, left, right, width)",
-                "(flat, lines, right, left, width)",
+                "fraction of the next column",
+                "(padded, lines, left, right, width)",
+                "(padded, lines, right, left, width)",
             ),
             (SCATTER, "weights overwritten", "left : left + width] += weights", "left : left + width] = weights"),
             (
@@ -156,7 +156,7 @@ MUTATIONS = (
 
 
 def main(words: list[str]) -> int:
-    """Try the mutations whose description has one of the words; all where there are none."""
+    """Try the mutations whose description has one of the words; all if no words are given."""
     chosen = [row for row in MUTATIONS if not words or any(word in f"{row.module} {row.what}" for word in words)]
     for module, tests in {(row.module, row.tests) for row in chosen}:
         failing = noticing(Mutation(module, "none", "", "", tests))

@@ -4,7 +4,7 @@
 
 Each orientation is given twice: once the positions are swapped and turned, once the patterns are
 (about zero frequency, while positions and probe stay as in the file). Baseline: the residual of a
-flat object with the given probe on the same patterns, which cannot tell anything.
+uniform object with the given probe on the same patterns, which contains no information.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def turned_patterns(patterns: np.ndarray, orientation: Orientation) -> np.ndarra
     return np.ascontiguousarray(patterns)
 
 
-def judged(given: Scan, wanted: np.ndarray) -> dict[str, object]:
-    """Rank, and compare the positions put right with those wanted."""
+def evaluated(given: Scan, expected: np.ndarray) -> dict[str, object]:
+    """Rank, and compare the corrected positions with the expected ones."""
     outcome: dict[str, object] = {}
 
     def work() -> None:
         ranking = rank_orientations(given)
-        found = ranking.best.apply(given.positions_px)
-        right, twin = np.allclose(found, wanted), np.allclose(found, -wanted)
+        corrected = ranking.best.apply(given.positions_px)
+        right, twin = np.allclose(corrected, expected), np.allclose(corrected, -expected)
         outcome.update(
             found=str(ranking.best),
             right=right,
@@ -56,22 +56,22 @@ def main() -> None:
     for orientation in ORIENTATIONS:
         moved = np.ascontiguousarray(orientation.apply(star.positions_px))
         scan = Scan(measurements=star.measurements, unit=star.unit, positions_px=moved, probe=star.probe)
-        cases[f"positions: {orientation}"] = judged(scan, star.positions_px)
+        cases[f"positions: {orientation}"] = evaluated(scan, star.positions_px)
         turned = turned_patterns(star.measurements, orientation)
         scan = Scan(measurements=turned, unit=star.unit, positions_px=star.positions_px, probe=star.probe)
-        cases[f"patterns: {orientation}"] = judged(scan, moved)
+        cases[f"patterns: {orientation}"] = evaluated(scan, moved)
     good = {
         words: sum(bool(case["right"] or case["twin_named"]) for name, case in cases.items() if words in name)
         for words in ("positions", "patterns")
     }
     modulus = np.sqrt(np.sum(np.abs(np.fft.fft2(star.probe, norm="ortho")) ** 2, axis=0))
     measured = np.fft.ifftshift(np.sqrt(star.counts()), axes=(1, 2))
-    flat = float(np.sum((modulus - measured) ** 2) / np.sum(measured**2))
+    uniform = float(np.sum((modulus - measured) ** 2) / np.sum(measured**2))
     measuring.show(
         {
             "machine": measuring.machine(),
             "right_or_twin_of_8": good,
-            "flat_object_residual": round(flat, 4),
+            "uniform_object_residual": round(uniform, 4),
             "peak_mb": measuring.peak_mb(),
             "cases": cases,
         }

@@ -2,11 +2,11 @@
 
 usage: python benchmarks/patterns.py [SYNTH.npz] [--probe FILE.npz] [--patterns 1024] [--train "OPTIONS"]...
 
-Row "published" is the reference's kind of data: an object of lines, 64 x 64 pixels, 1e6 photons, under a simulated
+Row "published" has the kind of data of [PtychoPINN]: an object of lines, 64 x 64 pixels, 1e6 photons, under a simulated
 probe or the ``probeGuess`` of FILE.npz. Row "synth", where SYNTH.npz is given: 1e5 photons, its probe, and its own
-scan with ``objectGuess`` as the object that is imaged. The network sees patterns of one simulated object and images
+scan with ``objectGuess`` as the object that is inferred. The network sees patterns of one simulated object and infers
 another one, without refinement. Each ``--train`` is one more training; its options go to ``ptycho-cli train``. Without
-any, the defaults are trained. Beside it stands the image by a network that has learned nothing (learning rate 1e-12).
+any, the defaults are trained. The comparison is the image by a network that has learned nothing (learning rate 1e-12).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ptycho_data.files import read_scan, write_scan
 from ptycho_data.simulate import measured, simulate
 
 BOUND = {"phase_ssim": 0.85}
-"""Published by the reference for 1,024 patterns."""
+"""Published in [PtychoPINN] for 1,024 patterns."""
 NOTHING = ("--epochs", "1", "--n-groups", "20", "--learning-rate", "1e-12")
 
 
@@ -35,9 +35,9 @@ def main() -> None:
     parser.add_argument("scan", type=Path, nargs="?", default=None)
     parser.add_argument("--probe", type=Path, default=None, help=".npz with a measured probeGuess of 64 x 64")
     parser.add_argument("--patterns", type=int, default=1024, help="training patterns")
-    parser.add_argument("--imaged", type=int, default=1024, help="patterns of the simulated object that is imaged")
+    parser.add_argument("--imaged", type=int, default=1024, help="patterns of the simulated object that is inferred")
     parser.add_argument("--step-px", type=float, default=5.0)
-    parser.add_argument("--object-kind", default="lines", help="of the training object, and of the imaged one")
+    parser.add_argument("--object-kind", default="lines", help="of the training object, and of the inferred one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=("published", "synth"), default=None)
     parser.add_argument("--train", action="append", default=None, help="options of ptycho-cli train, as one string")
@@ -55,7 +55,7 @@ def main() -> None:
                 "step_px": given.step_px,
                 "seed": given.seed,
                 "object_kind": given.object_kind,
-                "imaged_seed": given.seed + 1000,
+                "other_seed": given.seed + 1000,
                 "probe": "defocused_disc" if given.probe is None else given.probe.name,
             },
             "bound": BOUND,
@@ -65,10 +65,10 @@ def main() -> None:
 
 
 def pairs(given: argparse.Namespace) -> dict[str, tuple[Scan, Scan]]:
-    """For each row the scan to train on and the scan to image, both with truth."""
+    """For each row the scan to train on and the scan to infer, both with truth."""
     recipe: dict[str, Any] = {"object_kind": given.object_kind, "step_px": given.step_px}
     published = recipe | {"photons_per_pattern": 1e6, "probe": None if given.probe is None else measured(given.probe)}
-    found = {
+    rows = {
         "published": (
             simulate(n_patterns=given.patterns, seed=given.seed, **published),
             simulate(n_patterns=given.imaged, seed=given.seed + 1000, **published),
@@ -77,27 +77,27 @@ def pairs(given: argparse.Namespace) -> dict[str, tuple[Scan, Scan]]:
     if given.scan is not None:
         scan = replace(read_scan(given.scan), probe_kind="exact")
         own = simulate(n_patterns=given.patterns, seed=given.seed, photons_per_pattern=1e5, probe=scan.probe, **recipe)
-        found["synth"] = (own, scan)
-    return found
+        rows["synth"] = (own, scan)
+    return rows
 
 
-def images(work: Path, training: Scan, imaged: Scan, options: list[str], seed: int) -> list[dict[str, Any]]:
+def images(work: Path, training: Scan, other: Scan, options: list[str], seed: int) -> list[dict[str, Any]]:
     """One row for nothing learned, and one for each set of training options."""
     work.mkdir()
     write_scan(work / "training.npz", training)
-    write_scan(work / "imaged.npz", replace(imaged, object_truth=None, object_origin_yx_px=None))
+    write_scan(work / "other.npz", replace(other, object_truth=None, object_origin_yx_px=None))
     rows = []
     for number, words in enumerate(options):
         architecture = _of_the_network(shlex.split(words))
         for learned, extra in ((False, [*architecture, *NOTHING]), (True, shlex.split(words))):
             out = work / f"{number}-{learned}"
             summary = command(out, "train", work / "training.npz", "--seed", str(seed), *extra)
-            image = command(out / "image", "infer", out / "model.safetensors", work / "imaged.npz")
+            image = command(out / "image", "infer", out / "model.safetensors", work / "other.npz")
             rows.append(
                 {
                     "train": words,
                     "learned": learned,
-                    **against_truth(out / "image", imaged),
+                    **against_truth(out / "image", other),
                     "residual": image["residual"]["used"],
                     "poisson_floor": image["poisson_floor"]["used"],
                     "patterns_per_cpu_second": image["patterns_per_cpu_second"],
@@ -108,7 +108,7 @@ def images(work: Path, training: Scan, imaged: Scan, options: list[str], seed: i
 
 
 def _of_the_network(words: list[str]) -> list[str]:
-    """Those of the options that shape the network and the way it images, with their values."""
+    """Those of the options that define the network and its inference, with their values."""
     names = ("--architecture", "--iterations", "--passes", "--width", "--modes", "--gridsize")
     return [word for name, value in pairwise(words) if name in names for word in (name, value)]
 

@@ -3,13 +3,13 @@
 usage: python benchmarks/ranking.py [SYNTH.npz] [--patterns 400] [--without-runs] [--train "OPTIONS"]
 
 The scan is simulated, or SYNTH.npz with its ``objectGuess``. Each family disturbs the true object in one way at
-growing strength, or holds unfinished results: descents of few epochs with the true probe, and networks after short
-trainings and with few passes. All objects are judged with the true probe against the same noisy counts, on patterns
+growing strength, or holds unfinished results: joint fits of few epochs with the true probe, and networks after short
+trainings and with few passes. All objects are scored with the true probe against the same noisy counts, on patterns
 that no run has used (a tenth, held out) and on the used ones: Poisson and amplitude loss (specs/physics.md, PHY-16,
 PHY-17; float64). The object's error is the RMSE of the complex field in the scanned area after scale, phase, ramp and
 shift are removed (specs/metrics.md, MET-2 to MET-6). Figures: Spearman's rank correlation of loss and error, by family
-and over all objects; and the share of pairs that the loss orders rightly, of those whose errors differ by a tenth or
-more, as the order of near ties says little. One thread.
+and over all objects; and the fraction of pairs that the loss orders correctly, of those whose errors differ by a tenth
+or more, as the order of near ties says little. One thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ NOISE = (0.003, 0.006, 0.0125, 0.025, 0.05, 0.1, 0.2)
 BLUR_PX = (0.3, 0.5, 0.7, 1.0, 1.5, 2.5, 4.0)
 SMOOTH_PHASE_RAD = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
 SCALED_AMPLITUDE = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
-DESCENT_EPOCHS = (1, 2, 3, 5, 8, 12, 20)
+FIT_EPOCHS = (1, 2, 3, 5, 8, 12, 20)
 NETWORKS = tuple((passes, groups) for passes in (1, 2, 4, 8) for groups in (20, 320))
 _CHUNK = 64
 
@@ -63,7 +63,7 @@ class Candidate:
     object: NDArray[np.complex128]
 
 
-class Judge:
+class Scorer:
     """Losses and errors of objects on the canvas of one scan with known truth."""
 
     def __init__(self, scan: Scan, held: NDArray[np.int64]) -> None:
@@ -71,7 +71,7 @@ class Judge:
         sites = Placement.of(scan_sites(scan.positions_px, self.geometry, scan.N))
         self._sites = Placement(sites.corners_yx, sites.fractions_yx.double(), sites.shape, sites.N)
         self._probe = torch.from_numpy(normalised_probe(scan.probe, 1.0).astype(np.complex128))
-        self._gauge = mean_counts(scan)[int(scan.scan_index[0])]
+        self._mean_counts = mean_counts(scan)[int(scan.scan_index[0])]
         self.weight = illumination(self._probe, self._sites).numpy()
         self.truth = on_canvas(scan, self.geometry)
         self._parts = {"held_out": held, "used": np.setdiff1d(np.arange(len(scan)), held)}
@@ -87,17 +87,17 @@ class Judge:
 
     def _losses(self, object_: NDArray[np.complex128], indices: NDArray[np.int64]) -> dict[str, float]:
         """Both losses over all patterns at ``indices``; a loss is a sum over counts, so chunks add up."""
-        canvas, eps = torch.from_numpy(object_), EPS_COUNTS / self._gauge
-        sums, light = dict.fromkeys(LOSSES, 0.0), 0.0
+        canvas, eps = torch.from_numpy(object_), EPS_COUNTS / self._mean_counts
+        sums, total = dict.fromkeys(LOSSES, 0.0), 0.0
         for first in range(0, len(indices), _CHUNK):
             rows = indices[first : first + _CHUNK]
-            measured = to_corner(torch.from_numpy(self.scan.counts(rows)).double()) / self._gauge
+            measured = to_corner(torch.from_numpy(self.scan.counts(rows)).double()) / self._mean_counts
             simulated = far_field(extract_patches(canvas, self._sites[torch.from_numpy(rows)]), self._probe)
             counts = float(measured.sum())
             for kind, loss in LOSSES.items():
                 sums[kind] += float(loss(simulated, measured, eps=eps)) * counts
-            light += counts
-        return {kind: value / light for kind, value in sums.items()}
+            total += counts
+        return {kind: value / total for kind, value in sums.items()}
 
 
 def main() -> None:
@@ -106,20 +106,20 @@ def main() -> None:
     parser.add_argument("--patterns", type=int, default=400)
     parser.add_argument("--photons", type=float, default=1e5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--without-runs", action="store_true", help="leave out descents and networks")
+    parser.add_argument("--without-runs", action="store_true", help="leave out joint fits and networks")
     parser.add_argument("--train", default="", help="further options of ptycho-cli train, as one string")
     given = parser.parse_args()
     scan = scan_of(given)
     held = np.sort(np.random.default_rng(given.seed).permutation(len(scan))[: round(len(scan) / 10)])
-    judge = Judge(scan, held)
+    scorer = Scorer(scan, held)
     rows: list[dict[str, Any]] = []
 
     def work() -> None:
-        candidates = list(disturbed(judge, given.seed))
+        candidates = list(disturbed(scorer, given.seed))
         if not given.without_runs:
             with tempfile.TemporaryDirectory(prefix="ranking-") as name:
-                candidates += runs(scan, judge, held, Path(name), given)
-        rows.extend(judge.figures(candidate) for candidate in candidates)
+                candidates += runs(scan, scorer, held, Path(name), given)
+        rows.extend(scorer.figures(candidate) for candidate in candidates)
 
     cost = timed(work)
     commands = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -134,7 +134,7 @@ def main() -> None:
                 "train": given.train,
                 "photons": float(np.mean(list(mean_counts(scan).values()))),
             },
-            "judging_cpu_s": cost["cpu_s"],
+            "scoring_cpu_s": cost["cpu_s"],
             "runs_cpu_s": round(commands.ru_utime + commands.ru_stime, 2),
             "bound": BOUND,
             "rank_correlation": {
@@ -163,13 +163,13 @@ def on_canvas(scan: Scan, geometry: CanvasGeometry) -> NDArray[np.complex128]:
     return truth
 
 
-def disturbed(judge: Judge, seed: int) -> Iterator[Candidate]:
+def disturbed(scorer: Scorer, seed: int) -> Iterator[Candidate]:
     """The truth, and the truth disturbed in four ways."""
-    truth, rng = judge.truth, np.random.default_rng(seed)
+    truth, rng = scorer.truth, np.random.default_rng(seed)
     noise = (rng.normal(size=truth.shape) + 1j * rng.normal(size=truth.shape)) / np.sqrt(2)
-    smooth = gaussian_filter(rng.normal(size=truth.shape), judge.scan.N / 2)
+    smooth = gaussian_filter(rng.normal(size=truth.shape), scorer.scan.N / 2)
     smooth = (smooth - smooth.mean()) / smooth.std()
-    parts = gaussian_filter(rng.normal(size=truth.shape), judge.scan.N / 8) > 0
+    parts = gaussian_filter(rng.normal(size=truth.shape), scorer.scan.N / 8) > 0
     yield Candidate("truth", 0.0, truth)
     for strength in NOISE:
         yield Candidate("white_noise", strength, truth + strength * noise)
@@ -182,17 +182,17 @@ def disturbed(judge: Judge, seed: int) -> Iterator[Candidate]:
         yield Candidate("scaled_amplitude", strength, truth * np.where(parts, 1 - strength, 1))
 
 
-def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: argparse.Namespace) -> list[Candidate]:
-    """Unfinished results: descents, and networks trained on another object under the same probe."""
+def runs(scan: Scan, scorer: Scorer, held: NDArray[np.int64], work: Path, given: argparse.Namespace) -> list[Candidate]:
+    """Unfinished results: joint fits, and networks trained on another object under the same probe."""
     bare = {"object_truth": None, "object_origin_yx_px": None}
     np.save(work / "held.npy", held)
     write_scan(work / "scan.npz", replace(scan, **bare))
     other = simulate(probe=scan.probe, N=scan.N, n_patterns=400, photons_per_pattern=1e5, seed=given.seed + 1000)
     write_scan(work / "other.npz", replace(other, **bare))
     keep = ("--hold-out", str(work / "held.npy"))
-    found = []
-    for epochs in DESCENT_EPOCHS:
-        out = work / f"descent-{epochs}"
+    candidates = []
+    for epochs in FIT_EPOCHS:
+        out = work / f"fit-{epochs}"
         command(
             out,
             "reconstruct",
@@ -207,7 +207,7 @@ def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: a
             "--seed",
             str(given.seed),
         )
-        found.append(Candidate("descent", epochs, image_of(out, judge)))
+        candidates.append(Candidate("joint_fit", epochs, image_of(out, scorer)))
     for passes, groups in NETWORKS:
         out = work / f"network-{passes}-{groups}"
         command(
@@ -225,13 +225,13 @@ def runs(scan: Scan, judge: Judge, held: NDArray[np.int64], work: Path, given: a
             *shlex.split(given.train),
         )
         command(out / "image", "infer", out / "model.safetensors", work / "scan.npz", *keep)
-        found.append(Candidate("network", f"{passes} passes, {groups} groups", image_of(out / "image", judge)))
-    return found
+        candidates.append(Candidate("network", f"{passes} passes, {groups} groups", image_of(out / "image", scorer)))
+    return candidates
 
 
-def image_of(folder: Path, judge: Judge) -> NDArray[np.complex128]:
+def image_of(folder: Path, scorer: Scorer) -> NDArray[np.complex128]:
     image = read_reconstruction(folder / "object.npz")
-    if image.object.shape != judge.truth.shape or (image.origin_yx_px != judge.geometry.origin_yx_px).any():
+    if image.object.shape != scorer.truth.shape or (image.origin_yx_px != scorer.geometry.origin_yx_px).any():
         raise SystemExit(f"{folder}: an image on another canvas")
     return image.object.astype(np.complex128)
 
@@ -240,12 +240,13 @@ def by_family(rows: list[dict[str, Any]], loss: str) -> dict[str, Any]:
     """Rank correlation of a loss with the error: each family beside the truth, and all objects as one set.
 
     Objects whose loss lies below the truth's, and the excess over the truth's loss for one unit of square error
-    (median of a family), tell why families mix badly where they do.
+    (median of a family), explain why some families do not mix well.
     """
     (truth,) = (row for row in rows if row["family"] == "truth")
     families = {row["family"]: [other for other in rows if other["family"] == row["family"]] for row in rows[1:]}
     ranks = {
-        name: _rank(mine if name in ("descent", "network") else [truth, *mine], loss) for name, mine in families.items()
+        name: _rank(mine if name in ("joint_fit", "network") else [truth, *mine], loss)
+        for name, mine in families.items()
     }
     pairs = {name: _ordered([truth, *mine], loss) for name, mine in families.items()}
     excess = {
@@ -264,7 +265,7 @@ def by_family(rows: list[dict[str, Any]], loss: str) -> dict[str, Any]:
 
 
 def _ordered(rows: list[dict[str, Any]], loss: str) -> float:
-    """Share of the pairs with errors a tenth or more apart in which the lower loss is the lower error."""
+    """Fraction of the pairs with errors a tenth or more apart in which the lower loss is the lower error."""
     pairs = [sorted(pair, key=lambda row: float(row["error"])) for pair in combinations(rows, 2)]
     apart = [better[loss] < worse[loss] for better, worse in pairs if worse["error"] > 1.1 * better["error"]]
     return round(float(np.mean(apart)), 4)

@@ -1,9 +1,9 @@
-"""How many of ten trainings, from ten seeds, image an object that they never saw; prints JSON.
+"""How many of ten trainings, from ten seeds, infer an object that they never saw; prints JSON.
 
 usage: python benchmarks/reliability.py [--N 64|128] [--seeds 10] [--groups G] [--probe FILE.npz] [--train "OPTIONS"]
 
 Each seed simulates two scans of different objects, trains on one of them with that seed (one pass over ``--groups``
-groups; OPTIONS go to ``ptycho-cli train`` and win), and images the other with the network alone. Beside it stands an
+groups; OPTIONS go to ``ptycho-cli train`` and win), and infers the other with the network alone. The comparison is an
 image by a network that has learned nothing (learning rate 1e-12), which is what the physics alone gives. A trained
 network is good from a mean-free complex correlation of 0.8 (specs/metrics.md), and lost where it stays below 0.1 or
 its training diverged. Lost networks that no report called collapsed or diverged are missed; trainings made to fail
@@ -28,7 +28,7 @@ from ptycho_data.simulate import measured, simulate
 
 GOOD, LOST = 0.8, 0.1
 OTHER_SEED = 1000
-"""Added to a seed for the object that is imaged."""
+"""Added to a seed for the object that is inferred."""
 BUDGET = {64: {"patterns": 600, "step_px": 5.0, "groups": 900}, 128: {"patterns": 300, "step_px": 10.0, "groups": 480}}
 """Scan and training groups for patterns of N x N: about 25 and 50 CPU s of training."""
 NOTHING = ("--epochs", "1", "--n-groups", "20", "--learning-rate", "1e-12")
@@ -94,7 +94,7 @@ def main() -> None:
 
 
 def attempt(work: Path, given: argparse.Namespace, seed: int, *, forced: tuple[str, ...] | None = None) -> Any:
-    """Train with one seed, image the other object; whether that was reported to have failed."""
+    """Train with one seed, infer the other object; whether that was reported to have failed."""
     work.mkdir()
     training, other = (scan_of(given, number) for number in (seed, seed + OTHER_SEED))
     write_scan(work / "training.npz", training)
@@ -135,13 +135,13 @@ def trained(out: Path, work: Path, other: Scan, seed: int, options: tuple[str, .
         if "diverged" not in str(failure):
             raise
         return row | {"diverged": True, "said": str(failure).splitlines()[-1]}
-    imaged = command(out / "image", "infer", out / "model.safetensors", work / "other.npz")
+    inferred = command(out / "image", "infer", out / "model.safetensors", work / "other.npz")
     score = against_truth(out / "image", other)
     return row | {
         "correlation": score.pop("complex_correlation"),
         **score,
-        "residual": imaged["residual"]["used"],
-        "imaging_cpu_s": round(imaged["cpu_seconds"]["inference"], 2),
+        "residual": inferred["residual"]["used"],
+        "inference_cpu_s": round(inferred["cpu_seconds"]["inference"], 2),
     }
 
 

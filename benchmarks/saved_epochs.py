@@ -2,10 +2,10 @@
 
 usage: python benchmarks/saved_epochs.py SCAN.npz [--epochs 20] [--bound 0.0105] [--modes 3] [--train "OPTIONS"]
 
-``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` images them. The joint reconstruction
+``ptycho-cli train`` calibrates the probe and trains on the used patterns; ``infer`` follows. The joint reconstruction
 (specs/physics.md, PHY-27) then starts with that probe from three objects: empty space, the image by the same passes
-of physics without a trained network, and the network's image. As a descent's learning rates follow its length, each
-number of epochs is a descent of its own. Figures: the held-out residual R at the end of each, the least number of
+of physics without a trained network, and the network's image. As the learning rates of a fit follow its length, each
+number of epochs is a fit of its own. Figures: the held-out residual R at the end of each, the least number of
 epochs with R at or below the bound, and what the network's image saves. Held out are a tenth of the patterns,
 ``numpy.random.default_rng(0).permutation(M)[:round(M / 10)]``. One thread.
 """
@@ -41,12 +41,12 @@ Object = NDArray[np.complex64]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scan", type=Path)
-    parser.add_argument("--epochs", type=int, default=20, help="longest descent")
+    parser.add_argument("--epochs", type=int, default=20, help="longest fit")
     parser.add_argument("--bound", type=float, default=0.0105, help="held-out R to be reached")
     parser.add_argument("--modes", type=int, default=3)
     parser.add_argument("--patterns", type=int, default=None, help="only the patterns nearest to the middle")
     parser.add_argument("--object-rates", type=float, nargs="+", default=[0.02], help="steps of the object to try")
-    parser.add_argument("--stop", action="store_true", help="no longer fits once the bound is reached")
+    parser.add_argument("--stop", action="store_true", help="no longer fits after the bound is reached")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", default="", help="further options of ptycho-cli train, as one string")
     given = parser.parse_args()
@@ -69,7 +69,7 @@ def main() -> None:
             "settings": {"modes": given.modes, "seed": given.seed, "train": given.train, "longest": given.epochs},
             "bound": {"held_out_R": given.bound},
             "training": trained,
-            "saved": {rate: saving(found) for rate, found in fits.items()},
+            "saved": {rate: saving(rows_by_start) for rate, rows_by_start in fits.items()},
             "saved_at_the_best_rate_of_each": saving({start: best(fits, start) for start in starts}),
             "fits": fits,
         }
@@ -93,7 +93,7 @@ def middle(scan: Scan, count: int | None) -> Scan:
 def started(
     scan: Scan, work: Path, given: argparse.Namespace
 ) -> tuple[PreparedScan, dict[str, Object], NDArray[np.complex64], dict[str, Any]]:
-    """The scan as split, objects to start from, the calibrated probe, and what training and imaging cost."""
+    """The scan as split, objects to start from, the calibrated probe, and what training and inference cost."""
     np.save(work / "held.npy", np.sort(np.random.default_rng(0).permutation(len(scan))[: round(len(scan) / 10)]))
     write_scan(work / "scan.npz", scan)
     view = prepare_scan(scan, str(work / "held.npy"), given.seed)
@@ -120,7 +120,7 @@ def started(
     physics = infer_on_canvas(BACKEND, PtychoModel(trained.config, probe).eval(), view)
     cost = training_figures(summary) | {
         "calibration_cpu_s": round(summary["cpu_seconds"].get("calibration", 0.0), 2),
-        "imaging_cpu_s": round(image["cpu_seconds"]["inference"], 2),
+        "inference_cpu_s": round(image["cpu_seconds"]["inference"], 2),
     }
     starts = {"empty_space": np.ones(network.shape, np.complex64), "physics": physics, "network": network}
     return view, starts, probe, cost
@@ -160,28 +160,28 @@ def reconstructed(
 def residual(view: PreparedScan, object_: Object, probe: NDArray[np.complex64]) -> float:
     """R of the patterns held out, which no stage has used."""
     normalised = normalised_probe(probe, view.mean_counts)
-    found, _ = BACKEND.residual(view.source, object_, normalised, view.sites, view.held_out, device="cpu")
-    if found is None:
+    value, _ = BACKEND.residual(view.source, object_, normalised, view.sites, view.held_out, device="cpu")
+    if value is None:
         raise SystemExit("nothing is held out: give more patterns")
-    return round(found, 5)
+    return round(value, 5)
 
 
 def best(fits: dict[str, dict[str, Any]], start: str) -> dict[str, Any]:
-    """The descent from a start that reached the bound in the fewest epochs, over all rates."""
-    least = [found[start]["least_epochs"] for found in fits.values()]
+    """The fit from a start that reached the bound in the fewest epochs, over all rates."""
+    least = [rows_by_start[start]["least_epochs"] for rows_by_start in fits.values()]
     return {"least_epochs": min((epochs for epochs in least if epochs is not None), default=None)}
 
 
-def saving(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Least epochs from each start, and the share that an image saves of those from empty space."""
-    least = {start: row["least_epochs"] for start, row in found.items()}
-    flat = least["empty_space"]
-    shares = {
-        f"saved_by_{start}": None if None in (flat, epochs) or not flat else round(1 - epochs / flat, 3)
+def saving(rows_by_start: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Least epochs from each start, and the fraction that an image saves of those from empty space."""
+    least = {start: row["least_epochs"] for start, row in rows_by_start.items()}
+    baseline = least["empty_space"]
+    fractions = {
+        f"saved_by_{start}": None if None in (baseline, epochs) or not baseline else round(1 - epochs / baseline, 3)
         for start, epochs in least.items()
         if start != "empty_space"
     }
-    return {"least_epochs": least, **shares}
+    return {"least_epochs": least, **fractions}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 usage: python benchmarks/simulated_scan.py SYNTH.npz [--train-patterns 1500] [--epochs 1] [--passes 4]
 
 SYNTH.npz holds a simulated scan with ``objectGuess`` (truth), its probe and ``probeWrong``. The network is trained on
-another simulated object (lines) under the same probe, and never sees the scan that it images. One thread.
+another simulated object (lines) under the same probe, and never sees the scan that it infers. One thread.
 """
 
 from __future__ import annotations
@@ -88,14 +88,14 @@ def figures(out: Path, words: tuple[str, ...], truth: np.ndarray, scan: Scan) ->
     if done.returncode:
         sys.exit(f"{' '.join(line)} failed:\n{done.stderr}")
     summary = json.loads((out / "summary.json").read_text())
-    found = {name: summary[name] for name in ("residual", "cpu_seconds", "patterns_per_cpu_second") if name in summary}
+    result = {name: summary[name] for name in ("residual", "cpu_seconds", "patterns_per_cpu_second") if name in summary}
     if (out / "object.npz").exists():
         image = read_reconstruction(out / "object.npz")
         score = compare(image.object, truth, weight=image.weight, estimate_origin_yx_px=image.origin_yx_px)
-        found |= {name: score.to_dict()[name] for name in FIGURES}
+        result |= {name: score.to_dict()[name] for name in FIGURES}
         error = image.positions_px - scan.positions_px
-        found["position_error_rms_px"] = float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean()))
-    return found
+        result["position_error_rms_px"] = float(np.sqrt(((error - error.mean(0)) ** 2).sum(1).mean()))
+    return result
 
 
 if __name__ == "__main__":

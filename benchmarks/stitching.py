@@ -4,7 +4,7 @@
 
 Settings: complex64 patches made batch by batch (not timed), one float32 weight for all, batches of
 1000. Positions in the order of a raster with jitter (as measured), and shuffled (the worst order).
-Memory: peak resident set beside the canvas (24 bytes a pixel while streaming, and once the complex64
+Memory: peak resident set beside the canvas (24 bytes per pixel while streaming, and once the complex64
 result) and one batch. The loop spreads every patch by four shifted additions, as the formula says.
 """
 
@@ -71,15 +71,15 @@ def loop(count: int, order: str) -> dict[str, float]:
         corners, fractions = corners_and_fractions(where, geometry, N)
         for number in range(count):
             (top, left), (down, right) = corners[number], fractions[number]
-            for dy, dx, share in (
+            for dy, dx, fraction in (
                 (0, 0, (1 - down) * (1 - right)),
                 (0, 1, (1 - down) * right),
                 (1, 0, down * (1 - right)),
                 (1, 1, down * right),
             ):
                 window = np.s_[top + dy : top + dy + N, left + dx : left + dx + N]
-                numerator[window] += share * w * patches[number % BATCH]
-                denominator[window] += share * w
+                numerator[window] += fraction * w * patches[number % BATCH]
+                denominator[window] += fraction * w
 
     spent = measuring.timed(work)
     return {

@@ -73,7 +73,7 @@ def other_scan_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def several_modes_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """100 patterns of 16 x 16 under three modes of half, a third and a fifth of the light: HG00, HG10, HG01."""
+    """100 patterns of 16 x 16 under three modes of half, a third and a fifth of the energy: HG00, HG10, HG01."""
     import numpy as np
     from ptycho_data.files import write_scan
     from ptycho_data.simulate import simulate
@@ -119,9 +119,9 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What the run says of itself."""
-        found: dict[str, Any] = json.loads((self.out / "summary.json").read_text())
-        return found
+        """Summary of the run."""
+        result: dict[str, Any] = json.loads((self.out / "summary.json").read_text())
+        return result
 
     @property
     def groups(self) -> Any:
@@ -142,7 +142,7 @@ class Run:
 
 @pytest.fixture
 def command(backend: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """Run a command line in this process, into a folder of its own."""
+    """Run a command line in this process, into its own folder."""
     from ptycho_cli.main import main
 
     count = 0
@@ -155,15 +155,15 @@ def command(backend: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
         computes = words[0] in ("train", "infer", "reconstruct") or "--scan" in words
         chosen = ["--backend", backend] if computes else []
         code = main([*map(str, words), "--output-dir", str(out), *chosen])
-        told = capfd.readouterr()
-        return Run(out, code, told.err, told.out)
+        reported = capfd.readouterr()
+        return Run(out, code, reported.err, reported.out)
 
     return run
 
 
 @pytest.fixture(scope="session")
 def plain() -> dict[str, Run]:
-    """Runs of a command without any word of the test's own: one serves all tests."""
+    """Runs of a command without options of the test: one serves all tests."""
     return {}
 
 

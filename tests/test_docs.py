@@ -32,7 +32,7 @@ def test_generated_pages_are_what_the_code_says(generator, repository, page):
 
 
 def test_every_command_and_flag_is_documented(generator, repository):
-    """Invariant 37: judged from the program's own parser, not from the generator."""
+    """Invariant 37: checked against the program's own parser, not the generator."""
     text = (repository / "docs" / "commands.md").read_text()
     app = build_app()
     names = [name for name in app if not name.startswith("-")]

@@ -45,7 +45,7 @@ def run(repository: Path, tmp_path: Path):
 
 
 def test_a_skip_that_is_not_listed_fails_the_run(run):
-    """Each is named with its reason, whether it stands on the test or within it."""
+    """Each is named with its reason, whether it is on the test or within it."""
     code, said = run(LISTED)
     assert code == 1
     assert "1 skipped, 0 listed: too cold" in said

@@ -21,8 +21,8 @@ LAST = 53
 
 def sources(repository: Path, *folders: str) -> list[Path]:
     """Python files of these folders, without what builds left there."""
-    found = (path for folder in folders for path in repository.glob(f"{folder}/**/*.py"))
-    return sorted(path for path in found if not {"build", "dist"} & set(path.relative_to(repository).parts))
+    result = (path for folder in folders for path in repository.glob(f"{folder}/**/*.py"))
+    return sorted(path for path in result if not {"build", "dist"} & set(path.relative_to(repository).parts))
 
 
 def defined(repository: Path) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""Two backends in processes of their own: PyTorch and TensorFlow never meet in one."""
+"""Two backends in their own processes: PyTorch and TensorFlow are never in the same one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model trained in one backend opens in the other, predicts the same and goes on learning there (BUN-1, TRN-12)."""
+"""A model trained in one backend opens in the other, predicts the same and continues training there (BUN-1, TRN-12)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ MODELS = {
 pytestmark = pytest.mark.slow
 
 
-def relative(found: np.ndarray, expected: np.ndarray) -> float:
+def relative(result: np.ndarray, expected: np.ndarray) -> float:
     """Norm of the difference over the norm of what is expected."""
-    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    return float(np.linalg.norm(result - expected) / np.linalg.norm(expected))
 
 
 @pytest.fixture(scope="session")
 def trained(cli, scan_file, tmp_path_factory):
-    """Bundle of a kind of model, trained once by each backend that is asked for."""
+    """Bundle of a kind of model, trained once by each requested backend."""
     made: dict[tuple[str, str], Path] = {}
 
     def bundle(backend: str, kind: str) -> Path:
@@ -48,7 +48,7 @@ def trained(cli, scan_file, tmp_path_factory):
 )
 @pytest.mark.parametrize("trained_by", BACKENDS)
 def test_both_predict_the_same(cli, scan_file, trained, tmp_path, trained_by, kind, assembly):
-    """Weights, probe and gauge mean the same in both; a trained net, whose last layer is no longer zero."""
+    """Weights, probe and mean counts mean the same in both; a trained net, whose last layer is no longer zero."""
     objects = {}
     for name in BACKENDS:
         words = ("--output-dir", tmp_path / name, "--assembly", assembly)
@@ -60,12 +60,12 @@ def test_both_predict_the_same(cli, scan_file, trained, tmp_path, trained_by, ki
     for key in objects["torch"]:
         assert relative(objects["tf"][key], objects["torch"][key]) <= PREDICTION, key
     assert len(objects["tf"]["probe"]) == (2 if kind == "two modes" else 1)
-    assert np.std(np.abs(objects["tf"]["object"])) > 0.002, "a flat image would agree as well"
+    assert np.std(np.abs(objects["tf"]["object"])) > 0.002, "a uniform image would agree as well"
 
 
 @pytest.mark.parametrize("kind", ["one mode", "cnn"])
 @pytest.mark.parametrize("trained_by", BACKENDS)
-def test_training_goes_on_from_the_other_s_bundle(cli, scan_file, trained, tmp_path, trained_by, kind):
+def test_training_continues_from_the_other_s_bundle(cli, scan_file, trained, tmp_path, trained_by, kind):
     """TRN-12, TRN-6: from the same weights both backends take the same two steps."""
     start = load_file(trained(trained_by, kind))
     after = {}
@@ -84,7 +84,7 @@ def test_training_goes_on_from_the_other_s_bundle(cli, scan_file, trained, tmp_p
     assert relative(steps["tf"], steps["torch"]) <= STEPS
 
 
-def test_both_descend_the_same(cli, scan_file, tmp_path):
+def test_both_reconstruct_the_same(cli, scan_file, tmp_path):
     """PHY-27: the same order, the same steps; rounding grows with the steps."""
     objects = {}
     for name in BACKENDS:

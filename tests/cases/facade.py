@@ -109,7 +109,7 @@ class Facade:
         with pytest.raises(MissingFileError, match=r"absent\.npz"):
             package.reconstruct(tmp_path / "absent.npz")
 
-    def test_the_trained_files_are_kept_where_asked(self, package, scan, tmp_path):
+    def test_the_trained_files_are_kept_if_requested(self, package, scan, tmp_path):
         """``output_dir`` takes what the command would write."""
         package.train(scan, output_dir=tmp_path / "out", epochs=1, batch_size=16, **TINY)
         assert (tmp_path / "out" / "model.safetensors").stat().st_size > 0

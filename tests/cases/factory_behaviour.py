@@ -87,7 +87,7 @@ class TrainingPayloadStructure(Payloads):
         np.testing.assert_array_equal(payload.scan.counts(), read_scan(scan_file).counts())
 
     def test_is_frozen(self, training):
-        """Invariant 31: nobody changes a configuration behind another's back."""
+        """Invariant 31: no configuration changes another."""
         payload = training()
         with pytest.raises(FrozenInstanceError):
             payload.output_dir = Path()
@@ -95,7 +95,7 @@ class TrainingPayloadStructure(Payloads):
             payload.pt_data_config.gridsize = 1
 
     def test_defaults(self, training):
-        """Invariant 34: what nobody sets is the schema's default."""
+        """Invariant 34: what is not set is the schema's default."""
         payload = training()
         for section in (payload.pt_training_config, payload.execution_config):
             assert section == type(section)()
@@ -119,7 +119,7 @@ class TrainingPayloadStructure(Payloads):
 
 
 class InferredFromTheFile(Payloads):
-    """What the file says."""
+    """What the file declares."""
 
     def test_N_is_the_probe_s(self, training, scan_file):
         payload = training()
@@ -141,14 +141,14 @@ class InferredFromTheFile(Payloads):
         assert payload.overrides_applied["nphotons"]["source"] == "file"
 
     def test_nphotons_of_normalised_amplitude(self, training, scan_file, tmp_path):
-        """The file's own word, which an explicit one beats; the patterns then have that dose."""
+        """The value of the file, unless an explicit one is given; the patterns then have that dose."""
         scan = read_scan(scan_file)
         amplitude = np.sqrt(scan.counts())
         x, y = scan.positions_px.T
         arrays = {"diff3d": amplitude / amplitude.max(), "xcoords": x, "ycoords": y, "probeGuess": scan.probe}
-        np.savez(tmp_path / "told.npz", **arrays, measurement="normalised-amplitude", nphotons=4321.0)
+        np.savez(tmp_path / "declared.npz", **arrays, measurement="normalised-amplitude", nphotons=4321.0)
         for given_value, dose in ((None, 4321.0), (500.0, 500.0)):
-            payload = training({} if given_value is None else {"nphotons": given_value}, data=tmp_path / "told.npz")
+            payload = training({} if given_value is None else {"nphotons": given_value}, data=tmp_path / "declared.npz")
             assert payload.pt_data_config.nphotons == pytest.approx(dose, rel=1e-4)
             assert payload.scan.counts().sum((1, 2)).mean() == pytest.approx(dose, rel=1e-4)
 
@@ -175,8 +175,8 @@ class Precedence(Payloads):
         execution = None if in_execution is None else ExecutionConfig(**{row.name: in_execution})
         overrides = N_GROUPS if explicit is None else {**N_GROUPS, row.name: explicit}
         payload = factory.create_training_payload(scan_file, "unused", overrides, execution)
-        found = getattr(payload.execution_config, row.name)
-        assert found == (
+        result = getattr(payload.execution_config, row.name)
+        assert result == (
             explicit if explicit is not None else in_execution if in_execution is not None else row.default
         )
 
@@ -212,7 +212,7 @@ class Precedence(Payloads):
 
 
 class Validation(Payloads):
-    """Bad input is named, with its remedy, before work begins."""
+    """Bad input is named, with its remedy, before the work starts."""
 
     def test_n_groups_is_required(self, factory, scan_file, tmp_path):
         for overrides in (None, {}, {"n_groups": None}):
@@ -432,5 +432,5 @@ def other_values(row) -> list:
     else:
         low = row.minimum if row.minimum is not None else row.above if row.above is not None else 1
         high = row.maximum if row.maximum is not None else low + 8
-        values = [row.type(low + (high - low) * share) for share in (0.25, 0.5)]
+        values = [row.type(low + (high - low) * fraction) for fraction in (0.25, 0.5)]
     return [value for value in values if value != row.default]

@@ -1,4 +1,4 @@
-"""Each flag of ``infer`` and ``reconstruct`` does something, whichever backend images (invariant 36)."""
+"""Each flag of ``infer`` and ``reconstruct`` does something, whichever backend computes (invariant 36)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def image(run):
 
 
 def same(first, second) -> bool:
-    """Whether two runs imaged the same object, bit for bit."""
+    """Whether two runs gave the same object, bit for bit."""
     return np.array_equal(image(first).object, image(second).object)
 
 
@@ -53,7 +53,7 @@ class Images:
 
     @pytest.fixture
     def reconstruct(self, command, other_scan_file, plain):
-        """Joint descent of one epoch and one mode, unless the words say else."""
+        """A joint reconstruction of one epoch and one mode, unless the options say otherwise."""
 
         def run(*words, data=None):
             defaults = [("--epochs", "1"), ("--modes", "1")]
@@ -79,7 +79,7 @@ class Images:
 
 
 class JointFlags(Images):
-    """Options of every descent; ``descend`` runs one of 30 epochs."""
+    """Options of every joint reconstruction; ``jointly`` runs one of 30 epochs."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -90,31 +90,31 @@ class JointFlags(Images):
         assert main(["simulate", str(path), *words]) == 0
         return path
 
-    def test_val_fraction(self, descend, faint_file):
-        """16 patterns judge, and the epoch that they like best is handed out, not the last."""
-        blind, judged = descend(data=faint_file), descend("--val-fraction", "0.25", data=faint_file)
-        found = judged.summary["validation"]
+    def test_val_fraction(self, jointly, faint_file):
+        """16 patterns validate, and the result is the epoch of their lowest loss, not the last."""
+        blind, validated = jointly(data=faint_file), jointly("--val-fraction", "0.25", data=faint_file)
+        result = validated.summary["validation"]
         assert blind.summary["validation"] is None
-        assert (found["patterns"], len(found["losses"]), len(judged.summary["losses"])) == (16, 30, 30)
-        assert found["best_epoch"] == 1 + int(np.argmin(found["losses"])) < 30
-        assert judged.summary["stopped_by"] == blind.summary["stopped_by"] == "epochs"
-        assert judged.summary["patterns"] == blind.summary["patterns"] == {"used": 64, "held_out": 0}
-        assert not same(blind, judged)
+        assert (result["patterns"], len(result["losses"]), len(validated.summary["losses"])) == (16, 30, 30)
+        assert result["best_epoch"] == 1 + int(np.argmin(result["losses"])) < 30
+        assert validated.summary["stopped_by"] == blind.summary["stopped_by"] == "epochs"
+        assert validated.summary["patterns"] == blind.summary["patterns"] == {"used": 64, "held_out": 0}
+        assert not same(blind, validated)
 
-    def test_early_stop_patience(self, descend, faint_file):
-        """The descent ends so many epochs after its best one, with the same image as without."""
+    def test_early_stop_patience(self, jointly, faint_file):
+        """The fit stops so many epochs after its best one, with the same image as without."""
         words = ("--val-fraction", "0.25")
-        whole = descend(*words, data=faint_file)
-        stopped = descend(*words, "--early-stop-patience", "3", data=faint_file)
+        whole = jointly(*words, data=faint_file)
+        stopped = jointly(*words, "--early-stop-patience", "3", data=faint_file)
         assert stopped.summary["stopped_by"] == "early stopping"
         assert len(stopped.summary["losses"]) == stopped.summary["validation"]["best_epoch"] + 3 < 30
         assert same(whole, stopped)
-        assert descend("--early-stop-patience", "3").code == 2
+        assert jointly("--early-stop-patience", "3").code == 2
 
-    def test_enable_checkpointing(self, descend, monkeypatch):
+    def test_enable_checkpointing(self, jointly, monkeypatch):
         """Checkpoints are written, change no bit, and are gone with the results in place; or are not written."""
         monkeypatch.setattr("ptycho_data.fitting.checkpoints.SPACING_SECONDS", 0.0)
-        kept, none = descend("--enable-checkpointing"), descend("--disable-checkpointing")
+        kept, none = jointly("--enable-checkpointing"), jointly("--disable-checkpointing")
         assert kept.summary["checkpoints_written"] > 0 == none.summary["checkpoints_written"]
         assert same(kept, none)
         assert not (kept.out / "checkpoints").exists()
@@ -124,15 +124,15 @@ class InferenceFlags(JointFlags):
     """Invariant 36 for ``infer``: the same for both backends."""
 
     @pytest.fixture
-    def descend(self, infer):
+    def jointly(self, infer):
         return lambda *words, data=None: infer("--refine", "30", *words, data=data)
 
     def test_output_files(self, infer):
         run = infer()
         assert {path.name for path in run.out.iterdir()} == {"object.npz", "amplitude.png", "phase.png", "summary.json"}
-        found = image(run)
-        np.testing.assert_allclose(np.sum(np.abs(found.probe) ** 2), run.summary["mean_counts"], rtol=1e-4)
-        assert found.weight.max() > 0
+        result = image(run)
+        np.testing.assert_allclose(np.sum(np.abs(result.probe) ** 2), run.summary["mean_counts"], rtol=1e-4)
+        assert result.weight.max() > 0
 
     def test_accelerator(self, infer):
         assert infer("--accelerator", "cpu").summary["device"] == "cpu"
@@ -182,7 +182,7 @@ class InferenceFlags(JointFlags):
         assert "refinement" not in infer().summary["seconds"]
 
     def test_correct_positions(self, infer):
-        """Positions move only where that was asked for, and only with a refinement."""
+        """Positions move only if requested, and only with a refinement."""
         kept, moved = infer("--refine", "6"), infer("--refine", "6", "--correct-positions")
         shift = image(moved).positions_px - image(kept).positions_px
         assert kept.summary["position_correction_rms_px"] == 0
@@ -209,10 +209,10 @@ class InferenceFlags(JointFlags):
         assert run.code == 2
         assert "--assembly groups" in run.err
         assert trained.code == 1
-        told = infer("--assembly", "groups", "--quiet", bundle=trained.out / "model.safetensors")
-        assert told.code == 0
-        assert "its training collapsed" in told.err
-        assert told.summary["training_collapsed"] is True
+        reported = infer("--assembly", "groups", "--quiet", bundle=trained.out / "model.safetensors")
+        assert reported.code == 0
+        assert "its training collapsed" in reported.err
+        assert reported.summary["training_collapsed"] is True
 
     def test_probe_source(self, infer, other_scan_file):
         given = read_scan(other_scan_file).probe
@@ -231,7 +231,7 @@ class InferenceFlags(JointFlags):
         assert run.summary["mean_counts"] == pytest.approx(12345, rel=1e-3)
 
     def test_nphotons_does_not_change_the_contrast(self, infer, normalised_file):
-        """Invariant 1: the dose changes the gauge of the probe, never the object."""
+        """Invariant 1: the dose changes the scale of the probe, never the object."""
         words = ("--measurement", "normalised-amplitude", "--nphotons")
         low, high = (image(infer(*words, dose, data=normalised_file)).object for dose in ("1e4", "1e6"))
         np.testing.assert_allclose(low, high, atol=1e-4)
@@ -271,7 +271,7 @@ class ReconstructFlags(JointFlags):
     """Invariant 36 for ``reconstruct``: the same for both backends."""
 
     @pytest.fixture
-    def descend(self, reconstruct):
+    def jointly(self, reconstruct):
         return lambda *words, data=None: reconstruct("--epochs", "30", *words, data=data)
 
     def test_output_files(self, reconstruct):
@@ -322,7 +322,7 @@ class ReconstructFlags(JointFlags):
         assert off(reconstruct(*words, "--correct-positions", data=path)) < 0.7 * off(reconstruct(*words, data=path))
 
     def test_fit_background(self, command, reconstruct, tmp_path):
-        """20 photons a pixel of background are found, and explained."""
+        """20 photons per pixel of background are fitted, and explained."""
         words = ["--N", "32", "--patterns", "64", "--step-px", "3", "--background", "20", "--quiet"]
         assert main(["simulate", str(tmp_path / "grey.npz"), *words]) == 0
         options = ("--epochs", "15", "--probe-learning-rate", "0")
@@ -361,7 +361,7 @@ class ReconstructFlags(JointFlags):
 
 
 class EvaluateFlags(Images):
-    """CLI-16 to CLI-19 with a real descent."""
+    """CLI-16 to CLI-19 with a real joint reconstruction."""
 
     def test_without_truth(self, command, other_scan_file):
         words = ("--epochs", "6", "--modes", "1", "--hold-out", "0.25")
@@ -389,7 +389,7 @@ class EvaluateFlags(Images):
         assert scores[0] + 0.1 < scores[1]
 
     def test_a_scan_without_probe(self, command, other_scan_file, tmp_path):
-        """Both halves start from the probe found with all patterns, so that they can agree."""
+        """Both halves start from the probe estimated with all patterns, so that they can agree."""
         bare = replace(read_scan(other_scan_file), probe=None, object_truth=None, object_origin_yx_px=None)
         write_scan(tmp_path / "bare.npz", bare)
         run = command("evaluate", "--scan", tmp_path / "bare.npz", "--epochs", "1", "--modes", "1")

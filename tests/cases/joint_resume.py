@@ -1,4 +1,4 @@
-"""A command that is killed in its descent goes on where it was, whichever backend computes (PHY-32, CLI-27)."""
+"""A command that is killed during its fit resumes where it was, whichever backend computes (PHY-32, CLI-27)."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ptycho_cli.main import main
 PROGRAM = """
 import sys
 from ptycho_cli.main import main
-from ptycho_data.fitting import checkpoints as descent_checkpoints
-descent_checkpoints.SPACING_SECONDS = 0.0
+from ptycho_data.fitting import checkpoints
+checkpoints.SPACING_SECONDS = 0.0
 sys.exit(main(sys.argv[1:]))
 """
 """The program, with its first checkpoint after the first epoch: no test waits for seconds to pass."""
@@ -57,12 +57,12 @@ class Resumes(Images):
         assert not (killed / "object.npz").exists()
         run(*words, "--output-dir", str(killed), "--resume")
         run(*words, "--output-dir", str(tmp_path / "whole"))
-        found, whole = (results(out) for out in (killed, tmp_path / "whole"))
+        result, whole = (results(out) for out in (killed, tmp_path / "whole"))
         for name in whole["arrays"]:
-            np.testing.assert_array_equal(found["arrays"][name], whole["arrays"][name])
+            np.testing.assert_array_equal(result["arrays"][name], whole["arrays"][name])
         for name in ("losses", "validation", "stopped_by", "residual", "position_correction_rms_px"):
-            assert found["summary"][name] == whole["summary"][name]
-        assert 0 < found["summary"]["resumed_from_epoch"] < 60
+            assert result["summary"][name] == whole["summary"][name]
+        assert 0 < result["summary"]["resumed_from_epoch"] < 60
         assert whole["summary"]["resumed_from_epoch"] == 0
         assert {path.name for path in killed.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 

@@ -98,12 +98,12 @@ class JointState:
         """PHY-32 and invariant 42: object, modes, shifts, background, losses, best epoch."""
         options = CASES[case]
         whole, path = fit(**options), interrupted(**options)
-        found = fit(checkpoints=keeping(path, resume=True), **options)
+        result = fit(checkpoints=keeping(path, resume=True), **options)
         for name in ("object", "probe", "shifts_yx_px", "background"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(whole, name))
-        assert (found.losses, found.history.val_losses) == (whole.losses, whole.history.val_losses)
-        assert found.history.best_epoch == whole.history.best_epoch
-        assert (found.history.resumed_from_epoch, whole.history.resumed_from_epoch) == (4, 0)
+            np.testing.assert_array_equal(getattr(result, name), getattr(whole, name))
+        assert (result.losses, result.history.val_losses) == (whole.losses, whole.history.val_losses)
+        assert result.history.best_epoch == whole.history.best_epoch
+        assert (result.history.resumed_from_epoch, whole.history.resumed_from_epoch) == (4, 0)
         if case.startswith("an earlier"):
             assert whole.history.best_epoch < 4
 
@@ -144,19 +144,19 @@ class JointState:
         _, tensors = parts(interrupted(probe_learning_rate=0.0))
         assert {name for name in tensors if "." in name} == {"object.first", "object.second"}
 
-    def test_the_loss_is_that_of_what_is_handed_out(self, fit, scan):
+    def test_the_loss_is_that_of_the_returned_state(self, fit, scan):
         """PHY-30. Oracle: the NumPy reference on object and probe of the best epoch, at the given positions."""
-        found = fit(validation=VALIDATION, position_learning_rate=0.05)
+        result = fit(validation=VALIDATION, position_learning_rate=0.05)
         origin = canvas_geometry(scan.positions_px, 16).origin_yx_px
-        patches = reference.extract_patches(found.object, scan.positions_px[VALIDATION], 16, origin)
+        patches = reference.extract_patches(result.object, scan.positions_px[VALIDATION], 16, origin)
         mean = mean_counts(scan)[int(scan.scan_index[0])]
-        simulated = reference.simulate_counts(patches, found.probe * np.sqrt(mean))
+        simulated = reference.simulate_counts(patches, result.probe * np.sqrt(mean))
         expected = reference.amplitude_loss(simulated, scan.counts(VALIDATION))
-        best, losses = found.history.best_epoch, found.history.val_losses
+        best, losses = result.history.best_epoch, result.history.val_losses
         assert losses[best - 1] == min(losses) == pytest.approx(expected, rel=1e-3)
         assert best < 8
-        assert not found.shifts_yx_px[VALIDATION].any()
-        assert (np.abs(found.shifts_yx_px[FITTED]).max(1) > 0).all()
+        assert not result.shifts_yx_px[VALIDATION].any()
+        assert (np.abs(result.shifts_yx_px[FITTED]).max(1) > 0).all()
 
     def test_validation_patterns_are_not_fitted(self, fit, scan):
         """PHY-30: other counts of theirs change their loss and no step."""
@@ -178,10 +178,10 @@ class JointState:
 
     def test_patience_stops(self, fit):
         """PHY-31."""
-        whole, found = fit(validation=VALIDATION), fit(validation=VALIDATION, patience=2)
-        assert found.history.stopped_by == "early stopping"
-        assert len(found.losses) == found.history.best_epoch + 2 < 8
-        np.testing.assert_array_equal(found.object, whole.object)
+        whole, result = fit(validation=VALIDATION), fit(validation=VALIDATION, patience=2)
+        assert result.history.stopped_by == "early stopping"
+        assert len(result.losses) == result.history.best_epoch + 2 < 8
+        np.testing.assert_array_equal(result.object, whole.object)
 
     def test_every_difference_at_once(self, fit, interrupted, scan):
         """CKP-5: one clear error, before any step."""

@@ -156,7 +156,7 @@ class TrainingFlags:
         assert run.seen["datasets"][0].mean_counts[0] == pytest.approx(12345, rel=1e-3)
 
     def test_architecture(self, train):
-        """The cnn learns nothing in so short a time: it begins anew, says so, and is written (CLI-28)."""
+        """The cnn learns nothing in so short a time: it is restarted, says so, and is written (CLI-28)."""
         unrolled, cnn = train("--quiet"), train("--architecture", "cnn", "--learning-rate", "1e-9", "--quiet")
         assert weights(unrolled).keys() != weights(cnn).keys()
         assert (unrolled.code, unrolled.err) == (0, "")
@@ -172,7 +172,7 @@ class TrainingFlags:
         one, three = (train("--iterations", count, stop_before_fit=True).seen for count in ("1", "3"))
         assert three["parameters"] == 3 * one["parameters"]
 
-    def test_sweeps(self, train):
+    def test_passes(self, train):
         assert not same(train(), train("--passes", "2"))
 
     def test_width(self, train):
@@ -227,7 +227,7 @@ class TrainingFlags:
         assert run.group_counts == {"training": 40, "validation": 64}
 
     def test_calibrate_probe(self, train):
-        """The simulated probe is exact: kept unless calibration is asked for."""
+        """The simulated probe is exact: kept unless calibration is requested."""
         assert train().summary["probe"]["calibrated"] is False
         run = train("--calibrate-probe", "--calibration-epochs", "2")
         assert run.summary["probe"]["calibrated"] is True
@@ -248,8 +248,8 @@ class TrainingFlags:
         for modes in ("1", "3"):
             run = train(*words, "--modes", modes, data=several_modes_file)
             assert run.code == 0, run.err
-            told = run.summary["probe"]["calibration"]
-            assert (told["patterns"], told["judged"], told["steps"]) == (100, 100, 420)
+            reported = run.summary["probe"]["calibration"]
+            assert (reported["patterns"], reported["judged"], reported["steps"]) == (100, 100, 420)
             lines.append([line for line in run.said.splitlines() if "try --" in line])
         assert lines[1] == []
         assert [line.split(": ")[-1] for line in lines[0]] == ["try --modes 3"]

@@ -41,8 +41,8 @@ class BackendWheels:
         assert all(Path(line).is_relative_to(site) for line in run("-c", PLACES, *modules).splitlines())
         return run
 
-    def test_trains_and_images(self, python, backend, other_framework, tmp_path):
-        """Real work, and what was written says that this backend did it; the other framework is nowhere."""
+    def test_trains_and_infers(self, python, backend, other_framework, tmp_path):
+        """Real work, and the results name this backend; the other framework is not imported."""
         python("-c", f"import {other_framework}", code=1)
         commands = ("-m", "ptycho_cli")
         python(*commands, "simulate", "scan.npz", "--N", "32", "--patterns", "36", "--step-px", "3", "--quiet")
@@ -55,7 +55,7 @@ class BackendWheels:
         assert (tmp_path / "image" / "object.npz").is_file()
 
     def test_the_other_backend_is_refused_with_the_remedy(self, python, backend):
-        """CLI-15: the word that names what to install."""
+        """CLI-15: the message names what to install."""
         other = {"torch": "tf", "tf": "torch"}[backend]
         python("-m", "ptycho_cli", "simulate", "scan.npz", "--N", "32", "--patterns", "36", "--quiet")
         said = python("-m", "ptycho_cli", "train", "scan.npz", "--output-dir", "out", "--backend", other, code=2)

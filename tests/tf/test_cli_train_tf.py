@@ -1,6 +1,6 @@
 """Every flag of ``train`` does something, observed where it is consumed (invariant 36); real runs on TensorFlow.
 
-What holds for both backends stands in ``training_flags``.
+What holds for both backends is in ``training_flags``.
 """
 
 from __future__ import annotations
@@ -168,11 +168,11 @@ class TestExecutionConfigCLI:
 
     def test_logger_csv(self, train):
         run = train("--logger", "csv", "--epochs", "2")
-        found = run.summary["training"]["losses"]
-        assert {name: logged(run, name)[1] for name in ("train_loss", "val_loss")} == pytest.approx(found)
+        result = run.summary["training"]["losses"]
+        assert {name: logged(run, name)[1] for name in ("train_loss", "val_loss")} == pytest.approx(result)
 
     def test_logger_tensorboard(self, train):
-        """Events of the training and of the validation, in folders of their own, as Keras has it."""
+        """Events of the training and of the validation, in their own folders, as Keras has it."""
         run = train("--logger", "tensorboard")
         assert run.code == 0, run.err
         assert {path.parent.name for path in run.out.glob("logs/**/events.out.tfevents.*")} == {"train", "validation"}

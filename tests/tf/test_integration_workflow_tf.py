@@ -1,4 +1,4 @@
-"""The whole way through the commands on TensorFlow, each in a process of its own, and the result must be right."""
+"""The whole way through the commands on TensorFlow, each in its own process, and the result must be right."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*words: str | Path) -> str:
 
 @pytest.mark.slow
 def test_run_tensorflow_train_save_load_infer(tmp_path):
-    """Invariants 38 and 43: train on one object, image another in a new process, judged by its truth.
+    """Invariants 38 and 43: train on one object, infer another in a new process, compared with its truth.
 
     A blank image has no correlation at all: it is undefined.
     """

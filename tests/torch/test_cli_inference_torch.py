@@ -1,6 +1,6 @@
-"""Every flag of ``infer`` and ``reconstruct`` does something, observed in what comes out (invariant 36); real runs.
+"""Every flag of ``infer`` and ``reconstruct`` does something, observed in the results (invariant 36); real runs.
 
-What holds for both backends stands in ``imaging_flags``.
+What holds for both backends is in ``imaging_flags``.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class TestReconstructCLI(ReconstructFlags):
 
 
 class TestEvaluateCLI(EvaluateFlags):
-    """CLI-16 to CLI-19 with a real descent, in PyTorch."""
+    """CLI-16 to CLI-19 with a real joint reconstruction, in PyTorch."""
 
 
 def test_no_flag_is_untested():
-    """Every option of both commands stands here or among what holds for both backends."""
+    """Every option of both commands is here or among what holds for both backends."""
     text = Path(__file__).read_text() + Path(inspect.getfile(InferenceFlags)).read_text()
     unseen = {row.flag for row in (*INFER_OPTIONS, *RECONSTRUCT_OPTIONS) if f'"{row.flag}"' not in text}
     assert unseen == set()

@@ -215,7 +215,7 @@ def bare(scan_file: Path, path: Path, **changes) -> Path:
     return path
 
 
-def test_a_scan_without_probe_is_trained_on_with_the_one_that_its_patterns_tell(train, scan_file, tmp_path):
+def test_a_scan_without_probe_is_trained_on_with_an_estimated_one(train, scan_file, tmp_path):
     run = train("--calibration-epochs", "1", data=bare(scan_file, tmp_path / "bare.npz"))
     assert run.code == 0, run.err
     probe = run.summary["probe"]

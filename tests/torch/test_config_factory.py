@@ -1,4 +1,4 @@
-"""The factory's payloads in PyTorch (specs/config.md); what is asked of them stands in ``factory_behaviour``."""
+"""The factory's payloads in PyTorch (specs/config.md); what both backends must do is in ``factory_behaviour``."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TestTrainingPayloadStructure(TrainingPayloadStructure):
 
 
 class TestInferredFromTheFile(InferredFromTheFile):
-    """What the file says."""
+    """What the file declares."""
 
 
 class TestPrecedence(Precedence):
@@ -48,7 +48,7 @@ class TestPrecedence(Precedence):
 
 
 class TestValidation(Validation):
-    """Bad input is named, with its remedy, before work begins."""
+    """Bad input is named, with its remedy, before the work starts."""
 
 
 class TestInferencePayload(InferencePayloadStructure):

@@ -1,4 +1,4 @@
-"""Every example runs as it stands, and draws its picture (invariant 37)."""
+"""Every example runs as written, and draws its figure (invariant 37)."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def test_there_are_examples():
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(script, tmp_path):
-    """In a folder of its own, with warnings as errors."""
+    """In its own folder, with warnings as errors."""
     run_program(sys.executable, "-W", "error", script, cwd=tmp_path, env={"OMP_NUM_THREADS": "1"})
     assert (tmp_path / f"{script.stem}.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""``import ptycho_torch`` in a notebook; what holds for both backends stands in ``facade``."""
+"""``import ptycho_torch`` in a notebook; what holds for both backends is in ``facade``."""
 
 from __future__ import annotations
 

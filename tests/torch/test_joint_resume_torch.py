@@ -1,4 +1,4 @@
-"""A killed descent goes on where it was; what holds for both backends stands in ``joint_resume``."""
+"""A killed fit resumes where it was; what holds for both backends is in ``joint_resume``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a joint reconstruction in PyTorch; what holds for both backends stands in ``joint_state``."""
+"""The state of a joint reconstruction in PyTorch; what holds for both backends is in ``joint_state``."""
 
 from __future__ import annotations
 

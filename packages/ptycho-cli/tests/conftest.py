@@ -28,7 +28,7 @@ PATTERNS, N = 12, 16
 
 
 def small_scan() -> Scan:
-    """12 patterns of 16 x 16 counts on a 3 x 4 raster of 2 px steps, with a Gaussian probe in gauge."""
+    """12 patterns of 16 x 16 counts on a 3 x 4 raster of 2 px steps, with a normalised Gaussian probe."""
     rng = np.random.default_rng(0)
     axis = np.arange(N) - N // 2
     beam = np.exp(-(axis[:, None] ** 2 + axis**2) / 18.0)
@@ -112,13 +112,13 @@ class RecordingBackend:
         return evaluate_scan(self, scan, **options)
 
     def _fit(self, progress, checkpoint=None, resume=False, **options):
-        """A fit that writes as many checkpoints as it is told to."""
+        """A fit that writes the requested number of checkpoints."""
         for _ in range(self.checkpoints if checkpoint is not None else 0):
             checkpoint.parent.mkdir(parents=True, exist_ok=True)
             checkpoint.write_bytes(b"a state of this run")
         self._work(progress)
-        told = {"checkpoints_written": self.checkpoints, "resumed_from_epoch": int(resume)}
-        return self.result, {"seed": 0, "residual": self.residual, **told}
+        reported = {"checkpoints_written": self.checkpoints, "resumed_from_epoch": int(resume)}
+        return self.result, {"seed": 0, "residual": self.residual, **reported}
 
     def _work(self, progress) -> None:
         if self.error is not None:

@@ -30,13 +30,13 @@ def advise(**figures):
 
 
 def hint(command, summary):
-    found = advice.hint(command, summary)
-    return None if found is None else with_flags(found)
+    result = advice.hint(command, summary)
+    return None if result is None else with_flags(result)
 
 
 def collapsed(summary, model):
-    found = advice.collapsed(summary, model)
-    return None if found is None else with_flags(str(found))
+    result = advice.collapsed(summary, model)
+    return None if result is None else with_flags(str(result))
 
 
 def try_next(modes, **options):
@@ -80,16 +80,16 @@ def test_high_residuals_ask_for_modes_first_and_then_for_the_rest():
     assert texts["residual.above"].endswith("something is not modelled; try --modes 3")
 
 
-def test_a_descent_that_is_not_done_is_told_so_before_anything_else():
+def test_an_unfinished_fit_is_reported_before_anything_else():
     texts = {entry.code: entry.text for entry in advise(**{**SETTLED, "residual": 0.03, "half_bit": 0.6})}
-    assert texts["residual.above"].endswith("the descent is not done; if R stays with more epochs, try --modes 3")
+    assert texts["residual.above"].endswith("the fit has not converged; if R stays with more epochs, try --modes 3")
     assert texts["frc.rising"].endswith("try --epochs 40")
     rest = {"modes": 3, "residual": 0.03, "half_bit": 0.6}
     texts = {entry.code: entry.text for entry in advise(**{**SETTLED, **rest})}
     assert texts["residual.above"].endswith("epochs, try --modes 5, --correct-positions, --fit-background")
     rest |= {"modes": 8, "corrects_positions": True, "fits_background": True}
     texts = {entry.code: entry.text for entry in advise(**{**SETTLED, **rest})}
-    assert texts["residual.above"].endswith("the descent is not done")
+    assert texts["residual.above"].endswith("the fit has not converged")
 
 
 @given(
@@ -104,7 +104,7 @@ def test_a_descent_that_is_not_done_is_told_so_before_anything_else():
 def test_no_figure_breaks_it_and_stopping_is_never_advised_above_the_floor(
     residual, floor, held_out, half_bit, before, modes, epochs
 ):
-    found = advise(
+    result = advise(
         residual=residual,
         floor=floor,
         held_out=held_out,
@@ -114,9 +114,9 @@ def test_no_figure_breaks_it_and_stopping_is_never_advised_above_the_floor(
         half_bit_before=before,
     )
     ratio = over_floor(residual, floor)
-    stops = "stop" in [entry.code for entry in found]
+    stops = "stop" in [entry.code for entry in result]
     assert not stops or (ratio is not None and ratio <= 1.5 and abs(half_bit - before) <= 0.02)
-    assert not any("nan" in entry.text for entry in found)
+    assert not any("nan" in entry.text for entry in result)
 
 
 def summary(residual, floor, **settings):
@@ -134,16 +134,16 @@ def summary(residual, floor, **settings):
 )
 def test_a_run_far_above_its_floor_ends_with_a_hint(command, settings, words):
     """CLI-26."""
-    found = hint(command, summary(0.016, 0.006, **settings))
-    assert found is not None
-    assert words in found
+    result = hint(command, summary(0.016, 0.006, **settings))
+    assert result is not None
+    assert words in result
 
 
 def calibrated(residual=0.016, floor=0.006, *, steps=480, modes=1, **more):
     """Summary of a training whose probe was calibrated in 15 epochs."""
-    told = {"residual": residual, "poisson_floor": floor, "steps": steps}
+    reported = {"residual": residual, "poisson_floor": floor, "steps": steps}
     settings = {"model": {"modes": modes}, "training": {"calibration_epochs": 15}}
-    return {"probe": {"calibration": told}, "settings": settings, **more}
+    return {"probe": {"calibration": reported}, "settings": settings, **more}
 
 
 @pytest.mark.parametrize(
@@ -162,23 +162,24 @@ def calibrated(residual=0.016, floor=0.006, *, steps=480, modes=1, **more):
 )
 def test_a_training_with_a_poor_probe_ends_with_a_hint(given, words):
     """CLI-26: more modes; but 400 steps of calibration first, 7 of 105 an epoch."""
-    found = hint("train", calibrated(**given))
-    assert found is not None
-    assert found.endswith(words)
+    result = hint("train", calibrated(**given))
+    assert result is not None
+    assert result.endswith(words)
 
 
-def descent(*, epochs=12, modes=1, stopped_by="epochs", judges=0, asked=12):
-    """Summary of a descent on 60 patterns, 16 a step: 4 steps an epoch, above its floor."""
+def joint_summary(*, epochs=12, modes=1, stopped_by="epochs", validating=0, asked=12):
+    """Summary of a joint reconstruction of 60 patterns, 16 per step: 4 steps per epoch, R above its floor."""
     own = {"modes": modes, "batch_size": 16, "epochs": asked}
-    told = {"epochs": epochs, "patterns": {"used": 60}, "stopped_by": stopped_by}
-    return summary(0.016, 0.006, reconstruction=own) | told | {"validation": {"patterns": judges} if judges else None}
+    reported = {"epochs": epochs, "patterns": {"used": 60}, "stopped_by": stopped_by}
+    validation = {"patterns": validating} if validating else None
+    return summary(0.016, 0.006, reconstruction=own) | reported | {"validation": validation}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ({}, "try --epochs 100, then --modes 3"),
-        ({"judges": 12}, "try --epochs 134, then --modes 3"),
+        ({"validating": 12}, "try --epochs 134, then --modes 3"),
         ({"epochs": 99, "asked": 99}, "try --epochs 100, then --modes 3"),
         ({"epochs": 100, "asked": 100}, "try --modes 3"),
         ({"stopped_by": "early stopping"}, "try --modes 3"),
@@ -187,13 +188,13 @@ def descent(*, epochs=12, modes=1, stopped_by="epochs", judges=0, asked=12):
         ({"modes": 3}, "try more --epochs, --modes 5, --correct-positions, --fit-background"),
     ],
 )
-def test_a_short_descent_is_told_to_go_on_before_it_takes_more_modes(given, words):
+def test_after_a_short_fit_more_epochs_come_before_more_modes(given, words):
     """CLI-26: 400 steps first."""
-    assert hint("reconstruct", descent(**given)) == f"R 0.016 is above its floor 0.006: {words}"
+    assert hint("reconstruct", joint_summary(**given)) == f"R 0.016 is above its floor 0.006: {words}"
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         {},
         {"probe": {"calibrated": False, "calibration": None}},
@@ -205,9 +206,9 @@ def test_a_short_descent_is_told_to_go_on_before_it_takes_more_modes(given, word
         summary(0.016, 0.006, model={"modes": 1}),
     ],
 )
-def test_a_training_without_anything_to_say_gives_no_hint(told):
+def test_a_training_without_problems_gives_no_hint(reported):
     """CLI-26: at its floor, not calibrated, without figures, collapsed."""
-    assert hint("train", told) is None
+    assert hint("train", reported) is None
 
 
 def uniform_training(architecture="cnn", weight=0.0):
@@ -221,10 +222,10 @@ def uniform_training(architecture="cnn", weight=0.0):
 
 def test_a_collapsed_training_says_so():
     """CLI-28: what it means, and only what was not yet tried."""
-    found = str(collapsed(uniform_training(), "out/model.safetensors"))
-    assert "out/model.safetensors: expected a val_loss below 0.98 of a uniform object's 0.2, found 0.21" in found
-    assert "train with more --epochs, or --architecture unrolled, or --synthetic N with --supervised-weight" in found
-    assert "[training.collapsed]" in found
+    result = str(collapsed(uniform_training(), "out/model.safetensors"))
+    assert "out/model.safetensors: expected a val_loss below 0.98 of a uniform object's 0.2, found 0.21" in result
+    assert "train with more --epochs, or --architecture unrolled, or --synthetic N with --supervised-weight" in result
+    assert "[training.collapsed]" in result
     other = str(collapsed(uniform_training("unrolled", 1.0), "m"))
     assert "--architecture" not in other
     assert "--supervised-weight" not in other
@@ -259,14 +260,14 @@ def test_a_collapsed_training_ends_with_exit_1_and_its_files(backend, data_file,
     assert main(argv) == 0  # the first rank speaks for all
 
 
-def test_imaging_with_a_collapsed_model_warns(backend, data_file, tmp_path, capsys, monkeypatch):
+def test_inference_with_a_collapsed_model_warns(backend, data_file, tmp_path, capsys, monkeypatch):
     """CLI-28: one line on stderr, quiet or not, and the image all the same."""
     work = backend.infer
-    told = {"training_collapsed": True}
+    reported = {"training_collapsed": True}
 
     def infer(*args, **options):
         image, summary = work(*args, **options)
-        return image, summary | told
+        return image, summary | reported
 
     monkeypatch.setattr(backend, "infer", infer)
     argv = ["infer", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]
@@ -274,7 +275,7 @@ def test_imaging_with_a_collapsed_model_warns(backend, data_file, tmp_path, caps
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "its training collapsed" in error
-    told["training_collapsed"] = False
+    reported["training_collapsed"] = False
     assert main(argv) == 0
     assert capsys.readouterr().err == ""
 
@@ -284,11 +285,11 @@ def test_no_hint_near_the_floor_or_without_figures(figures):
     assert hint("reconstruct", summary(*figures, reconstruction={"modes": 1})) is None
 
 
-def test_a_training_tells_its_val_loss_beside_a_uniform_object_s(backend, data_file, tmp_path, capsys, monkeypatch):
+def test_a_training_reports_its_val_loss_beside_a_uniform_object_s(backend, data_file, tmp_path, capsys, monkeypatch):
     """CLI-10."""
     work = backend.train
-    told = {"training": {"losses": {"val_loss": 0.00364}, "uniform_loss": 0.0203}}
-    monkeypatch.setattr(backend, "train", with_report(work, told))
+    reported = {"training": {"losses": {"val_loss": 0.00364}, "uniform_loss": 0.0203}}
+    monkeypatch.setattr(backend, "train", with_report(work, reported))
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
     assert main(argv) == 0
     model = tmp_path / "out" / "model.safetensors"

@@ -1,4 +1,4 @@
-"""The checkpoint of a descent in its output folder (specs/cli.md, CLI-27; CFG-22)."""
+"""The checkpoint of a joint reconstruction in its output folder (specs/cli.md, CLI-27; CFG-22)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COMMANDS = {"reconstruct": ("{data}",), "infer": ("{model}", "{data}", "--refine
 
 @pytest.fixture(params=COMMANDS)
 def command(request, data_file, tmp_path):
-    """One of the two commands with a descent, run into the same folder each time."""
+    """One of the two commands with a joint reconstruction, run into the same folder each time."""
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"a bundle")
 
@@ -35,7 +35,7 @@ def earlier(checkpoint):
     return checkpoint
 
 
-def test_the_backend_is_told_where_to_keep_it(backend, command, checkpoint, earlier):
+def test_the_backend_receives_its_path(backend, command, checkpoint, earlier):
     for words, resume in (((), False), (("--resume",), True)):
         earlier.parent.mkdir(exist_ok=True)
         earlier.write_bytes(b"an earlier state")
@@ -44,14 +44,14 @@ def test_the_backend_is_told_where_to_keep_it(backend, command, checkpoint, earl
         assert (call["checkpoint"], call["resume"]) == (checkpoint, resume)
 
 
-def test_it_is_removed_when_the_results_stand(backend, command, checkpoint):
+def test_it_is_removed_when_the_results_are_in_place(backend, command, checkpoint):
     backend.checkpoints = 2
     assert command() == 0
     assert (checkpoint.parents[1] / "object.npz").exists()
     assert not checkpoint.parent.exists()
 
 
-def test_what_was_taken_up_is_removed_too(backend, command, earlier):
+def test_a_checkpoint_that_was_resumed_from_is_removed_too(backend, command, earlier):
     assert command("--resume") == 0
     assert not earlier.exists()
 
@@ -78,7 +78,7 @@ def test_it_outlives_a_failure(backend, command, earlier, words):
 
 
 def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint, monkeypatch):
-    """The state goes only when the results are in their place."""
+    """The checkpoint is removed only when the results are in place."""
     from ptycho_cli.plots import maps as pictures
 
     def full(*_):
@@ -90,7 +90,7 @@ def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint,
     assert checkpoint.exists()
 
 
-def test_nothing_to_resume_is_found_before_any_work(backend, command, capsys):
+def test_nothing_to_resume_is_reported_before_any_work(backend, command, capsys):
     assert command("--resume") == 2
     assert "checkpoint.missing" in capsys.readouterr().err
     assert backend.calls == {}
@@ -135,7 +135,7 @@ def test_validation_need_a_refinement(backend, data_file, tmp_path, capsys):
 
 
 def test_evaluate_keeps_none(backend, data_file, tmp_path, capsys):
-    """CLI-17: five descents, no state of any; what is not read is refused."""
+    """CLI-17: five joint reconstructions without checkpoints; options that are not read are refused."""
     assert main(["evaluate", "--scan", str(data_file), "--disable-checkpointing"]) == 2
     assert "--disable-checkpointing" in capsys.readouterr().err
     assert backend.calls == {}

@@ -21,7 +21,7 @@ WORDS = [word for key, value in SETUP.items() for word in ("--geometry", f"{key}
 
 
 def test_the_formats_on_offer_are_those_that_can_be_written():
-    """Invariant 37: the list stands in the command so that help imports nothing."""
+    """Invariant 37: the list is in the command so that help imports nothing."""
     assert set(get_args(FormatName)) == {entry.NAME for entry in FORMATS if callable(getattr(entry, "write", None))}
 
 
@@ -33,12 +33,12 @@ def test_there_and_back_nothing_is_lost(scan, data_file, tmp_path, capsys, name,
     assert capsys.readouterr().out.startswith(f"wrote {there} ({format}): 12 patterns of 16 x 16, counts")
     assert main(["convert", str(there), str(back), "--quiet"]) == 0
     assert capsys.readouterr().out == ""
-    found = read_scan(back)
-    np.testing.assert_array_equal(found.counts(), scan.counts())
-    moved = found.positions_px - scan.positions_px
+    result = read_scan(back)
+    np.testing.assert_array_equal(result.counts(), scan.counts())
+    moved = result.positions_px - scan.positions_px
     np.testing.assert_allclose(moved - moved.mean(0), 0, atol=1e-6)
-    np.testing.assert_allclose(found.probe, scan.probe, rtol=1e-6)
-    known = found.metadata["geometry"]
+    np.testing.assert_allclose(result.probe, scan.probe, rtol=1e-6)
+    known = result.metadata["geometry"]
     assert {key: known[key] for key in SETUP} == pytest.approx(SETUP)
     assert known.get("object_pixel_size_m", OBJECT_PIXEL_M) == pytest.approx(OBJECT_PIXEL_M)
 
@@ -87,7 +87,7 @@ def test_a_conversion_that_fails_leaves_the_target_as_it_was(data_file, tmp_path
     assert target.read_bytes() == b"earlier"
 
 
-def test_words_of_a_set_up_are_judged_all_at_once():
+def test_problems_of_a_set_up_are_reported_at_once():
     assert parsed_geometry(["a=1e-3", "b=2"]) == {"a": 1e-3, "b": 2.0}
     with pytest.raises(ContractError) as caught:
         parsed_geometry(["a=1", "a=2", "b", "=3", "c=nan", "d=x"])
@@ -107,7 +107,7 @@ def test_inspect_reads_every_format(data_file, tmp_path, capsys, name):
 @pytest.mark.parametrize("names", [("diffraction.h5", "product.h5"), ("train_data.npz", None)])
 @pytest.mark.shared_data
 def test_inspect_and_convert_read_ptychodus_files(shared_data, tmp_path, capsys, names):
-    """CLI-13: with the second file as companion, or found beside the first."""
+    """CLI-13: with the second file as companion, or detected beside the first."""
     first, second = names
     words = [] if second is None else ["--companion", str(shared_data / "ptychodus" / second)]
     file = str(shared_data / "ptychodus" / first)
@@ -130,12 +130,12 @@ def test_a_mapping_and_its_data_are_read_by_inspect(scan, tmp_path, capsys):
     words = [str(tmp_path / "raw.toml"), "--companion", str(tmp_path / "raw.h5")]
     assert main(["inspect", *words, "--json"]) == 0
     checks = {check["name"]: check for check in json.loads(capsys.readouterr().out)["checks"]}
-    assert "find one from the patterns" in checks["probe"]["text"]
+    assert "estimate one from the patterns" in checks["probe"]["text"]
     assert main(["inspect", str(tmp_path / "raw.h5")]) == 2
     assert "frames" in capsys.readouterr().err
 
 
-def test_the_orientation_of_a_real_scan_is_found_and_its_twin_named(tmp_path, capsys):
+def test_the_orientation_of_a_real_scan_is_determined_and_its_twin_named(tmp_path, capsys):
     """CLI-13: positions swapped and one turned round; the check names what turns them back."""
     path = tmp_path / "scan.npz"
     words = ["--N", "48", "--patterns", "225", "--step-px", "5", "--object", "dead_leaves", "--seed", "4", "--quiet"]

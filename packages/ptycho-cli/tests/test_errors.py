@@ -49,7 +49,7 @@ BAD = {
     ),
     "unknown backend": (["train", "{data}", "--output-dir", "{out}", "--backend", "jax"], "--backend"),
     "missing model": (["infer", "{missing}", "{data}", "--output-dir", "{out}"], "Model archive not found: {missing}"),
-    "missing scan to image": (["infer", "{text}", "{missing}", "--output-dir", "{out}"], "Data file not found"),
+    "missing scan to infer": (["infer", "{text}", "{missing}", "--output-dir", "{out}"], "Data file not found"),
     "missing scan to reconstruct": (["reconstruct", "{missing}", "--output-dir", "{out}"], "Data file not found"),
     "illegal modes": (["reconstruct", "{data}", "--output-dir", "{out}", "--modes", "0"], "reconstruction.modes"),
     "nothing to inspect": (["inspect", "{missing}"], "File not found: {missing}"),
@@ -64,7 +64,7 @@ BAD = {
     "an image and a scan": (["evaluate", "{data}", "--scan", "{data}"], "leave one of them out"),
     "a scan with a truth": (["evaluate", "--scan", "{data}", "--truth", "{data}"], "no --truth beside --scan"),
     "a truth alone": (["evaluate", "--truth", "{data}"], "only --truth"),
-    "descent beside a truth": (
+    "joint reconstruction beside a truth": (
         ["evaluate", "{data}", "--truth", "{data}", "--epochs", "3", "--backend", "torch"],
         "--epochs, --backend",
     ),
@@ -95,7 +95,7 @@ BAD = {
 
 @pytest.fixture
 def paths(tmp_path: Path, data_file: Path) -> dict[str, str]:
-    """Names that the cases stand on."""
+    """Names that the cases use."""
     text = tmp_path / "notes.txt"
     text.write_text("not a scan\n")
     folder = tmp_path / "folder"
@@ -132,15 +132,15 @@ def test_all_missing_files_are_named_at_once(backend, tmp_path, capsys):
     assert "Data file not found" in err
 
 
-def test_a_remedy_that_all_problems_share_is_said_once(backend, data_file, tmp_path, capsys, monkeypatch):
+def test_a_remedy_of_all_problems_is_given_once(backend, data_file, tmp_path, capsys, monkeypatch):
     """CLI-31."""
-    same = [Problem(name, "checkpoint.other", "1", "2", "start anew") for name in ("seed", "epochs")]
+    same = [Problem(name, "checkpoint.other", "1", "2", "restart") for name in ("seed", "epochs")]
     for problems, line in (
-        (same, "2 problems: seed: expected 1, found 2 | epochs: expected 1, found 2; start anew [checkpoint.other]"),
-        ([same[0]], "seed: expected 1, found 2; start anew [checkpoint.other]"),
+        (same, "2 problems: seed: expected 1, found 2 | epochs: expected 1, found 2; restart [checkpoint.other]"),
+        ([same[0]], "seed: expected 1, found 2; restart [checkpoint.other]"),
         (
             [same[0], replace(same[1], remedy="wait")],
-            "2 problems: seed: expected 1, found 2; start anew [checkpoint.other] | "
+            "2 problems: seed: expected 1, found 2; restart [checkpoint.other] | "
             "epochs: expected 1, found 2; wait [checkpoint.other]",
         ),
     ):
@@ -203,14 +203,14 @@ def test_interruption_is_exit_130(backend, data_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("place", [0, 1, -1])
 def test_debug_shows_the_traceback(backend, paths, capsys, place):
-    """CLI-31: wherever the flag stands."""
+    """CLI-31: at any position of the flag."""
     argv = ["infer", paths["missing"], paths["data"], "--output-dir", paths["out"]]
     argv.insert(len(argv) if place == -1 else place, "--debug")
     assert main(argv) == 2
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
-def test_progress_is_one_line_a_stage_and_quiet_silences_all(backend, data_file, tmp_path, capsys):
+def test_progress_is_one_line_per_stage_and_quiet_silences_all(backend, data_file, tmp_path, capsys):
     """CLI-24; quiet hands no callback to the backend."""
     argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]
     assert main(argv) == 0
@@ -245,7 +245,7 @@ def test_summary_says_who_ran_what_on_which_data(backend, data_file, tmp_path):
 
 
 def run(*words: str, code: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the program, or code, in a process of its own."""
+    """Run the program, or code, in its own process."""
     start = ["-c", code] if code else ["-m", "ptycho_cli"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONWARNINGS"}
     return subprocess.run(

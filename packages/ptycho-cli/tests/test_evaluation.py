@@ -21,7 +21,7 @@ M, N = 40, 16
 
 
 def texture(seed: int, shape=(48, 52)) -> np.ndarray:
-    """A smooth complex object with contrast of its own."""
+    """A smooth complex object with contrast."""
     rng = np.random.default_rng(seed)
     low = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.fftfreq(shape[1])) < 0.12
     fields = [np.fft.ifft2(np.fft.fft2(rng.standard_normal(shape)) * low).real for _ in range(2)]
@@ -31,7 +31,7 @@ def texture(seed: int, shape=(48, 52)) -> np.ndarray:
 
 @pytest.fixture
 def truth_file(tmp_path, scan):
-    """A scan with a true object whose pixel [0, 0] lies at y 2, x 3."""
+    """A scan with a true object whose pixel [0, 0] is at y 2, x 3."""
     rng = np.random.default_rng(1)
     counts = np.concatenate([scan.measurements] * 4)[:M]
     path = tmp_path / "truth.npz"
@@ -143,7 +143,7 @@ def test_halves_are_disjoint_complete_and_as_the_spec_says(M, seed, data):
 
 
 class HalvesBackend:
-    """A backend whose image has noise of its own in each run, less of it with more epochs and patterns."""
+    """A backend whose image has different noise in each run, less of it with more epochs and patterns."""
 
     def __init__(self) -> None:
         self.runs: list[dict] = []
@@ -236,7 +236,7 @@ def test_one_epoch_has_no_earlier_state(halves, truth_file, capsys):
     assert [entry["code"] for entry in report["advice"]] == ["residual.above"]
 
 
-def test_the_halves_of_a_scan_without_probe_start_from_the_one_that_was_found(halves, truth_file, tmp_path, capsys):
+def test_the_halves_of_a_scan_without_probe_start_from_the_estimated_one(halves, truth_file, tmp_path, capsys):
     """CLI-17: the file stays as it is."""
     scan = replace(read_scan(truth_file), probe=None)
     write_scan(tmp_path / "bare.npz", scan)
@@ -247,13 +247,13 @@ def test_the_halves_of_a_scan_without_probe_start_from_the_one_that_was_found(ha
     assert read_scan(tmp_path / "bare.npz").probe is None
 
 
-def test_options_stand_in_a_file_and_words_say_what_is_advised(halves, truth_file, tmp_path, capsys):
+def test_options_in_a_file_and_advice_in_words(halves, truth_file, tmp_path, capsys):
     """CLI-4 and CLI-18."""
     (tmp_path / "settings.toml").write_text("backend = 'torch'\n[reconstruction]\nepochs = 4\nmodes = 1\n")
     assert main(["evaluate", "--scan", str(truth_file), "--config", str(tmp_path / "settings.toml")]) == 0
-    found = capsys.readouterr()
+    outcome = capsys.readouterr()
     assert [run["config"].epochs for run in halves.runs] == [4, 4, 4, 2, 2]
-    assert "R 0.02, 2.00 times its Poisson floor 0.01" in found.out
-    assert "half scans (20 + 20 patterns)" in found.out
-    assert "advice: R is 2.00 times its Poisson floor" in found.out
-    assert found.err.splitlines()[:2] == ["all patterns: reconstruction: 1/1", "half a: reconstruction: 1/1"]
+    assert "R 0.02, 2.00 times its Poisson floor 0.01" in outcome.out
+    assert "half scans (20 + 20 patterns)" in outcome.out
+    assert "advice: R is 2.00 times its Poisson floor" in outcome.out
+    assert outcome.err.splitlines()[:2] == ["all patterns: reconstruction: 1/1", "half a: reconstruction: 1/1"]

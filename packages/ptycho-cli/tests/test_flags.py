@@ -47,7 +47,7 @@ def test_a_message_on_the_command_line_has_flags(tmp_path, capsys):
             "--disable-checkpointing",
         ]
     )
-    told = capsys.readouterr().err
+    reported = capsys.readouterr().err
     assert code == 2
-    assert "--" in told
-    assert "`" not in told
+    assert "--" in reported
+    assert "`" not in reported

@@ -24,10 +24,10 @@ def statuses(scan):
 
 def test_a_sound_scan_passes_every_check(scan):
     """Oracle of the overlap: intensity exp(-r^2 / 9) has the participation area 18 pi, so 1 - 2 / (2 sqrt 18)."""
-    found = statuses(scan)
-    assert {name: status for name, (status, _) in found.items() if status != "ok"} == {"truth": "info"}
-    assert "1.251e+04" in found["unit"][1]
-    assert "linear overlap 76 %" in found["overlap"][1]
+    result = statuses(scan)
+    assert {name: status for name, (status, _) in result.items() if status != "ok"} == {"truth": "info"}
+    assert "1.251e+04" in result["unit"][1]
+    assert "linear overlap 76 %" in result["overlap"][1]
 
 
 def test_the_probe_width_is_that_of_a_disc(scan):
@@ -83,12 +83,12 @@ def test_each_defect_is_warned_of_by_its_own_check(scan, name, words):
 
 
 def with_counts(measurements, scan):
-    """64 patterns of given counts, at positions of their own."""
+    """64 patterns of given counts, at their own positions."""
     positions = np.random.default_rng(0).uniform(0, 30, (len(measurements), 2))
     return replace(scan, measurements=measurements, positions_px=positions, scan_index=np.zeros(len(positions), int))
 
 
-def test_photon_noise_is_told_from_calmer_noise(scan):
+def test_photon_noise_is_distinguished_from_weaker_noise(scan):
     """Oracle: Poisson counts vary as their mean; one in 26 of 64 patterns, never two, varies .6 times as that."""
     shape = (64, scan.N, scan.N)
     poisson = np.random.default_rng(1).poisson(0.2, shape).astype(np.uint16)
@@ -119,13 +119,13 @@ def test_masked_pixels_are_not_reported_again(scan):
 
 
 def test_a_scan_without_probe_is_warned_of(scan):
-    found = statuses(replace(scan, probe=None))
-    assert found["probe"][0] == "warn"
-    assert found["overlap"][0] == "info"
+    result = statuses(replace(scan, probe=None))
+    assert result["probe"][0] == "warn"
+    assert result["overlap"][0] == "info"
 
 
 @given(row=st.integers(0, 15), column=st.integers(0, 15))
-def test_one_hot_pixel_anywhere_is_found_and_no_other(scan, row, column):
+def test_one_hot_pixel_anywhere_is_detected_and_no_other(scan, row, column):
     hot, _ = odd_pixels(
         gather(replace(scan, measurements=with_pixel(np.asarray(scan.measurements), (row, column), 60000)))
     )
@@ -182,17 +182,17 @@ def test_a_bundle_is_read_by_its_header(tmp_path, capsys):
     assert report["facts"] == {"values": 8, "schema": 1, "config": {"gridsize": 2}, "note": "free text"}
 
 
-def test_a_bundle_s_options_are_told_by_section(tmp_path, capsys):
-    """CLI-13: tables in tables, each in a line of its own; numbers in six figures."""
-    config = {"data": {"N": 64, "gridsize": 2}, "model": {"modes": 3, "share": 0.123456789}}
-    told = {"seed": 5, "settings": {"data": {"N": 64}}, "training": {"epochs": 7}}
-    header = HEADER | {"__metadata__": {"config": json.dumps(config), "provenance": json.dumps(told)}}
+def test_options_of_a_bundle_are_shown_by_section(tmp_path, capsys):
+    """CLI-13: tables in tables, each in its own line; numbers in six figures."""
+    config = {"data": {"N": 64, "gridsize": 2}, "model": {"modes": 3, "fraction": 0.123456789}}
+    reported = {"seed": 5, "settings": {"data": {"N": 64}}, "training": {"epochs": 7}}
+    header = HEADER | {"__metadata__": {"config": json.dumps(config), "provenance": json.dumps(reported)}}
     path = tmp_path / "model.safetensors"
     path.write_bytes(bundle(header, bytes(32)))
     assert main(["inspect", str(path)]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert ["config.data", "N 64, gridsize 2"] in lines
-    assert ["config.model", "modes 3, share 0.123457"] in lines
+    assert ["config.model", "modes 3, fraction 0.123457"] in lines
     assert ["provenance", "seed 5"] in lines
     assert ["provenance.training", "epochs 7"] in lines
     assert not {"config", "provenance.settings"} & {line[0] for line in lines}

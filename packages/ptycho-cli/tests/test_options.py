@@ -31,14 +31,14 @@ def values(row: Option) -> list[Any]:
 
 
 def words(row: Option, value: Any) -> list[str]:
-    """The words that give an option on the command line."""
+    """The arguments that give an option on the command line."""
     if row.type is bool:
         return [row.flag if value else str(negative_flag(row))]
     return [row.flag, str(value)]
 
 
 def flags(options: dict[str, Any]) -> list[str]:
-    """The words that give some options."""
+    """The arguments that give some options."""
     return [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
 
 
@@ -217,7 +217,7 @@ def test_deprecated_spellings_work_and_name_the_new_flag(backend, data_file, tmp
     assert backend.calls["payload"]["overrides"][name] == value
 
 
-def test_n_groups_is_the_number_of_patterns_where_nobody_says_else(backend, data_file, tmp_path):
+def test_n_groups_is_the_number_of_patterns_by_default(backend, data_file, tmp_path):
     """CLI-2: and it is the only override that the command adds."""
     assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out")]) == 0
     assert backend.calls["payload"]["overrides"] == {"n_groups": 12}

@@ -38,10 +38,10 @@ def test_a_global_phase_does_not_change_the_picture(reconstruction, angle):
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_flat_empty_and_unseen_objects_can_be_drawn(reconstruction, tmp_path, value):
-    flat = replace(reconstruction, object=np.full_like(reconstruction.object, value))
-    unseen = replace(flat, weight=np.zeros_like(flat.weight))
-    for degenerate in (flat, unseen):
+def test_uniform_empty_and_unseen_objects_can_be_drawn(reconstruction, tmp_path, value):
+    uniform = replace(reconstruction, object=np.full_like(reconstruction.object, value))
+    unseen = replace(uniform, weight=np.zeros_like(uniform.weight))
+    for degenerate in (uniform, unseen):
         for path in draw_reconstruction(degenerate, tmp_path):
             with Image.open(path) as picture:
                 assert picture.size[0] > 400

@@ -17,7 +17,7 @@ SMALL = ["--patterns", "16", "--N", "32", "--quiet"]
 
 
 def test_the_kinds_on_offer_are_those_that_exist():
-    """Invariant 37: the lists stand in the command so that help imports nothing."""
+    """Invariant 37: the lists are in the command so that help imports nothing."""
     assert set(get_args(ObjectKind)) == set(OBJECTS)
     assert set(get_args(ProbeKind)) == set(PROBES)
     assert set(get_args(ScanKind)) == set(SCANS)
@@ -71,7 +71,7 @@ def test_the_probe_of_another_scan_is_used(tmp_path, data_file, scan):
 
 @pytest.fixture
 def oracle(backend, monkeypatch):
-    """A backend that images by looking at the truth: the demo must then report a perfect image."""
+    """A backend that returns the truth: the demo must then report a perfect image."""
 
     def infer(payload, *, checkpoint=None, resume=False, progress=None):
         scan = backend.calls["payload"]["data"]
@@ -88,7 +88,7 @@ def oracle(backend, monkeypatch):
     return backend
 
 
-def test_the_demo_trains_on_one_object_images_another_and_reports(oracle, tmp_path, capsys):
+def test_the_demo_trains_on_one_object_infers_another_and_reports(oracle, tmp_path, capsys):
     """CLI-14: through the same functions as the commands; a perfect image scores 1 (scale and phase are removed)."""
     out = tmp_path / "demo"
     assert main(["demo", "--output-dir", str(out), "--max-seconds", "60"]) == 0

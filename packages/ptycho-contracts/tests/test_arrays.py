@@ -135,8 +135,8 @@ def test_values_are_checked_in_every_block(monkeypatch_block, rows, where):
     row = where.draw(st.integers(0, rows - 1))
     array[row, 1] = np.nan
     array[rows - 1 - row, 0] = -np.inf
-    found = problems_of({"x": array}, [ArraySpec("x", ("row", 2), minimum=0.0)])
-    assert [problem.found for problem in found] == ["2 NaN or infinite values", "1 smaller values"]
+    result = problems_of({"x": array}, [ArraySpec("x", ("row", 2), minimum=0.0)])
+    assert [problem.found for problem in result] == ["2 NaN or infinite values", "1 smaller values"]
 
 
 @pytest.fixture(scope="module")

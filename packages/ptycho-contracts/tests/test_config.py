@@ -33,7 +33,7 @@ NAMES = sorted({name for _, name in OPTIONS})
 
 WITH_REFINE = ("correct_positions", "fit_background", "val_fraction")
 HELPERS = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
-"""What must stand beside an option for it to be legal."""
+"""What must be given with an option for it to be legal."""
 
 
 def helpers_of(section, name) -> dict:
@@ -111,8 +111,8 @@ class TestValues:
         )
 
     def test_all_bad_values_at_once(self):
-        found = problems(ExecutionConfig, devices=0, precision="8", learning_rate=-1.0, deterministic=1)
-        assert [text.split(":")[0] for text in found] == [
+        result = problems(ExecutionConfig, devices=0, precision="8", learning_rate=-1.0, deterministic=1)
+        assert [text.split(":")[0] for text in result] == [
             "execution.devices",
             "execution.deterministic",
             "execution.precision",
@@ -121,7 +121,7 @@ class TestValues:
 
     @given(st.sampled_from(sorted(OPTIONS, key=str)), st.data())
     def test_bounds_and_types(self, key, data):
-        """Each option takes what its words call legal, and nothing else."""
+        """Each option takes what its texts call legal, and nothing else."""
         row = OPTIONS[key]
         assert row.accepts(data.draw(legal_values(row)))
         assert row.accepts(None) == row.optional
@@ -160,7 +160,7 @@ class TestValues:
     def test_hold_out_is_a_fraction_or_a_file(self, section, value):
         assert problems(section, hold_out=value) == [
             f"{section.section}.hold_out: expected a fraction from 0 to below 1, or the path of an .npy file, "
-            f"found {value!r}; write such as '0.1' or 'held_out.npy' [config.hold_out]"
+            f"found {value!r}; for example '0.1' or 'held_out.npy' [config.hold_out]"
         ]
 
     @pytest.mark.parametrize("section", SECTIONS)
@@ -189,8 +189,8 @@ class TestOneGridsize:
 
     @given(gridsize=st.integers(1, 8), order=st.permutations([DataConfig, ModelConfig]))
     def test_resolving_in_any_order_passes_the_same_data(self, gridsize, order):
-        for wanted in (order, [ModelConfig]):
-            made = resolve(wanted, {"explicit": {"gridsize": gridsize}})
+        for requested in (order, [ModelConfig]):
+            made = resolve(requested, {"explicit": {"gridsize": gridsize}})
             assert made[ModelConfig].data is made[DataConfig]
             assert made[ModelConfig].C_model == gridsize**2
 
@@ -246,8 +246,8 @@ class TestUnknownNames:
 
     def test_all_layers_and_sections_at_once(self):
         layers = {"explicit": {"gridsise": 2, "loss": "l1"}, "file": {"nphotos": 1.0}, "execution": {"devices": 0}}
-        found = problems(resolve, (DataConfig, TrainingConfig, ExecutionConfig), layers)
-        assert [text.split(":")[0] for text in found] == [
+        result = problems(resolve, (DataConfig, TrainingConfig, ExecutionConfig), layers)
+        assert [text.split(":")[0] for text in result] == [
             "explicit.gridsise",
             "file.nphotos",
             "training.loss",
@@ -282,7 +282,7 @@ class TestEarlierNames:
         (text,) = problems(resolve, SECTIONS, {"explicit": {"sweeps": 5, "passes": 5}})
         assert text == "explicit.sweeps: expected 'passes' once, found 'sweeps' too; remove one [config.repeated]"
 
-    def test_an_illegal_value_is_told_under_the_present_name(self):
+    def test_an_illegal_value_is_reported_under_the_present_name(self):
         assert problems(resolve, SECTIONS, {"explicit": {"sweeps": 0}})[0].startswith("model.passes: ")
 
 
@@ -346,7 +346,7 @@ class TestMarkdown:
     """Invariant 37: tables are made from the schema."""
 
     @pytest.mark.parametrize("section", SECTIONS)
-    def test_one_row_an_option_with_its_words(self, section):
+    def test_one_row_per_option_with_its_texts(self, section):
         header, rule, *rows = markdown_table(section).splitlines()
         assert header == "| option | default | legal values | what it does |"
         assert rule == "|---|---|---|---|"

@@ -102,7 +102,7 @@ def test_foreign_entries_stay_and_none_leaves_an_entry():
     assert (cfg["n_groups"], cfg["mine"], cfg["gridsize"], cfg["output_prefix"]) == (77, [1], 2, "before")
 
 
-def test_training_and_refinement_have_a_validation_share_each():
+def test_training_and_refinement_each_have_a_validation_fraction():
     cfg = filled([TrainingConfig(val_fraction=0.2), InferenceConfig(refine=1, val_fraction=0.1)])
     assert (cfg["val_fraction"], cfg["refine_val_fraction"]) == (0.2, 0.1)
 

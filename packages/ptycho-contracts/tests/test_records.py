@@ -92,7 +92,7 @@ class TestScan:
 
     @given(M=st.integers(1, 6), N=st.integers(2, 6))
     def test_patterns_in_the_last_axis_raise(self, M, N):
-        """Invariant 22: (y, x, pattern) raises, n = H aside, where it is not told apart by shape."""
+        """Invariant 22: (y, x, pattern) raises, except for n = H, which the shape does not reveal."""
         assume(M != N)
         with pytest.raises(ContractError):
             scan(measurements=np.ones((N, N, M)), positions_px=np.zeros((M, 2)), probe=None)
@@ -103,7 +103,7 @@ class TestScan:
         assert "record.pair" in problems(scan, object_origin_yx_px=np.zeros(2))[0]
 
     def test_all_problems_at_once(self):
-        found = problems(
+        result = problems(
             scan,
             measurements=None,
             unit="x",
@@ -111,7 +111,7 @@ class TestScan:
             probe_kind="true",
             object_origin_yx_px=np.zeros(2),
         )
-        assert [text.rsplit("[")[-1] for text in found] == [
+        assert [text.rsplit("[")[-1] for text in result] == [
             "array.missing]",
             "array.not_finite]",
             "array.missing]",
@@ -201,7 +201,7 @@ def test_reconstruction_ties_its_arrays():
 
 @given(pst.scans(), pst.scans(noisy=True))
 def test_strategies_give_valid_scans(noiseless, noisy):
-    """The gauge and the truth of a drawn scan belong to its counts."""
+    """The probe normalisation and the truth of a drawn scan belong to its counts."""
     for drawn in (noiseless, noisy):
         assert drawn.object_truth is not None
         assert len(drawn) == len(drawn.positions_px)

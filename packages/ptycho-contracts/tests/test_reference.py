@@ -26,7 +26,7 @@ class TestCanvas:
 
     @given(where=pst.positions(whole=False), N=pst.sizes)
     def test_it_holds_every_pixel_and_no_other_border(self, where, N):
-        """Invariants 16, 19: minimal; a pixel read with any fraction lies on it, and each border is touched."""
+        """Invariants 16, 19: minimal; a pixel read with any fraction is on it, and each border is reached."""
         origin, shape = ref.canvas_geometry(where, N)
         first = np.floor(where[:, ::-1]) - N // 2 - origin
         last = first + N
@@ -87,22 +87,22 @@ class TestPatches:
             np.testing.assert_allclose(patch, surface(y - N // 2 + i, x - N // 2 + j), atol=1e-7)
 
     @given(where=pst.positions(), N=pst.sizes, rng=pst.generators)
-    def test_placing_is_the_adjoint(self, where, N, rng):
+    def test_scatter_add_is_the_adjoint(self, where, N, rng):
         """PHY-5, with complex object and patches; and invariant 16: nothing is lost."""
         origin, shape = ref.canvas_geometry(where, N)
         canvas, patches = complex_normal(rng, *shape), complex_normal(rng, len(where), N, N)
-        placed = ref.scatter_add(patches, where, shape, origin)
+        added = ref.scatter_add(patches, where, shape, origin)
         left = np.vdot(ref.extract_patches(canvas, where, N, origin), patches)
-        assert left == pytest.approx(np.vdot(canvas, placed), rel=1e-10, abs=1e-8)
-        assert placed.sum() == pytest.approx(patches.sum(), rel=1e-10, abs=1e-8)
+        assert left == pytest.approx(np.vdot(canvas, added), rel=1e-10, abs=1e-8)
+        assert added.sum() == pytest.approx(patches.sum(), rel=1e-10, abs=1e-8)
 
     @given(where=pst.positions(min_count=2), N=pst.sizes, rng=pst.generators)
     def test_patches_and_positions_belong_together(self, where, N, rng):
         """Invariant 13: permuting both leaves the canvas; unequal counts raise."""
         origin, shape = ref.canvas_geometry(where, N)
         patches, order = complex_normal(rng, len(where), N, N), rng.permutation(len(where))
-        placed = ref.scatter_add(patches, where, shape, origin)
-        np.testing.assert_allclose(ref.scatter_add(patches[order], where[order], shape, origin), placed, atol=1e-12)
+        added = ref.scatter_add(patches, where, shape, origin)
+        np.testing.assert_allclose(ref.scatter_add(patches[order], where[order], shape, origin), added, atol=1e-12)
         with pytest.raises(ContractError, match=f"{len(where)} patches and {len(where) - 1} positions"):
             ref.scatter_add(patches, where[1:], shape, origin)
 
@@ -145,7 +145,7 @@ class TestForward:
 
     @given(N=st.integers(2, 33), modes=st.integers(1, 3), dtype=st.sampled_from(["c8", "c16"]), rng=pst.generators)
     def test_parseval(self, N, modes, dtype, rng):
-        """Invariant 5: counts equal the energy of the exit waves, odd sizes and all dtypes too."""
+        """Invariant 5: counts equal the energy of the exit waves, also for odd sizes and all dtypes."""
         patches = complex_normal(rng, 2, N, N).astype(dtype)
         probe = complex_normal(rng, modes, N, N).astype(dtype)
         counts = ref.simulate_counts(patches, probe)
@@ -163,20 +163,20 @@ class TestForward:
 
     @given(scan=pst.scans())
     def test_truth_reproduces_noiseless_data(self, scan):
-        """Invariant 21: and an empty object gives the mean counts, by the gauge."""
+        """Invariant 21: and an empty object gives the mean counts, by the normalisation of the probe."""
         patches = ref.extract_patches(scan.object_truth, scan.positions_px, scan.N, scan.object_origin_yx_px)
         np.testing.assert_allclose(ref.simulate_counts(patches, scan.probe), scan.counts(), rtol=1e-4, atol=1e-3)
         empty = ref.simulate_counts(np.ones((1, scan.N, scan.N)), scan.probe)
         assert empty.sum() == pytest.approx(1e4, rel=1e-5)
 
     @given(scan=pst.scans(N=7), factor=st.floats(1e-3, 1e3), mean=st.floats(1, 1e6))
-    def test_gauge(self, scan, factor, mean):
-        """Invariant 2: one gauge, whatever the factor on the probe before; its shape is kept."""
-        gauged = ref.normalised_probe(scan.probe * factor, mean)
-        assert np.sum(np.abs(gauged) ** 2) == pytest.approx(mean, rel=1e-9)
-        np.testing.assert_allclose(gauged, ref.normalised_probe(scan.probe, mean), rtol=1e-4, atol=1e-6)
+    def test_normalisation(self, scan, factor, mean):
+        """Invariant 2: one normalisation, whatever the earlier factor of the probe; its shape is kept."""
+        normalised = ref.normalised_probe(scan.probe * factor, mean)
+        assert np.sum(np.abs(normalised) ** 2) == pytest.approx(mean, rel=1e-9)
+        np.testing.assert_allclose(normalised, ref.normalised_probe(scan.probe, mean), rtol=1e-4, atol=1e-6)
 
-    def test_a_dark_probe_has_no_gauge(self):
+    def test_a_probe_of_zero_energy_cannot_be_normalised(self):
         with pytest.raises(ContractError, match="energy in the probe"):
             ref.normalised_probe(np.zeros((1, 4, 4)), 10.0)
 
@@ -220,7 +220,7 @@ class TestLosses:
         assert loss(simulated, spoilt, good=good) == pytest.approx(loss(simulated, measured))
 
     def test_shapes_must_agree(self):
-        with pytest.raises(ContractError, match="compare like with like"):
+        with pytest.raises(ContractError, match="give arrays of equal shape"):
             ref.residual(np.ones((2, 3, 3)), np.ones((1, 3, 3)))
 
     @given(n=st.floats(0, 1e4), ratio=st.floats(0, 3), eps=st.sampled_from([1e-6, EPS_COUNTS, 1.0]))
@@ -239,7 +239,7 @@ class TestLosses:
     @pytest.mark.parametrize("loss", LOSSES)
     @given(scan=pst.scans(min_count=3), rng=pst.generators, size=st.floats(0.05, 1))
     def test_the_true_object_is_the_best(self, loss, scan, rng, size):
-        """Invariant 4: loss(truth) < loss(perturbed), and < loss(flat)."""
+        """Invariant 4: loss(truth) < loss(perturbed), and < loss(uniform)."""
         where, origin, truth = scan.positions_px, scan.object_origin_yx_px, scan.object_truth.astype(complex)
 
         def loss_of(canvas):
@@ -283,15 +283,15 @@ class TestLosses:
 class TestMeasured:
     """The same conventions as data that others made."""
 
-    def test_flat_object_on_the_siemens_star(self, shared_data):
-        """Counts, unit, gauge and transform: R of a flat object on held-out patterns, known to be 0.198."""
+    def test_uniform_object_on_the_siemens_star(self, shared_data):
+        """Counts, unit, normalisation and transform: R of a uniform object on held-out patterns, known to be 0.198."""
         with np.load(shared_data / "siemens_star.npz") as file:
             counts = file["diff3d"].astype(float) ** 2
             probe = file["probeGuess"]
         held = np.random.default_rng(0).permutation(516)[:52]
         probe = ref.normalised_probe(probe[None], np.delete(counts, held, axis=0).sum(axis=(1, 2)).mean())
-        flat = ref.simulate_counts(np.ones((1, *counts.shape[1:])), probe)
-        assert ref.residual(np.broadcast_to(flat, (52, 128, 128)), counts[held]) == pytest.approx(0.198, abs=0.0006)
+        uniform = ref.simulate_counts(np.ones((1, *counts.shape[1:])), probe)
+        assert ref.residual(np.broadcast_to(uniform, (52, 128, 128)), counts[held]) == pytest.approx(0.198, abs=0.0006)
 
     def test_the_truth_of_synth64_reaches_its_poisson_floor(self, shared_data):
         """Axis order, position of the patch, centre of the pattern: any error raises R."""

@@ -27,7 +27,7 @@ def test_a_loss_near_that_of_the_uniform_object_is_no_better():
     assert not no_better_than_uniform(0.0979, 0.1)
 
 
-def test_judged_from_a_quarter_of_the_budget_on():
+def test_evaluated_from_a_quarter_of_the_budget_on():
     """Invariant 46: not before, but at the end in any case; and once."""
     training = attempts()
     assert not training.collapsed(0.1, epoch=4, step=20, ending=False)

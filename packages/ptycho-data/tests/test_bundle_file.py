@@ -40,15 +40,15 @@ def path(tmp_path) -> Path:
 
 def test_what_is_written_is_read(path):
     """Invariant 43: bit for bit, shapes of scalars too."""
-    found = read_bundle(path)
-    assert found.config == CONFIG
-    assert (found.mean_counts, found.provenance) == (1234.5, CONTENT.provenance)
-    np.testing.assert_array_equal(found.probe, CONTENT.probe)
-    assert found.probe.dtype == np.complex64
-    assert found.weights.keys() == WEIGHTS.keys()
+    result = read_bundle(path)
+    assert result.config == CONFIG
+    assert (result.mean_counts, result.provenance) == (1234.5, CONTENT.provenance)
+    np.testing.assert_array_equal(result.probe, CONTENT.probe)
+    assert result.probe.dtype == np.complex64
+    assert result.weights.keys() == WEIGHTS.keys()
     for name, value in WEIGHTS.items():
-        assert found.weights[name].shape == value.shape
-        np.testing.assert_array_equal(found.weights[name], value)
+        assert result.weights[name].shape == value.shape
+        np.testing.assert_array_equal(result.weights[name], value)
 
 
 def test_layout(path):
@@ -76,9 +76,9 @@ def test_layers_of_schema_1_have_their_present_names(path):
     header |= {"schema": "1", "config": header["config"].replace('"passes"', '"sweeps"')}
     header["sha256"] = tensor_files.tensor_digest(header, tensors, ("config", "provenance"))
     save_file(tensors, path, metadata=header)
-    found = read_bundle(path)
-    assert set(found.weights) == {"network.nets.0.in_conv.weight", "network.nets.0.out_conv.bias"}
-    assert found.config == CONFIG
+    result = read_bundle(path)
+    assert set(result.weights) == {"network.nets.0.in_conv.weight", "network.nets.0.out_conv.bias"}
+    assert result.config == CONFIG
 
 
 @pytest.mark.parametrize("what", ["config", "provenance", "network.a", "probe", "mean_counts"])
@@ -96,7 +96,7 @@ def test_altered(path, what):
 
 
 def test_unreadable(path):
-    """BUN-7: what the library or the system refuses is one error, with its words."""
+    """BUN-7: what the library or the system refuses is one error, with its text."""
     path.write_bytes(b"half")
     with pytest.raises(ContractError, match=r"a whole \.safetensors file") as caught:
         read_bundle(path)
@@ -106,7 +106,7 @@ def test_unreadable(path):
 
 
 def test_another_kind_of_file(path):
-    """BUN-7: a scan in the model's place is told as what it is."""
+    """BUN-7: a scan instead of a model is reported as a scan."""
     np.savez(path.with_suffix(".npz"), counts=np.zeros(3))
     with pytest.raises(ContractError, match="a file of another kind; check the path") as caught:
         read_bundle(path.with_suffix(".npz"))

@@ -113,10 +113,10 @@ def test_other_settings(interrupted, name):
         fit(checkpoints=keeping(interrupted, resume=True), **DIFFERENCES[name])
 
 
-def test_the_same_run_goes_on(interrupted):
+def test_the_same_run_resumes(interrupted):
     """PHY-32."""
-    found = fit(checkpoints=keeping(interrupted, resume=True))
-    assert (found.history.resumed_from_epoch, len(found.losses)) == (4, 8)
+    result = fit(checkpoints=keeping(interrupted, resume=True))
+    assert (result.history.resumed_from_epoch, len(result.losses)) == (4, 8)
 
 
 def test_other_backend_or_version(tmp_path):
@@ -198,7 +198,7 @@ def test_folder(tmp_path):
 def test_a_disk_that_refuses_is_named(tmp_path):
     """CKP-4."""
     (tmp_path / "checkpoints").write_text("a file in the way")
-    with pytest.raises(WorkFailedError, match=r"--disable-checkpointing\) \[checkpoint\.write\]"):
+    with pytest.raises(WorkFailedError, match=r"`enable_checkpointing=False`\) \[checkpoint\.write\]"):
         fit(checkpoints=keeping(tmp_path / "checkpoints" / "joint_fit.safetensors"))
 
 

@@ -71,7 +71,7 @@ def test_changes_that_cancel_in_plain_sums_show():
 
 
 def test_blocks_and_states_after_them(monkeypatch):
-    """STORE-5: a state made from the digests of whole blocks goes on as the one that saw them."""
+    """STORE-5: a state made from the digests of whole blocks continues like the one that read them."""
     monkeypatch.setattr(checksums, "BLOCK_BYTES", 2 * ROW)
     data = np.random.default_rng(0).bytes(7 * ROW)
     whole = Checksum()

@@ -153,8 +153,8 @@ def test_amplitude_is_exported_as_its_counts(tmp_path, name):
 def test_format_of(tmp_path):
     scan = with_bad_pixel(small())
     ways(tmp_path, scan)
-    found = {name: format_of(tmp_path / name) for name in ("a.npz", "a.h5", "a.cxi", "a.ptyd", "map.toml", "data.h5")}
-    assert list(found.values()) == ["npz", "ptychodus", "cxi", "ptyd", "mapping", "hdf5"]
+    result = {name: format_of(tmp_path / name) for name in ("a.npz", "a.h5", "a.cxi", "a.ptyd", "map.toml", "data.h5")}
+    assert list(result.values()) == ["npz", "ptychodus", "cxi", "ptyd", "mapping", "hdf5"]
     (tmp_path / "text").write_text("nothing")
     assert format_of(tmp_path / "text") is None
 

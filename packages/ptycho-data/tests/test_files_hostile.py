@@ -68,7 +68,7 @@ def test_truncated_anywhere(whole, tmp_path_factory, data):
 @given(data=st.data())
 @settings(max_examples=60)
 def test_any_altered_byte_never_gives_a_wrong_scan(whole, tmp_path_factory, data):
-    """Invariant 44: a flipped byte is an error, or lies where it means nothing."""
+    """Invariant 44: a flipped byte is an error, or is in unused bytes."""
     path = tmp_path_factory.mktemp("flip") / "scan.npz"
     changed = bytearray(whole)
     changed[data.draw(st.integers(0, len(whole) - 1))] ^= 1 << data.draw(st.integers(0, 7))

@@ -198,7 +198,7 @@ def test_truncated_anywhere(tmp_path_factory, data):
     assert len(codes_of(path)) == 1
 
 
-def test_damage_in_our_own_patterns_is_found_by_the_checksum(tmp_path):
+def test_damage_in_our_own_patterns_is_detected_by_the_checksum(tmp_path):
     """Invariant 44: written chunks carry Fletcher-32; a flipped byte is an error, not another scan."""
     from ptycho_data.files import write_scan
     from ptycho_data.simulate import simulate

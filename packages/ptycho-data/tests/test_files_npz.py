@@ -112,7 +112,7 @@ def test_round_trip(tmp_path_factory, scan, number):
     assert (back.object_truth is None) == (back.metadata["object"]["reason"] != "sensible")
 
 
-def test_bright_pixel_of_the_truth_lands_where_the_positions_say(tmp_path):
+def test_bright_pixel_of_the_truth_is_at_its_position(tmp_path):
     """Invariant 12, 15: a file's truth through the forward model gives the file's patterns, with any origin."""
     rng = np.random.default_rng(1)
     positions = rng.uniform(100, 112, (5, 2)) + np.array([0, 400])

@@ -161,7 +161,7 @@ WRONG = {
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", WRONG)
 def test_silently_wrong_products_are_refused(folder, name):
-    """Invariant 11, 13, 23: what Ptychodus loads without a word is one clear error, as HDF5 and as NPZ."""
+    """Invariant 11, 13, 23: what Ptychodus loads without a warning is one clear error, as HDF5 and as NPZ."""
     spoil, code = WRONG[name]
     spoil(folder / "product.h5")
     assert code in codes_of(folder / "product.h5")
@@ -197,13 +197,13 @@ def test_wrong_training_files_are_refused(folder, changes, code):
 
 @pytest.fixture
 def square(tmp_path):
-    """A product whose object is square and centred: nothing but the patterns can tell x from y."""
+    """A product whose object is square and centred: only the patterns distinguish x from y."""
     scan = simulate(N=32, n_patterns=80, photons_per_pattern=1e5, seed=3)
     write_scan(tmp_path / "both.h5", scan, geometry=GEOMETRY)
     return tmp_path / "both.h5"
 
 
-def test_swapped_axes_are_found_by_the_patterns_alone(square):
+def test_swapped_axes_are_detected_by_the_patterns_alone(square):
     """Invariant 11: a swap that stays within the object."""
     with h5py.File(square) as file:
         x, y = file["probe_position_x_m"][()], file["probe_position_y_m"][()]
@@ -226,13 +226,13 @@ def test_an_object_that_explains_nothing_is_no_truth(square):
     edit(square, object=lambda o: np.exp(1j * noise.normal(size=o.shape)).astype(np.complex64))
     scan = read_scan(square)
     assert scan.object_truth is None
-    assert "no better than a flat object" in scan.metadata["object"]["reason"]
+    assert "no better than a uniform object" in scan.metadata["object"]["reason"]
 
 
 @pytest.mark.shared_data
 def test_a_missing_companion_is_named(folder):
     (folder / "product.h5").rename(folder / "mine.h5")
-    with pytest.raises(ContractError, match=r"its product file.*--companion product.h5"):
+    with pytest.raises(ContractError, match=r"its product file.*`companion=product.h5`"):
         read_scan(folder / "diffraction.h5")
     with pytest.raises(ContractError, match="which holds the patterns"):
         read_scan(folder / "mine.h5")
@@ -269,12 +269,12 @@ def reconstruction(scan):
 
 
 @pytest.mark.parametrize("N", [32, 33])
-def test_products_carry_what_old_and_new_readers_ask_for(tmp_path, N):
+def test_products_hold_what_old_and_new_readers_need(tmp_path, N):
     """Invariant 15: positions in metres about the object's centre, by Ptychodus' rule, for even and odd N."""
     scan = simulate(N=N, n_patterns=20, photons_per_pattern=1e4, seed=0)
     write_product(tmp_path / "p.h5", reconstruction(scan), geometry=GEOMETRY, losses=[2.0, 1.0])
     with h5py.File(tmp_path / "p.h5") as file:
-        wanted = {
+        requested = {
             "name",
             "comments",
             "exposure_time_s",
@@ -286,7 +286,7 @@ def test_products_carry_what_old_and_new_readers_ask_for(tmp_path, N):
             "tomography_angle_deg",
             "far_field",
         }
-        assert wanted <= set(file.attrs)
+        assert requested <= set(file.attrs)
         assert {"pixel_width_m", "pixel_height_m"} <= set(file["probe"].attrs)
         assert file["object_layer_spacing_m"].shape == (0,)
         assert file["loss_values"][()].tolist() == [2.0, 1.0]

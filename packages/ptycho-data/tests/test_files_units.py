@@ -18,8 +18,8 @@ def probe_of(energy, N=8):
 
 
 @given(strategies.generators, st.sampled_from([0.3, 3, 30, 3000, 1e5]), st.sampled_from([np.float32, np.float64]))
-def test_photons_are_told_from_their_roots(rng, mean, dtype):
-    """Invariant 1: measured, without a word or a probe."""
+def test_photons_are_distinguished_from_their_roots(rng, mean, dtype):
+    """Invariant 1: measured, without a declaration or a probe."""
     counts = photons(rng, mean)
     assert decide_unit(counts.astype(dtype)).unit == "counts"
     if dtype is np.float64 or mean < 1e4:
@@ -33,8 +33,8 @@ def test_integers_are_counts(rng, dtype):
 
 
 @given(strategies.generators, st.floats(0.6, 1.7), st.sampled_from(["counts", "amplitude"]))
-def test_noiseless_patterns_are_told_by_the_probe(rng, factor, unit):
-    """Invariant 1: expected counts are no integers; the probe's energy tells."""
+def test_the_unit_of_noiseless_patterns_is_decided_by_the_probe(rng, factor, unit):
+    """Invariant 1: expected counts are not integers; the probe's energy decides."""
     expected = rng.uniform(3, 900, (5, 8, 8))
     stored = expected if unit == "counts" else np.sqrt(expected)
     decision = decide_unit(stored, probe=probe_of(factor * expected.sum(axis=(1, 2)).mean()))
@@ -44,7 +44,7 @@ def test_noiseless_patterns_are_told_by_the_probe(rng, factor, unit):
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-5])
 def test_undeclared_is_refused_with_the_remedy(scale):
     """Invariant 1: values that show nothing, tiny ones too, are never guessed."""
-    with pytest.raises(ContractError, match=r"--measurement counts\|amplitude\|normalised-amplitude") as caught:
+    with pytest.raises(ContractError, match=r"`measurement=counts\|amplitude\|normalised-amplitude`") as caught:
         decide_unit(np.random.default_rng(0).uniform(0, scale, (5, 8, 8)), where="a.npz")
     assert caught.value.codes == ("scan.unit_undeclared",)
 

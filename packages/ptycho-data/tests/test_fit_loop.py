@@ -1,4 +1,4 @@
-"""Order, schedule, validation, stopping and resuming of a descent (PHY-27 to PHY-32), with a fit of three lines."""
+"""Order, schedule, validation, stopping and resuming of a fit (PHY-27 to PHY-32), with one of three lines."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class Ticks:
 
 @pytest.fixture
 def clock(monkeypatch) -> Ticks:
-    """The wall clock of descents and checkpoints."""
+    """The wall clock of fits and checkpoints."""
     ticks = Ticks()
     monkeypatch.setattr(loop.time, "monotonic", ticks)
     return ticks
@@ -91,7 +91,7 @@ def keeping(path, **options) -> Checkpoints:
 def test_order_and_rates(patterns, batch_size, epochs, seed):
     """PHY-27: each epoch takes each pattern once, in the order of its own generator; rates fall by a half cosine."""
     fit, indices = MeanFit(np.zeros(60)), np.arange(patterns) * 2
-    found = fitted(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed)
+    result = fitted(fit, indices=indices, epochs=epochs, batch_size=batch_size, seed=seed)
     batches = math.ceil(patterns / batch_size)
     assert len(fit.rows) == epochs * batches
     for epoch in range(epochs):
@@ -102,21 +102,21 @@ def test_order_and_rates(patterns, batch_size, epochs, seed):
     fractions = np.arange(epochs * batches) / (epochs * batches)
     np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * fractions)) / 2)
     assert fit.moves == [fraction >= 0.1 for fraction in fractions]
-    assert (len(found.losses), found.stopped_by, found.best_epoch, found.val_losses) == (epochs, "epochs", None, ())
+    assert (len(result.losses), result.stopped_by, result.best_epoch, result.val_losses) == (epochs, "epochs", None, ())
 
 
-def test_the_epoch_of_the_lowest_validation_loss_is_handed_out():
-    """PHY-30: fitted to 1, judged by 0.3, the best is on the way, not at the end."""
+def test_the_epoch_of_the_lowest_validation_loss_is_returned():
+    """PHY-30: fitted to 1, validated by 0.3, the best is on the way, not at the end."""
     targets = np.array([1.0] * 10 + [0.3] * 3)
     validating = np.array([12, 10, 11])
     seen = []
     fit = MeanFit(targets, after=lambda fit: seen.append(float(fit.value[0])))
-    found = fitted(fit, validation=validating, epochs=12, batch_size=10)
+    result = fitted(fit, validation=validating, epochs=12, batch_size=10)
     expected = [(value - np.float32(0.3)) ** 2 for value in seen]
-    np.testing.assert_allclose(found.val_losses, expected, rtol=1e-5)
-    assert found.best_epoch == 1 + int(np.argmin(expected)) < 12
-    assert fit.value == pytest.approx(seen[found.best_epoch - 1])
-    assert (found.stopped_by, len(found.losses)) == ("epochs", 12)
+    np.testing.assert_allclose(result.val_losses, expected, rtol=1e-5)
+    assert result.best_epoch == 1 + int(np.argmin(expected)) < 12
+    assert fit.value == pytest.approx(seen[result.best_epoch - 1])
+    assert (result.stopped_by, len(result.losses)) == ("epochs", 12)
     assert not set(validating) & set(np.concatenate(fit.rows))
     blind = MeanFit(targets)
     fitted(blind, epochs=12, batch_size=10)
@@ -146,15 +146,15 @@ def test_the_earliest_of_equals_is_the_best():
 
 
 def test_the_clock_ends_the_schedule(clock):
-    """PHY-27: rates follow the clock where it is ahead of the steps; an epoch that is cut short is judged, too."""
+    """PHY-27: rates follow the clock if it is ahead of the steps; an epoch that is cut short is validated, too."""
 
     def tick(fit):
         clock.now += 1.0
 
     fit = MeanFit(np.ones(11), after=tick)
-    found = fitted(fit, epochs=100, batch_size=4, max_seconds=10.0, validation=np.array([10]))
-    assert found.stopped_by == "max_seconds"
-    assert (fit.taken, len(found.losses), len(found.val_losses)) == (10, 3, 4)
+    result = fitted(fit, epochs=100, batch_size=4, max_seconds=10.0, validation=np.array([10]))
+    assert result.stopped_by == "max_seconds"
+    assert (fit.taken, len(result.losses), len(result.val_losses)) == (10, 3, 4)
     np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2)
     slow = fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5)
     assert len(slow.losses) == 1
@@ -184,19 +184,19 @@ class Killed(BaseException):
 @given(
     dies=st.integers(1, 23),
     epochs=st.integers(2, 6),
-    judged=st.booleans(),
+    validated=st.booleans(),
     patience=st.none() | st.integers(1, 3),
     seed=st.integers(0, 9),
 )
-def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, judged, patience, seed):
-    """PHY-32: killed at any step, taken up from the last checkpoint: the same bits, losses and best epoch."""
-    path = tmp_path_factory.mktemp("run") / "descent.safetensors"
+def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, validated, patience, seed):
+    """PHY-32: killed at any step, resumed from the last checkpoint: the same bits, losses and best epoch."""
+    path = tmp_path_factory.mktemp("run") / "joint_fit.safetensors"
     targets = np.random.default_rng(seed).normal(size=14)
     options = {
         "epochs": epochs,
         "seed": seed,
         "patience": patience,
-        "validation": np.arange(10, 14) if judged else None,
+        "validation": np.arange(10, 14) if validated else None,
     }
     whole = MeanFit(targets)
     expected = fitted(whole, **options)
@@ -212,21 +212,21 @@ def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, judg
     if not epochs_kept:
         return
     other, steps = MeanFit(targets), []
-    found = fitted(
-        other, checkpoints=keeping(path, resume=True), progress=lambda *told: steps.append(told[1]), **options
+    result = fitted(
+        other, checkpoints=keeping(path, resume=True), progress=lambda *reported: steps.append(reported[1]), **options
     )
     np.testing.assert_array_equal(other.value, whole.value)
-    assert (found.losses, found.val_losses, found.best_epoch, found.stopped_by) == (
+    assert (result.losses, result.val_losses, result.best_epoch, result.stopped_by) == (
         expected.losses,
         expected.val_losses,
         expected.best_epoch,
         expected.stopped_by,
     )
-    assert found.resumed_from_epoch == epochs_kept
+    assert result.resumed_from_epoch == epochs_kept
     assert steps == list(range(3 * epochs_kept + 1, 3 * len(expected.losses) + 1))
 
 
-def test_the_clock_goes_on_where_it_was(tmp_path, clock):
+def test_the_clock_continues_where_it_was(tmp_path, clock):
     """PHY-32: of 10 seconds 6 are over at the last checkpoint; 4 are left."""
 
     def tick(fit):
@@ -239,8 +239,8 @@ def test_the_clock_goes_on_where_it_was(tmp_path, clock):
         fitted(MeanFit(np.ones(10), after=tick), checkpoints=keeping(tmp_path / "c"), **options)
     clock.now += 1e6
     fit = MeanFit(np.ones(10), after=lambda fit: setattr(clock, "now", clock.now + 1.0))
-    found = fitted(fit, checkpoints=keeping(tmp_path / "c", resume=True), **options)
-    assert (found.resumed_from_epoch, found.stopped_by, len(fit.rows)) == (2, "max_seconds", 4)
+    result = fitted(fit, checkpoints=keeping(tmp_path / "c", resume=True), **options)
+    assert (result.resumed_from_epoch, result.stopped_by, len(fit.rows)) == (2, "max_seconds", 4)
 
 
 def test_checkpoints_cost_at_most_a_twentieth(tmp_path, monkeypatch):
@@ -258,14 +258,14 @@ def test_checkpoints_cost_at_most_a_twentieth(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ptycho_data.tensor_files.save_file", slow)
     keeper = Checkpoints(tmp_path / "c", {}, clock=clock)
-    found = fitted(MeanFit(np.ones(10), after=epoch), epochs=30, batch_size=10, checkpoints=keeper)
-    assert found.checkpoints_written == 1 + 290 // 63
+    result = fitted(MeanFit(np.ones(10), after=epoch), epochs=30, batch_size=10, checkpoints=keeper)
+    assert result.checkpoints_written == 1 + 290 // 63
     quick = Checkpoints(tmp_path / "d", {}, clock=clock)
     assert fitted(MeanFit(np.ones(10)), checkpoints=quick).checkpoints_written == 0
     assert not (tmp_path / "d").exists()
 
 
-def test_a_checkpoint_of_another_descent_is_refused(tmp_path):
+def test_a_checkpoint_of_another_fit_is_refused(tmp_path):
     """CKP-6: parameters of other names or sizes, although the facts agree."""
     fitted(MeanFit(np.ones(10)), checkpoints=keeping(tmp_path / "c"))
 
@@ -291,7 +291,7 @@ FACTS = {
 
 @pytest.mark.parametrize("change", FACTS)
 def test_whose_state_it_is(change):
-    """CKP-5: facts change with whatever changes the descent, and with nothing else."""
+    """CKP-5: facts change with everything that changes the fit, and with nothing else."""
     scan = simulate(N=16, n_patterns=12, step_px=2.0, seed=3)
     counts, bad = np.array(scan.measurements), np.zeros((16, 16), bool)
     indices, validating = np.arange(2, 9), np.arange(9, 12)
@@ -335,7 +335,7 @@ def test_whose_state_it_is(change):
 class TestValidationIndices:
     @given(M=st.integers(2, 80), fraction=st.floats(0, 0.5), seed=st.integers(0, 9), data=st.data())
     def test_parts(self, M, fraction, seed, data):
-        """PHY-30: disjoint, together all that is used, at least one judge where any is asked for."""
+        """PHY-30: disjoint, together all that is used, at least one validation pattern if any is requested."""
         used = np.sort(np.array(data.draw(st.lists(st.integers(0, 99), min_size=M, max_size=M, unique=True))))
         count = max(1, round(fraction * M)) if fraction else 0
         fitted, validating = validation_indices(used, fraction, seed)

@@ -89,7 +89,7 @@ def test_bad_positions_are_refused(positions, code):
 
 @given(st.integers(1, 9), st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=8), st.sampled_from([1, 4]))
 def test_group_canvas_has_room_and_none_to_spare(N, spread, multiple):
-    """Invariant 19: every read, that of the further row too, lies on the canvas; on a smaller one it does not."""
+    """Invariant 19: every read, also of the additional row, is on the canvas; on a smaller one it does not."""
     relative = np.array([[[spread, spread[::-1]]]], dtype=np.float32)
     shape = group_canvas_shape(relative, N, multiple=multiple)
 

@@ -69,7 +69,7 @@ def test_groups_against_brute_force(request_):
 
 
 @given(requests())
-def test_seeds_are_dealt_in_rounds_and_draws_differ(request_):
+def test_seeds_take_turns_in_rounds_and_draws_differ(request_):
     """Invariant 25: the number of groups of each seed is the documented function; no draw is repeated."""
     positions, keywords, most = request_
     usable = len(positions) if keywords["allowed"] is None else len(keywords["allowed"])
@@ -159,9 +159,9 @@ def test_draws_of_all_neighbours_are_about_even():
     distance = np.linalg.norm(positions[:, None, :] - positions[None, :400], axis=2).T
     ranks = np.argsort(np.argsort(distance, axis=1), axis=1)
     chosen = np.take_along_axis(ranks, indices[:400, 1:], axis=1)
-    share = np.bincount(chosen.ravel(), minlength=7)[1:7] / chosen.size
-    assert share.min() > 0.11
-    assert share.max() < 0.23
+    fraction = np.bincount(chosen.ravel(), minlength=7)[1:7] / chosen.size
+    assert fraction.min() > 0.11
+    assert fraction.max() < 0.23
 
 
 def test_default_has_each_pattern_as_seed_once():
@@ -217,7 +217,7 @@ def test_groups_at_refuses_members_that_do_not_exist():
 
 @st.composite
 def bounded_requests(draw):
-    """Positions of two scans, K, and bounds of distance that lie between the distances that occur."""
+    """Positions of two scans, K, and bounds of distance between the distances that occur."""
     rng = draw(strategies.generators)
     counts = draw(st.lists(st.integers(4, 12), min_size=1, max_size=2))
     scan_index = rng.permutation(np.repeat([3, 7][: len(counts)], counts))
@@ -280,20 +280,20 @@ def test_oversampling_is_full_rounds(request_, rounds):
     K = C + 2 if keywords["neighbor_count"] is None else keywords["neighbor_count"]
     draws = {int(i): math.comb(min(K, int((scans[usable] == scans[i]).sum()) - 1), C - 1) for i in usable}
     if rounds > max(draws.values()):
-        with pytest.raises(ContractError, match=f"1 to {max(draws.values())} groups a seed"):
+        with pytest.raises(ContractError, match=f"1 to {max(draws.values())} groups per seed"):
             group(positions, oversampling=rounds, **keywords)
         return
     indices = group(positions, oversampling=rounds, **keywords).nn_indices
-    found = dict(zip(*np.unique(indices[:, 0], return_counts=True), strict=True))
-    assert found == {seed: min(rounds, count) for seed, count in draws.items()}
+    result = dict(zip(*np.unique(indices[:, 0], return_counts=True), strict=True))
+    assert result == {seed: min(rounds, count) for seed, count in draws.items()}
     assert len({(row[0], frozenset(row[1:])) for row in indices.tolist()}) == len(indices)
 
 
 @given(requests(), st.integers(1, 40))
-def test_sequential_takes_the_first_seeds(request_, wanted):
+def test_sequential_takes_the_first_seeds(request_, requested):
     """GRP-11: the same rounds, the last one from the first seed on."""
     positions, keywords, most = request_
-    keywords["n_groups"] = n = min(wanted, most)
+    keywords["n_groups"] = n = min(requested, most)
     usable = np.arange(len(positions)) if keywords["allowed"] is None else np.sort(keywords["allowed"])
     indices = group(positions, sequential=True, **keywords).nn_indices
     if n <= len(usable):

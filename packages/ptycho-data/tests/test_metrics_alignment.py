@@ -81,7 +81,7 @@ def test_rough_noisy_objects_with_strong_phases_are_aligned(kind, phase):
 
 @given(values=st.sampled_from([np.nan, 0, 1e30]), seed=st.integers(0, 9))
 def test_pixels_that_were_not_scanned_do_not_count(values, seed):
-    """Invariant 17: what lies where nothing was seen changes nothing."""
+    """Invariant 17: values at pixels that were not illuminated change nothing."""
     weight = np.zeros((HEIGHT, WIDTH))
     weight[10:-10, 12:-8] = 1 + np.random.default_rng(seed).uniform(size=weight[10:-10, 12:-8].shape)
     clean = estimate_array(shift=(1.5, -0.5), ramp=(0.1, 0))
@@ -159,8 +159,8 @@ def test_scanned_area_is_a_tenth_of_the_median(factor, seed):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 9), st.integers(1, 9), st.floats(0.3, 1.0))
-def test_largest_rectangle_against_brute_force(seed, height, width, share):
-    mask = np.random.default_rng(seed).uniform(size=(height, width)) < share
+def test_largest_rectangle_against_brute_force(seed, height, width, fraction):
+    mask = np.random.default_rng(seed).uniform(size=(height, width)) < fraction
     rows, columns = largest_rectangle(mask)
     assert mask[rows, columns].all()
     sizes = [

@@ -33,7 +33,7 @@ def noise(shape, seed):
 
 @pytest.mark.parametrize("kind", sorted(OBJECTS))
 @pytest.mark.parametrize(("tilt", "level"), [((0.0, 0.0), 1.0), ((0.07, -0.11), 20.0)])
-def test_every_figure_ranks_truth_then_blurred_then_flat(kind, tilt, level):
+def test_every_figure_ranks_truth_then_blurred_then_uniform(kind, tilt, level):
     """Invariant 49: a blank image, tilted or scaled or not, passes nowhere; undefined figures are None."""
     truth = OBJECTS[kind]((110, 120), seed=8).astype(np.complex128)
     blurred = gaussian_filter(np.abs(truth), 2) * np.exp(1j * gaussian_filter(np.angle(truth), 2))
@@ -59,7 +59,7 @@ def test_every_figure_ranks_truth_then_blurred_then_flat(kind, tilt, level):
 
 
 def test_a_nearly_blank_image_gains_nothing_from_tilt_and_shift():
-    """Invariant 49, where the estimate is flat but for its noise and the truth is smooth."""
+    """Invariant 49, if the estimate is uniform except for its noise and the truth is smooth."""
     truth = OBJECTS["random_field"]((110, 120), seed=2, exponent=4.0)
     for seed in range(3):
         figures = compare(1 + 1e-3 * noise(truth.shape, seed), truth)
@@ -128,10 +128,10 @@ def test_an_object_without_contrast_leaves_figures_undefined():
     assert figures.amplitude_psnr_db is None
     assert figures.amplitude_ssim is None
     assert figures.phase_psnr_db is not None
-    flat = np.full((50, 50), 2 + 1j)
-    nothing = compare(flat, flat).to_dict()
+    uniform = np.full((50, 50), 2 + 1j)
+    nothing = compare(uniform, uniform).to_dict()
     assert [nothing[name] for name in HIGHER] == [None] * len(HIGHER)
-    zero = compare(flat * 0, phase_only)
+    zero = compare(uniform * 0, phase_only)
     assert zero.complex_correlation is None
     assert zero.frc_half is None
     exact = compare(phase_only, phase_only)
@@ -218,10 +218,12 @@ class TestFrc:
         np.testing.assert_allclose(frc(image, spoiled, mask=mask).correlation, 1)
         assert frc(image, spoiled).correlation.max() < 0.999
 
-    @pytest.mark.parametrize("flat", [np.zeros((32, 32)), np.full((32, 32), 3 - 1j), np.ones((32, 32), np.float32) / 3])
-    def test_of_a_flat_image_is_undefined(self, flat):
+    @pytest.mark.parametrize(
+        "uniform", [np.zeros((32, 32)), np.full((32, 32), 3 - 1j), np.ones((32, 32), np.float32) / 3]
+    )
+    def test_of_a_uniform_image_is_undefined(self, uniform):
         """Invariant 49: degenerate input gives no number."""
-        for pair in ((flat, noise((32, 32), 0)), (noise((32, 32), 0), flat), (flat, flat)):
+        for pair in ((uniform, noise((32, 32), 0)), (noise((32, 32), 0), uniform), (uniform, uniform)):
             curve = frc(*pair)
             assert np.isnan(curve.correlation).all()
             assert curve.resolution_half is None

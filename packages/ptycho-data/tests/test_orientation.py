@@ -21,7 +21,7 @@ def turned(scan, orientation, **changes):
 
 
 def test_orientations_are_the_eight_of_a_square():
-    """Invariant 11: by the images of one point, none twice; the twin negates both axes."""
+    """Invariant 11: by the images of one point, all different; the twin negates both axes."""
     point = np.array([[2.0, 5.0]])
     images = {tuple(orientation.apply(point)[0]) for orientation in ORIENTATIONS}
     assert images == {(sx * a, sy * b) for a, b in ((2, 5), (5, 2)) for sx in (1, -1) for sy in (1, -1)}
@@ -31,20 +31,20 @@ def test_orientations_are_the_eight_of_a_square():
 
 
 @pytest.mark.parametrize("given", ORIENTATIONS, ids=str)
-def test_the_right_orientation_is_found(scan, given):
-    """Invariant 11, ORI-4: positions swapped and turned in any way are put right again, or to the twin named."""
+def test_the_right_orientation_is_determined(scan, given):
+    """Invariant 11, ORI-4: positions swapped and reversed in any way are corrected, up to the conjugate twin."""
     ranking = rank_orientations(turned(scan, given), iterations=4)
     assert ranking.decided
-    found = ranking.best.apply(given.apply(scan.positions_px))
-    right = np.array_equal(found, scan.positions_px)
-    assert right or (ranking.twin_is_equal and np.array_equal(found, -scan.positions_px))
+    result = ranking.best.apply(given.apply(scan.positions_px))
+    right = np.array_equal(result, scan.positions_px)
+    assert right or (ranking.twin_is_equal and np.array_equal(result, -scan.positions_px))
     assert len(ranking.residuals) == 8
     residuals = [value for _, value in ranking.residuals]
     assert residuals == sorted(residuals)
 
 
-def test_a_symmetric_start_cannot_tell_the_twin(scan):
-    """ORI-3: with a probe that is its own twin both orientations start alike; the twin is named."""
+def test_a_symmetric_start_does_not_decide_between_twins(scan):
+    """ORI-3: with a probe that is its own conjugate twin, both orientations start equal; the twin is named."""
     symmetric = np.real(scan.probe) + np.roll(np.flip(np.real(scan.probe), (1, 2)), 1, (1, 2))
     start = symmetric.astype(np.complex64)
     ranking = rank_orientations(turned(scan, ORIENTATIONS[0], probe=start), iterations=8)

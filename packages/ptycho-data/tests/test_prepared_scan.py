@@ -27,7 +27,7 @@ def code_of(call) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("margin", [0, 8])
 def test_view(margin):
-    """IMG-4, PHY-28: the gauge is that of the used patterns; corrected positions have 8 pixels on each side."""
+    """IMG-4, PHY-28: the mean counts are those of the used patterns; corrected positions have 8 pixels on each side."""
     view = prepare_scan(SCAN, "0.25", 3, correct_positions=bool(margin))
     assert len(view.held_out) == 10
     assert sorted([*view.used, *view.held_out]) == list(range(40))
@@ -47,7 +47,7 @@ def test_held_out_patterns_do_not_matter():
     np.testing.assert_array_equal(other.used, view.used)
 
 
-def test_imaging_groups():
+def test_inference_by_groups():
     """Of the used patterns alone, in the data's gridsize."""
     view = prepare_scan(SCAN, "0.25", 3)
     groups = inference_groups(view, DataConfig(N=16, gridsize=2, n_groups=12), 5)
@@ -55,7 +55,7 @@ def test_imaging_groups():
     assert not np.isin(groups.nn_indices, view.held_out).any()
 
 
-def test_scans_that_cannot_be_imaged():
+def test_scans_that_cannot_be_inferred():
     """IMG-5: several objects in one file; no photons in what is used."""
     several = combine_scans([BARE, BARE])
     assert code_of(lambda: prepare_scan(several, None, 0)) == ("scan.several",)

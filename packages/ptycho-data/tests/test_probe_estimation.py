@@ -25,7 +25,7 @@ CONFIG = ReconstructionConfig(epochs=3, loss="poisson", seed=5)
 
 @dataclass
 class Fit:
-    """What a reconstruction comes to."""
+    """The result of a reconstruction."""
 
     probe: np.ndarray
     losses: tuple[float, ...]
@@ -95,7 +95,7 @@ def test_a_part_of_the_scan_calibrates():
 
 @pytest.mark.parametrize("true", [0.0, 0.3, -1.1, 2.9, -5.5])
 def test_the_best_defocus_wins(true):
-    """TRN-3a: first on the ladder, then around its best; each is tried once, all are told."""
+    """TRN-3a: first on the ladder, then around its best; each is tried once, all are reported."""
     solver, seen = StandIn(lambda probe: abs(defocus_of(probe) - true)), []
     probe, summary = find_probe(
         solver,
@@ -123,7 +123,7 @@ def test_the_best_defocus_wins(true):
     }
 
 
-def test_the_found_probe_has_the_mean_pattern_s_modulus():
+def test_the_estimated_probe_has_the_mean_pattern_s_modulus():
     """TRN-3a: by NumPy's transform, of the allowed patterns alone."""
     allowed = np.arange(1, 30)
     probe, _ = find_probe(StandIn(), SCAN, SCAN.positions_px, indices=allowed, mean_counts=1e5, config=CONFIG)
@@ -137,30 +137,30 @@ def test_the_found_probe_has_the_mean_pattern_s_modulus():
     [("exact", None, False), ("guess", None, True), ("guess", False, False), ("exact", True, True)],
 )
 def test_a_given_probe(kind, asked, calibrated):
-    """TRN-3: calibrated where the file does not call it exact, or where asked; on the first scan that is used."""
+    """TRN-3: calibrated if the file does not call it exact, or if requested; on the first scan that is used."""
     other = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
     both = combine_scans([replace(SCAN, probe_kind=kind, object_truth=None, object_origin_yx_px=None), other])
     solver, stages, training = StandIn(), Stages(), TrainingConfig(calibration_epochs=4, calibrate_probe=asked, seed=3)
-    probe, found = training_probe(
+    probe, result = training_probe(
         solver, both, both, np.arange(2, 60), {0: 11.0, 1: 22.0}, modes=2, training=training, stages=stages
     )
     assert probe.shape == (2, 16, 16)
-    assert found["calibrated"] is calibrated
-    assert found["overlap_with_given"] == pytest.approx(1, abs=1e-5)
-    assert found["mode_powers"] == pytest.approx([1 / 1.01, 0.01 / 1.01], rel=1e-3)
+    assert result["calibrated"] is calibrated
+    assert result["overlap_with_given"] == pytest.approx(1, abs=1e-5)
+    assert result["mode_powers"] == pytest.approx([1 / 1.01, 0.01 / 1.01], rel=1e-3)
     assert set(stages.seconds) == ({"calibration"} if calibrated else set())
-    assert ("losses" in found) is calibrated
+    assert ("losses" in result) is calibrated
     if calibrated:
         ((source, _, _, options),) = solver.fits
         np.testing.assert_array_equal(source.counts(), SCAN.counts(np.arange(2, 30)))
         assert (options["mean_counts"], options["config"].epochs, options["config"].seed) == (11.0, 4, 3)
-        assert (found["epochs"], found["losses"]) == (4, [9.0, 9.0, 9.0, 1.0])
-        ((source, positions_px, fit, indices, gauge),) = solver.residuals
+        assert (result["epochs"], result["losses"]) == (4, [9.0, 9.0, 9.0, 1.0])
+        ((source, positions_px, fit, indices, mean),) = solver.residuals
         np.testing.assert_array_equal(source.counts(indices), SCAN.counts(np.arange(2, 30)))
         np.testing.assert_array_equal(positions_px[indices], SCAN.positions_px[2:])
         np.testing.assert_array_equal(fit.probe, probe)
-        assert gauge == 11.0
-        assert found["calibration"] == {
+        assert mean == 11.0
+        assert result["calibration"] == {
             "patterns": 28,
             "steps": 8,
             "judged": 28,
@@ -168,21 +168,21 @@ def test_a_given_probe(kind, asked, calibrated):
             "poisson_floor": 0.25,
         }
     else:
-        assert (found["calibration"], solver.residuals) == (None, [])
+        assert (result["calibration"], solver.residuals) == (None, [])
 
 
-def test_at_most_256_patterns_judge():
-    """TRN-3b: of the calibration's own, evenly, from the first to the last; steps as PHY-27 has them."""
+def test_at_most_256_patterns_evaluate_a_calibration():
+    """TRN-3b: of the calibration's own, evenly, from the first to the last; steps as in PHY-27."""
     many = simulate(N=8, n_patterns=700, step_px=1.0, photons_per_pattern=1e3, seed=1)
     fit, solver = Fit(many.probe, (1.0,) * 5, np.ones((2, 2))), StandIn()
     allowed = np.arange(0, 700, 2)
-    found = calibration_quality(
+    result = calibration_quality(
         solver, many, many.positions_px, fit, indices=allowed, mean_counts=7.0, config=CONFIG, patterns=300
     )
-    ((source, positions_px, told, indices, gauge),) = solver.residuals
-    assert told is fit
-    assert gauge == 7.0
-    assert (found["patterns"], found["judged"], found["steps"]) == (300, 256, 5 * 19)
+    ((source, positions_px, reported, indices, mean),) = solver.residuals
+    assert reported is fit
+    assert mean == 7.0
+    assert (result["patterns"], result["judged"], result["steps"]) == (300, 256, 5 * 19)
     assert (indices[0], indices[-1], len(indices)) == (0, 299, 256)
     assert set(np.diff(indices)) == {1, 2}
     mine = central(many.positions_px, allowed, 300)
@@ -191,11 +191,11 @@ def test_at_most_256_patterns_judge():
 
 
 def test_no_probe_is_given():
-    """TRN-3a: it is found, and calibrated unless that was turned down."""
+    """TRN-3a: it is estimated, and calibrated unless that is switched off."""
     bare = replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
     for asked, calls in ((None, 1), (False, 0)):
         solver, stages = StandIn(), Stages()
-        _, found = training_probe(
+        _, result = training_probe(
             solver,
             bare,
             bare,
@@ -205,6 +205,6 @@ def test_no_probe_is_given():
             stages=stages,
             training=TrainingConfig(calibration_epochs=4, calibrate_probe=asked),
         )
-        assert len(solver.fits) == len(found["search"]["losses"]) + calls
-        assert found["overlap_with_given"] is None
+        assert len(solver.fits) == len(result["search"]["losses"]) + calls
+        assert result["overlap_with_given"] is None
         assert list(stages.seconds) == ["probe search", "calibration"][: 1 + calls]

@@ -1,4 +1,4 @@
-"""Probe modes: adding, ordering, gauge (specs/physics.md PHY-10, PHY-12)."""
+"""Probe modes: adding, ordering, normalisation (specs/physics.md PHY-10, PHY-12)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def power(probe) -> np.ndarray:
 
 def gram(probe) -> np.ndarray:
     """Inner products of the modes."""
-    flat = probe.reshape(len(probe), -1).astype(np.complex128)
-    return flat.conj() @ flat.T
+    flattened = probe.reshape(len(probe), -1).astype(np.complex128)
+    return flattened.conj() @ flattened.T
 
 
 @pytest.mark.parametrize("modes", range(1, 9))
@@ -36,24 +36,24 @@ def test_modes_are_added_weakly_and_orthogonal(modes, N):
     np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-5 * products[0, 0])
 
 
-@given(data=st.data(), N=st.integers(8, 17), wanted=st.integers(1, 3))
-def test_the_strongest_modes_are_kept(data, N, wanted):
+@given(data=st.data(), N=st.integers(8, 17), requested=st.integers(1, 3))
+def test_the_strongest_modes_are_kept(data, N, requested):
     """Fewer modes than given: the strongest of the orthogonal ones."""
     probe = data.draw(strategies.probes(N, modes=3))
-    kept = with_modes(probe, wanted)
-    np.testing.assert_allclose(kept, orthogonal_modes(probe)[:wanted], rtol=1e-5)
+    kept = with_modes(probe, requested)
+    np.testing.assert_allclose(kept, orthogonal_modes(probe)[:requested], rtol=1e-5)
 
 
 @given(data=st.data(), N=st.integers(8, 17), modes=st.integers(1, 3))
 def test_orthogonal_modes_are_the_same_light(data, N, modes):
     """PHY-12: unitary mixing changes neither the intensity on the object nor that on the detector."""
     probe = data.draw(strategies.probes(N, modes=modes)).astype(np.complex64)
-    found = orthogonal_modes(probe)
+    result = orthogonal_modes(probe)
     scale = power(probe).max()
-    np.testing.assert_allclose(power(found), power(probe), rtol=1e-4, atol=1e-5 * scale)
-    far, expected = (power(np.fft.fft2(wavefields, norm="ortho")) for wavefields in (found, probe))
+    np.testing.assert_allclose(power(result), power(probe), rtol=1e-4, atol=1e-5 * scale)
+    far, expected = (power(np.fft.fft2(wavefields, norm="ortho")) for wavefields in (result, probe))
     np.testing.assert_allclose(far, expected, rtol=1e-4, atol=1e-5 * expected.max())
-    products = np.abs(gram(found))
+    products = np.abs(gram(result))
     np.testing.assert_allclose(products - np.diag(np.diag(products)), 0, atol=1e-4 * products.max())
     assert list(np.diag(products)) == sorted(np.diag(products), reverse=True)
 
@@ -66,7 +66,7 @@ def test_phases_stay_near_the_given_ones():
 
 
 @given(data=st.data(), counts=st.floats(1e-3, 1e9))
-def test_gauge(data, counts):
+def test_normalisation(data, counts):
     """PHY-10."""
     probe = normalised_probe(data.draw(strategies.probes(9)), counts)
     assert probe.dtype == np.complex64
@@ -74,7 +74,7 @@ def test_gauge(data, counts):
 
 
 def test_mode_powers():
-    """Shares of the energy."""
+    """Fractions of the energy."""
     probe = np.zeros((2, 4, 4), np.complex64)
     probe[0, 0, 0], probe[1, 1, 1] = 3, 1j
     assert mode_powers(probe) == pytest.approx([0.9, 0.1])

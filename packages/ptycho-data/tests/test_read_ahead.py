@@ -10,12 +10,12 @@ from ptycho_data.batches.read_ahead import read_ahead
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order(workers):
-    """Invariant 42: the order is that in which things are wanted, whatever reads."""
+    """Invariant 42: the order is that of the requests, for any number of readers."""
     assert list(read_ahead(lambda one: one**2, range(50), workers=workers)) == [one**2 for one in range(50)]
 
 
-def test_nothing_is_read_before_it_is_wanted():
-    """Without readers each thing is read when it is asked for."""
+def test_nothing_is_read_before_it_is_requested():
+    """Without readers each thing is read when it is requested."""
     asked: list[int] = []
     reader = read_ahead(lambda one: asked.append(one) or one, range(10), workers=0)
     assert [next(reader), next(reader)] == [0, 1]

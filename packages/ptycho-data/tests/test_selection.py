@@ -73,8 +73,8 @@ def test_subsamples_are_of_each_scan(rng, M, count, sequential, by_fraction):
     """SEL-3, invariant 28: so many of each scan, the same whether it is alone or not."""
     scan_index = rng.integers(0, 3, M)
     allowed = np.sort(rng.permutation(M)[: max(1, M // 2)])
-    share = {"fraction": min(count / 30, 1.0)} if by_fraction else {"count": count}
-    options = {**share, "sequential": sequential, "seed": 3, "scan_index": scan_index}
+    part = {"fraction": min(count / 30, 1.0)} if by_fraction else {"count": count}
+    options = {**part, "sequential": sequential, "seed": 3, "scan_index": scan_index}
     chosen = subsample_indices(M, allowed=allowed, **options)
     assert chosen.dtype == np.int64
     assert (np.diff(chosen) > 0).all()
@@ -82,10 +82,10 @@ def test_subsamples_are_of_each_scan(rng, M, count, sequential, by_fraction):
     for scan in np.unique(scan_index[allowed]):
         members = allowed[scan_index[allowed] == scan]
         mine = chosen[scan_index[chosen] == scan]
-        wanted = max(1, round(share["fraction"] * len(members))) if by_fraction else min(count, len(members))
-        assert len(mine) == wanted
+        requested = max(1, round(part["fraction"] * len(members))) if by_fraction else min(count, len(members))
+        assert len(mine) == requested
         if sequential:
-            np.testing.assert_array_equal(mine, members[:wanted])
+            np.testing.assert_array_equal(mine, members[:requested])
         np.testing.assert_array_equal(subsample_indices(M, allowed=members, **options), mine)
 
 

@@ -69,7 +69,7 @@ def test_only_differences_of_positions_matter(y, x, seed):
     poisson=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_gauge_and_dose(dose, background, modes, poisson, seed):
+def test_probe_normalisation_and_dose(dose, background, modes, poisson, seed):
     """Invariants 2 and 9: the probe's power is the measured mean; the recorded dose is measured."""
     scan, _, _ = small_scan(
         photons_per_pattern=dose, background_counts=background, modes=modes, poisson=poisson, seed=seed
@@ -192,7 +192,7 @@ def test_bad_requests_are_refused():
 
 @pytest.mark.shared_data
 def test_the_forward_model_explains_a_foreign_simulation(shared_data: Path):
-    """Patterns that another program simulated stand near their Poisson floor (it interpolates otherwise)."""
+    """Patterns that another program simulated are near their Poisson floor (it interpolates otherwise)."""
     with np.load(shared_data / "synth64.npz") as data:
         rows = slice(0, None, 5)
         positions = np.stack([data["xcoords"], data["ycoords"]], axis=1)[rows]

@@ -71,8 +71,8 @@ class TestProbes:
         probe = sim.PROBES[kind](N, modes=modes, mode_decay=decay)
         assert probe.shape == (modes, N, N)
         assert probe.dtype == np.complex64
-        flat = probe.reshape(modes, -1).astype(np.complex128)
-        gram = flat @ flat.conj().T
+        flattened = probe.reshape(modes, -1).astype(np.complex128)
+        gram = flattened @ flattened.conj().T
         powers = decay ** np.arange(modes)
         np.testing.assert_allclose(np.diag(gram).real, powers / powers.sum(), rtol=1e-5)
         assert np.abs(gram - np.diag(np.diag(gram))).max() < 1e-5

@@ -35,13 +35,13 @@ def test_extraction_and_stitching_agree_with_the_reference(positions, N, rng):
     np.testing.assert_allclose(extract_patches(canvas, positions, geometry, N), expected, atol=1e-9)
     patches, weight = complex_array(rng, len(positions), N, N), rng.uniform(0.1, 1, (N, N))
     merged, total = reference.merge_patches(patches, weight, positions, shape, origin)
-    found, found_total = stitched(patches, positions, weight)
-    np.testing.assert_allclose(found, merged, atol=1e-5)
+    result, found_total = stitched(patches, positions, weight)
+    np.testing.assert_allclose(result, merged, atol=1e-5)
     np.testing.assert_allclose(found_total, total, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("N", [4, 5])
-def test_single_bright_pixel_read_and_placed(N):
+def test_single_bright_pixel_read_and_scatter_added(N):
     """Invariant 12, 11: object pixel (row 107, column 53) is where the position says, by arithmetic alone."""
     geometry = CanvasGeometry(np.array([100.0, 40.0]), (20, 30))
     canvas = np.zeros((20, 30), np.complex64)
@@ -50,9 +50,9 @@ def test_single_bright_pixel_read_and_placed(N):
     assert np.argwhere(patch).tolist() == [[107 - 108 + N // 2, 53 - 52 + N // 2]]
     stitcher = Stitcher(geometry)
     stitcher.add(patch[None], [[52.0, 108.0]])
-    placed, weight = stitcher.result()
-    assert np.argwhere(placed).tolist() == [[7, 13]]
-    assert placed[7, 13] == 2j
+    added, weight = stitcher.result()
+    assert np.argwhere(added).tolist() == [[7, 13]]
+    assert added[7, 13] == 2j
     assert weight.sum() == N * N
 
 
@@ -75,7 +75,7 @@ def test_bright_pixel_between_pixels(fraction):
 
 
 @given(strategies.positions(), strategies.sizes, strategies.generators)
-def test_placing_is_the_adjoint_of_extraction(positions, N, rng):
+def test_scatter_add_is_the_adjoint_of_extraction(positions, N, rng):
     """Invariant 12: <extract(O), p> = <O, place(p)> for complex O and p."""
     geometry = canvas_geometry(positions, N)
     canvas, patches = complex_array(rng, *geometry.shape), complex_array(rng, len(positions), N, N)
@@ -118,8 +118,8 @@ def test_patches_at_each_others_positions_give_another_canvas(positions, rng):
 
 
 @given(strategies.positions(min_count=4, max_count=12), strategies.sizes, strategies.generators)
-def test_groups_are_placed_channel_by_channel(positions, N, rng):
-    """Invariant 14, 13: C = 4; the same as placing each member by hand."""
+def test_groups_are_added_channel_by_channel(positions, N, rng):
+    """Invariant 14, 13: C = 4; the same as adding each member by hand."""
     groups = group(positions, gridsize=2)
     patches = complex_array(rng, len(groups), 4, N, N)
     geometry = canvas_geometry(positions, N)
@@ -178,9 +178,9 @@ def test_single_precision_and_many_patches_agree_with_the_reference(positions, N
     numerator = reference.scatter_add(weight * patches, positions, shape, origin)
     total = reference.scatter_add(np.broadcast_to(weight, patches.shape), positions, shape, origin).real
     largest = reference.scatter_add(np.abs(weight * patches), positions, shape, origin).real
-    canvas, found = stitched(patches[order], positions[order], weight if shared else weight[order], batch=61)
-    np.testing.assert_allclose(found, total, rtol=1e-5, atol=1e-9)
-    assert (np.abs(canvas * found - numerator) <= 1e-5 * largest + 1e-9).all()
+    canvas, result = stitched(patches[order], positions[order], weight if shared else weight[order], batch=61)
+    np.testing.assert_allclose(result, total, rtol=1e-5, atol=1e-9)
+    assert (np.abs(canvas * result - numerator) <= 1e-5 * largest + 1e-9).all()
 
 
 @pytest.mark.parametrize("scale", [1e-37, 1e-30, 1e30, 1e37])
@@ -238,7 +238,7 @@ def test_patch_without_margin_on_a_tight_canvas(N, rng):
         (np.ones((1, 4, 4), complex), np.full((1, 2), 9.0), None, "canvas.outside"),
     ],
 )
-def test_bad_batches_are_refused_and_place_nothing(patches, positions, weight, code):
+def test_bad_batches_are_refused_and_add_nothing(patches, positions, weight, code):
     """Invariant 13, 16: unequal counts and patches beyond the canvas raise; nothing is broadcast or dropped."""
     stitcher = Stitcher(canvas_geometry(np.zeros((1, 2)), 4))
     with pytest.raises(ContractError) as caught:

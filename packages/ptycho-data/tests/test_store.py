@@ -53,12 +53,12 @@ def test_store_reads_like_its_scan(tmp_path_factory, scan, dtype):
     store = create_store(path, scan)
     verify_store(path)
     for spec in SCAN_ARRAYS:
-        found, wanted = getattr(store, spec.name), getattr(scan, spec.name)
-        assert (found is None) == (wanted is None)
-        if wanted is not None:
-            np.testing.assert_array_equal(found, wanted)
-            assert found.dtype == wanted.dtype
-            assert not found.flags.writeable
+        result, requested = getattr(store, spec.name), getattr(scan, spec.name)
+        assert (result is None) == (requested is None)
+        if requested is not None:
+            np.testing.assert_array_equal(result, requested)
+            assert result.dtype == requested.dtype
+            assert not result.flags.writeable
     assert (store.unit, store.probe_kind, store.N, len(store)) == (scan.unit, scan.probe_kind, scan.N, len(scan))
     assert store.metadata == scan.metadata
     np.testing.assert_array_equal(store.counts(), scan.counts())
@@ -114,7 +114,7 @@ def test_any_altered_or_cut_file_is_noticed(tmp_path_factory, data):
     """Invariant 44, 27: truncation at any byte does not open; any altered data byte does not verify."""
     path = tmp_path_factory.mktemp("damage") / "s"
     create_store(path, make_scan(M=2, N=3)).groups(gridsize=1)
-    victim = data.draw(st.sampled_from(sorted(found.name for found in path.glob("*.*"))))
+    victim = data.draw(st.sampled_from(sorted(result.name for result in path.glob("*.*"))))
     content = bytearray((path / victim).read_bytes())
     at = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):
@@ -184,7 +184,7 @@ def test_foreign_content_is_never_replaced(tmp_path):
 
 
 def test_rows_written_must_be_rows_declared(tmp_path, monkeypatch):
-    """Invariant 24: 9 of 10 rows make no store."""
+    """Invariant 24: with 9 of 10 rows no store is made."""
     blocks = commits.pieces
 
     def forgetful(array):
@@ -220,12 +220,12 @@ def test_stored_groups_are_the_groups_of_the_grouping(tmp_path_factory, gridsize
     scan = make_scan(M=M)
     store = create_store(tmp_path_factory.mktemp("groups") / "s", scan)
     allowed = np.arange(M - M % 2) if some and gridsize**2 <= M - M % 2 else None
-    wanted = group(scan.positions_px, gridsize=gridsize, seed=seed, allowed=allowed)
+    requested = group(scan.positions_px, gridsize=gridsize, seed=seed, allowed=allowed)
     for source in (store, store, open_store(store.path)):
-        found = source.groups(gridsize=gridsize, seed=seed, allowed=allowed)
+        result = source.groups(gridsize=gridsize, seed=seed, allowed=allowed)
         for name in ("nn_indices", "coords_offsets", "coords_relative"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(wanted, name))
-            assert getattr(found, name).dtype == getattr(wanted, name).dtype
+            np.testing.assert_array_equal(getattr(result, name), getattr(requested, name))
+            assert getattr(result, name).dtype == getattr(requested, name).dtype
     assert len(list(store.path.glob("groups-*"))) == 1
     verify_store(store.path)
 
@@ -246,18 +246,18 @@ def test_every_part_of_the_request_makes_other_groups(tmp_path):
         {"gridsize": 2, "n_groups": 5, "sequential": True},
     ]
     for request in requests * 2:
-        wanted = group(store.positions_px, **request)
-        np.testing.assert_array_equal(store.groups(**request).nn_indices, wanted.nn_indices)
+        requested = group(store.positions_px, **request)
+        np.testing.assert_array_equal(store.groups(**request).nn_indices, requested.nn_indices)
     assert len(list(store.path.glob("groups-*"))) == len(requests)
 
 
 def test_damaged_groups_are_made_again(tmp_path):
     """Invariant 26: a stale or broken copy is never believed."""
     store = create_store(tmp_path / "s", make_scan())
-    wanted = store.groups(gridsize=2)
+    requested = store.groups(gridsize=2)
     kept = next(store.path.glob("groups-*"))
     (kept / "nn_indices.npy").write_bytes(b"")
-    np.testing.assert_array_equal(store.groups(gridsize=2).nn_indices, wanted.nn_indices)
+    np.testing.assert_array_equal(store.groups(gridsize=2).nn_indices, requested.nn_indices)
     verify_store(store.path)
 
 

@@ -118,7 +118,7 @@ def test_killed_writer_never_leaves_a_store_that_opens_and_is_not_whole(tmp_path
 
 @pytest.mark.parametrize("seeds", [(0, 0, 0), (0, 1, 2)], ids=["same", "different"])
 def test_writers_at_once_one_wins_and_all_succeed(tmp_path, seeds):
-    """Invariant 27: three processes that all stand before the rename."""
+    """Invariant 27: three processes that are all just before the rename."""
     writers = [
         start(RACE, tmp_path, seed, len(seeds), "different" if seed != seeds[0] or seeds[1] else "same")
         for seed in seeds

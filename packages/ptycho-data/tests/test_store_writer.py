@@ -1,4 +1,4 @@
-"""STORE-4 to STORE-6: stores written in blocks, broken off, and taken up again."""
+"""STORE-4 to STORE-6: stores written in blocks, interrupted, and resumed."""
 
 import numpy as np
 import pytest
@@ -78,7 +78,7 @@ def test_any_blocks_make_the_store_of_the_scan(tmp_path_factory, sizes, resumabl
 
 
 @pytest.mark.parametrize("written", [0, 7, 8, 20, 33, 40])
-def test_an_interrupted_store_is_taken_up_again(tmp_path, small_blocks, written):
+def test_an_interrupted_store_is_resumed(tmp_path, small_blocks, written):
     """Invariant 27: nothing opens before the commit; whole blocks are not written twice."""
     scan = scan_of(M=40)
     with writer_of(tmp_path / "s", scan, resume_key="source 1") as writer:
@@ -97,7 +97,7 @@ def test_an_interrupted_store_is_taken_up_again(tmp_path, small_blocks, written)
 
 
 @pytest.mark.parametrize("damage", ["data", "journal", "cut", "header", "no journal", "stray manifest"])
-def test_a_damaged_part_is_written_anew_from_the_damage_on(tmp_path, small_blocks, damage):
+def test_a_damaged_part_is_written_again_from_the_damage_on(tmp_path, small_blocks, damage):
     """Invariant 27: completeness is never guessed: only data that agree with their digests are kept."""
     scan = scan_of(M=40)
     with writer_of(tmp_path / "s", scan, resume_key="k") as writer:
@@ -156,7 +156,7 @@ def test_without_a_key_nothing_is_left(tmp_path):
 
 
 def test_two_writers_of_one_source_both_succeed(tmp_path, small_blocks):
-    """Invariant 27: the second writes a part of its own; one store."""
+    """Invariant 27: the second writes its own part; one store."""
     scan = scan_of(M=40)
     first, second = (writer_of(tmp_path / "s", scan, resume_key="k") for _ in range(2))
     for start in range(0, 40, 5):
@@ -218,7 +218,7 @@ def test_all_problems_of_the_other_arrays_at_once(tmp_path):
         writer_of(tmp_path / "no" / "s", scan)
 
 
-def test_progress_says_how_far_and_how_much_was_found(tmp_path, small_blocks):
+def test_progress_reports_the_resumed_part(tmp_path, small_blocks):
     scan, seen = scan_of(M=40), []
     with writer_of(tmp_path / "s", scan, resume_key="k") as writer:
         writer.append(scan.measurements[:33])

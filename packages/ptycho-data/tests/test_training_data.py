@@ -29,7 +29,7 @@ def store(tmp_path_factory):
 
 
 def test_patterns():
-    """TRN-4, CFG-9: used and held out are all patterns, unless a part was asked for."""
+    """TRN-4, CFG-9: used and held out are all patterns, unless a part was requested."""
     used, held = training_patterns(SCAN, data(), TrainingConfig(hold_out="0.25", seed=3))
     assert sorted([*used, *held]) == list(range(40))
     assert len(held) == 10

@@ -32,7 +32,7 @@ def scan_at(positions_px, N, truth=None, origin=None):
 
 
 @pytest.fixture(scope="module")
-def likeness() -> Scan:
+def synthetic() -> Scan:
     """Three objects at 12 positions each."""
     positions = jittered(12, step_px=4, seed=3) + 1e5
     return scans_from(positions, defocused_disc(16), count=3, photons_per_pattern=2e4, seed=5)
@@ -44,7 +44,7 @@ def likeness() -> Scan:
     pixel=st.tuples(st.integers(0, 20), st.integers(0, 20)),
     margin=st.tuples(st.floats(0, 3), st.floats(0, 3)),
 )
-def test_a_bright_pixel_stands_where_its_object_coordinate_says(where, N, pixel, margin):
+def test_a_bright_pixel_is_at_its_object_coordinate(where, N, pixel, margin):
     """Invariants 12, 15: four bilinear weights by hand, for fractional positions and origins."""
     side = N + 5
     row, column = pixel[0] % side, pixel[1] % side
@@ -61,7 +61,7 @@ def test_a_bright_pixel_stands_where_its_object_coordinate_says(where, N, pixel,
 
 @given(scan=strategies.scans(min_count=4), seed=st.integers(0, 5))
 def test_truth_through_the_forward_model_is_the_data(tmp_path_factory, scan, seed):
-    """Invariant 21: truth patches of a batch, simulated by the reference, are the noiseless counts of that batch."""
+    """Invariant 21: the NumPy reference simulates the noiseless counts of a batch from its truth patches."""
     groups = group(scan.positions_px, gridsize=2, n_groups=3, neighbor_count=3, seed=seed)
     for source in (scan, create_store(tmp_path_factory.mktemp("truth") / "s", scan)):
         batch = gather(source, groups, slice(None), mean_counts=mean_counts(scan), truth=True)
@@ -72,16 +72,16 @@ def test_truth_through_the_forward_model_is_the_data(tmp_path_factory, scan, see
     assert gather(scan, groups, slice(None), mean_counts=mean_counts(scan)).truth is None
 
 
-def test_each_scan_has_the_truth_of_its_own(likeness):
-    """ARR-17, SIM-14: under each pattern the object of its scan, by the reference's own interpolation."""
-    assert set(likeness.truths) == {0, 1, 2}
-    assert likeness.object_truth is None
-    patches = truth_patches(likeness, np.arange(36)[::-1])[::-1]
+def test_each_scan_has_the_truth_of_its_own(synthetic):
+    """ARR-17, SIM-14: at each pattern the object of its scan, by the NumPy reference's own interpolation."""
+    assert set(synthetic.truths) == {0, 1, 2}
+    assert synthetic.object_truth is None
+    patches = truth_patches(synthetic, np.arange(36)[::-1])[::-1]
     for number in range(3):
-        mine, truth = likeness.scan_index == number, likeness.truths[number]
-        expected = reference.extract_patches(truth.object, likeness.positions_px[mine], 16, truth.origin_yx_px)
+        mine, truth = synthetic.scan_index == number, synthetic.truths[number]
+        expected = reference.extract_patches(truth.object, synthetic.positions_px[mine], 16, truth.origin_yx_px)
         np.testing.assert_allclose(patches[mine], expected, atol=1e-6)
-    assert not np.allclose(likeness.truths[0].object, likeness.truths[1].object)
+    assert not np.allclose(synthetic.truths[0].object, synthetic.truths[1].object)
 
 
 def test_combining_keeps_truths_by_the_new_numbers():
@@ -99,38 +99,38 @@ def test_combining_keeps_truths_by_the_new_numbers():
     np.testing.assert_array_equal(joined.truths[3].origin_yx_px, [1, 2])
 
 
-def test_a_store_keeps_the_truth_of_every_scan(likeness, tmp_path):
+def test_a_store_keeps_the_truth_of_every_scan(synthetic, tmp_path):
     """STORE-1a and invariant 26: in the key, checksummed, read-only; written in blocks it is the same store."""
-    store = create_store(tmp_path / "s", likeness)
+    store = create_store(tmp_path / "s", synthetic)
     verify_store(tmp_path / "s")
-    for number, truth in likeness.truths.items():
+    for number, truth in synthetic.truths.items():
         np.testing.assert_array_equal(store.truths[number].object, truth.object)
         np.testing.assert_array_equal(store.truths[number].origin_yx_px, truth.origin_yx_px)
         assert not store.truths[number].object.flags.writeable
-    brighter = likeness.truths | {1: replace(likeness.truths[1], object=likeness.truths[1].object * 2)}
-    moved = likeness.truths | {1: replace(likeness.truths[1], origin_yx_px=likeness.truths[1].origin_yx_px + 1)}
+    brighter = synthetic.truths | {1: replace(synthetic.truths[1], object=synthetic.truths[1].object * 2)}
+    moved = synthetic.truths | {1: replace(synthetic.truths[1], origin_yx_px=synthetic.truths[1].origin_yx_px + 1)}
     keys = {
-        create_store(tmp_path / f"other{number}", replace(likeness, object_truths=truths)).key
-        for number, truths in enumerate((brighter, moved, {}, {0: likeness.truths[0]}))
+        create_store(tmp_path / f"other{number}", replace(synthetic, object_truths=truths)).key
+        for number, truths in enumerate((brighter, moved, {}, {0: synthetic.truths[0]}))
     }
     assert len(keys | {store.key}) == 5
     written = create_store_from_chunks(
         tmp_path / "blocks",
-        lambda start: iter([likeness.measurements[start:]]),
-        shape=likeness.measurements.shape,
-        dtype=likeness.measurements.dtype,
+        lambda start: iter([synthetic.measurements[start:]]),
+        shape=synthetic.measurements.shape,
+        dtype=synthetic.measurements.dtype,
         unit="counts",
-        positions_px=likeness.positions_px,
+        positions_px=synthetic.positions_px,
         probe_kind="exact",
-        metadata=likeness.metadata,
-        arrays={"scan_index": likeness.scan_index, "probe": likeness.probe, **truth_arrays(likeness.truths)},
+        metadata=synthetic.metadata,
+        arrays={"scan_index": synthetic.scan_index, "probe": synthetic.probe, **truth_arrays(synthetic.truths)},
     )
     assert written.key == store.key
 
 
-def test_a_damaged_truth_is_noticed(likeness, tmp_path):
+def test_a_damaged_truth_is_noticed(synthetic, tmp_path):
     """Invariant 44: half a pair does not open or get written; an altered value does not verify."""
-    create_store(tmp_path / "s", likeness)
+    create_store(tmp_path / "s", synthetic)
     victim = tmp_path / "s" / "object_truth_2.npy"
     content = bytearray(victim.read_bytes())
     content[-3] ^= 1
@@ -140,7 +140,7 @@ def test_a_damaged_truth_is_noticed(likeness, tmp_path):
     victim.unlink()
     with pytest.raises(ContractError, match="object_truth_2"):
         open_store(tmp_path / "s")
-    half = {"object_truth_0": likeness.truths[0].object}
+    half = {"object_truth_0": synthetic.truths[0].object}
     with pytest.raises(ContractError, match=r"object_origin_yx_px_0.*array\.missing"):
         create_store_from_chunks(
             tmp_path / "half",
@@ -153,8 +153,8 @@ def test_a_damaged_truth_is_noticed(likeness, tmp_path):
         )
 
 
-def test_what_is_missing_is_told_at_once():
-    """BATCH-3: scans without truth and patches beyond one, before any work; only among the patterns asked for."""
+def test_what_is_missing_is_reported_at_once():
+    """BATCH-3: scans without truth and patches beyond one, before any work; only among the requested patterns."""
     truth = np.ones((9, 9), np.complex64)
     inside, outside, bare = (
         scan_at([[4, 4]], 6, truth, (0, 0)),
@@ -166,7 +166,7 @@ def test_what_is_missing_is_told_at_once():
     with pytest.raises(ContractError) as caught:
         require_truth(joined, [0, 1, 2])
     assert sorted(caught.value.codes) == ["canvas.outside", "truth.missing"]
-    assert "--synthetic" in str(caught.value)
+    assert "`synthetic" in str(caught.value)
     assert "true object of scan 1" in str(caught.value)
     for index, code in ((1, "canvas.outside"), (2, "truth.missing")):
         with pytest.raises(ContractError) as caught:
@@ -174,19 +174,19 @@ def test_what_is_missing_is_told_at_once():
         assert caught.value.codes == (code,)
 
 
-def test_records_refuse_truths_that_contradict(likeness):
+def test_records_refuse_truths_that_contradict(synthetic):
     """ARR-17: both ways at once, and keys that are no scan; a bad object names itself."""
-    truth = likeness.truths[0]
+    truth = synthetic.truths[0]
     with pytest.raises(ContractError) as caught:
-        replace(likeness, object_truth=truth.object, object_origin_yx_px=truth.origin_yx_px, object_truths={9: truth})
+        replace(synthetic, object_truth=truth.object, object_origin_yx_px=truth.origin_yx_px, object_truths={9: truth})
     assert caught.value.codes == ("record.truths",) * 2
     with pytest.raises(ContractError, match=r"Truth: origin_yx_px.*array\.dtype"):
         Truth(object=truth.object, origin_yx_px=np.zeros(2, np.float32))
 
 
-def test_a_file_holds_one_object(likeness, tmp_path):
+def test_a_file_holds_one_object(synthetic, tmp_path):
     """COMB-2: refused, not dropped in silence."""
     with pytest.raises(ContractError, match=r"scan\.several_truths"):
-        write_scan(tmp_path / "s.npz", likeness)
+        write_scan(tmp_path / "s.npz", synthetic)
     assert not (tmp_path / "s.npz").exists()
-    write_scan(tmp_path / "s.npz", replace(likeness, object_truths={}))
+    write_scan(tmp_path / "s.npz", replace(synthetic, object_truths={}))

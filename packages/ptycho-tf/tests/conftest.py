@@ -34,8 +34,8 @@ def datasets(scan) -> tuple[GroupBatches, GroupBatches]:
     groups = group(scan.positions_px, gridsize=1, n_groups=25, seed=0)
     parts = (slice(0, 22), slice(22, 25))
     fields = ("nn_indices", "coords_offsets", "coords_relative")
-    found = [type(groups)(**{name: getattr(groups, name)[part] for name in fields}) for part in parts]
-    return tuple(GroupBatches(scan, part, mean_counts=means) for part in found)
+    result = [type(groups)(**{name: getattr(groups, name)[part] for name in fields}) for part in parts]
+    return tuple(GroupBatches(scan, part, mean_counts=means) for part in result)
 
 
 @pytest.fixture

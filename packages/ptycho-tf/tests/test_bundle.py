@@ -39,7 +39,7 @@ def checksum(header, tensors) -> str:
 
 
 def rewritten(path, folder, *, header=None, tensors=None):
-    """A copy with some entries changed (None removes one), signed anew."""
+    """A copy with some entries changed (None removes one), with a new checksum."""
     with safe_open(path, framework="np") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         head = dict(file.metadata())
@@ -52,7 +52,7 @@ def rewritten(path, folder, *, header=None, tensors=None):
 
 
 def test_holds_all_that_prediction_needs(saved):
-    """Invariant 43: weights and probe bit for bit, configuration, frozen gauge, provenance."""
+    """Invariant 43: weights and probe bit for bit, configuration, frozen normalisation, provenance."""
     path, model = saved
     bundle = load_bundle(path)
     assert bundle.model.config == model.config
@@ -68,11 +68,11 @@ def test_a_rewritten_bundle_is_accepted_when_nothing_changed(saved, tmp_path):
     assert load_bundle(rewritten(saved[0], tmp_path)).mean_counts == 1234.5
 
 
-@given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
-def test_truncated_or_altered_at_any_byte(saved, tmp_path_factory, share, flip):
+@given(fraction=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_truncated_or_altered_at_any_byte(saved, tmp_path_factory, fraction, flip):
     """Invariant 44."""
     content = bytearray(saved[0].read_bytes())
-    place = int(share * len(content))
+    place = int(fraction * len(content))
     path = tmp_path_factory.mktemp("cut") / "cut.safetensors"
     for bad in (content[:place], bytes([*content[:place], content[place] ^ flip, *content[place + 1 :]])):
         path.write_bytes(bad)

@@ -87,7 +87,7 @@ def test_against_the_reference(check):
 
 @pytest.mark.parametrize("vector", conformance.corpus(VECTORS), ids=str)
 def test_golden_vectors(vector):
-    """What the reference made once, still comes out."""
+    """The stored values of the NumPy reference are reproduced."""
     vector.run(TensorFlowAdapter())
 
 

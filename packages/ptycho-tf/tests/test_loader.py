@@ -15,15 +15,15 @@ def members(loader) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
 def test_order_is_that_of_seed_and_pass(datasets, workers):
-    """Invariant 42: NumPy's permutation of (seed, pass), whatever reads."""
+    """Invariant 42: NumPy's permutation of (seed, pass), for any number of readers."""
     dataset = datasets[0]
     loader = make_loader(dataset, batch_size=5, shuffle=True, seed=7, num_workers=workers)
     assert loader.cardinality() == 5
     for number in range(2):
         order = np.random.default_rng((7, number)).permutation(len(dataset))
-        found = members(loader)
-        assert [len(batch) for batch in found] == [5, 5, 5, 5, 2]
-        np.testing.assert_array_equal(np.concatenate(found), dataset.groups.nn_indices[order])
+        result = members(loader)
+        assert [len(batch) for batch in result] == [5, 5, 5, 5, 2]
+        np.testing.assert_array_equal(np.concatenate(result), dataset.groups.nn_indices[order])
 
 
 def test_contents(datasets, scan):

@@ -1,4 +1,4 @@
-"""The optimiser's steps against the formula of the paper, in NumPy float64 (TRN-6)."""
+"""The optimiser's steps against the formulas of [AdamW], in NumPy float64 (TRN-6)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_steps_for_gradients_of_any_size(seed, decades, steps):
 
 @pytest.mark.parametrize("scaled", [False, True])
 def test_in_a_graph_and_under_a_scaled_loss(scaled):
-    """As training uses it: traced once, the count of steps read anew each time."""
+    """As training uses it: traced once, the count of steps read again each time."""
     variable = tf.Variable([1.0, -2.0])
     gradients = [np.array([1e-7, 3e-6]), np.array([-2e-7, 1e-6]), np.array([3e-7, 2e-6])]
     optimiser = AdamW(0.01, weight_decay=DECAY, epsilon=EPSILON)

@@ -46,16 +46,16 @@ def expected_projection(object_, amplitude, probe, positions, origin, shape, goo
 
 @given(st.sampled_from([8, 9, 16]), st.integers(1, 3), st.integers(1, 7), st.booleans())
 def test_one_by_one_and_at_once(N, modes, patterns, some_are_bad):
-    """Invariants 8 and 40, IMG-7: both ways give the reference's sum."""
+    """Invariants 8 and 40, IMG-7: both ways give the NumPy reference's sum."""
     (object_, amplitude, probe), sites, arrays = scene(N, modes, patterns)
     good = np.ones((N, N))
     good[:: 2 + some_are_bad, 1] = 0
     expected = expected_projection(*arrays, good)
     for way in (back_project, back_project_one_by_one):
-        found = tf.function(way, autograph=False)(
+        result = tf.function(way, autograph=False)(
             object_, amplitude, probe, Placement.of(sites), mask=tf.constant(good, tf.float32)
         )
-        close(found.numpy(), expected, 1e-5, way.__name__)
+        close(result.numpy(), expected, 1e-5, way.__name__)
 
 
 @pytest.mark.parametrize("N", [15, 128])
@@ -79,7 +79,7 @@ def test_read_or_in_memory(N, ends_with_mean):
 
 @pytest.mark.parametrize("patterns", [1, 3, 256, 300])
 def test_light_of_a_scan(patterns):
-    """Some patterns at a time, the last of them fewer: the reference's sum of all."""
+    """Some patterns at a time, the last of them fewer: the NumPy reference's sum of all."""
     (_, _, probe), sites, (_, _, modes, positions, origin, shape) = scene(9, 2, patterns)
     power = np.repeat((np.abs(modes) ** 2).sum(0)[None], patterns, axis=0)
     expected = reference.scatter_add(power, positions, shape, origin).real
@@ -87,7 +87,7 @@ def test_light_of_a_scan(patterns):
 
 
 @pytest.mark.parametrize(
-    ("given_by_user", "found"),
+    ("given_by_user", "result"),
     [
         ({"OMP_NUM_THREADS": "1"}, "1 1"),
         ({"OMP_NUM_THREADS": "2", "TF_NUM_INTRAOP_THREADS": "3"}, "3 2"),
@@ -95,7 +95,7 @@ def test_light_of_a_scan(patterns):
         ({"OMP_NUM_THREADS": "4,2"}, "- -"),
     ],
 )
-def test_threads(given_by_user, found):
+def test_threads(given_by_user, result):
     """OMP_NUM_THREADS counts for TensorFlow, too, unless its own variables say otherwise."""
     script = (
         "import os, ptycho_tf.framework; "
@@ -106,4 +106,4 @@ def test_threads(given_by_user, found):
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300, check=True
     )
-    assert done.stdout.strip() == found
+    assert done.stdout.strip() == result

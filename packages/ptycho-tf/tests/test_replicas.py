@@ -40,7 +40,7 @@ OPTIONS = {
 
 @pytest.fixture
 def trained(tmp_path, scan):
-    """Train on so many devices in a process of its own, whose devices TensorFlow has not counted yet."""
+    """Train on so many devices in its own process, whose devices TensorFlow has not counted yet."""
     write_scan(tmp_path / "scan.npz", scan)
     (tmp_path / "script.py").write_text(SCRIPT)
 
@@ -68,7 +68,7 @@ def trained(tmp_path, scan):
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["unrolled", "cnn"])
 def test_two_devices_equal_one(trained, architecture):
-    """Invariant 41: 2 x 6 groups a step and 1 x 12 give the same weights to rounding, and the same losses."""
+    """Invariant 41: 2 x 6 groups per step and 1 x 12 give the same weights to rounding, and the same losses."""
     clipped = {"gradient_clip_val": 0.01}
     one, weights = trained(1, clipped, batch_size=12, architecture=architecture)
     two, others = trained(2, clipped, batch_size=6, architecture=architecture)
@@ -96,9 +96,9 @@ def test_deal(rows, count):
 
 def test_what_tensorflow_cannot_follow_is_refused():
     """All at once, each with its reason."""
-    wanted = ExecutionConfig(devices=2, num_nodes=3, strategy="ddp", accum_steps=2)
+    requested = ExecutionConfig(devices=2, num_nodes=3, strategy="ddp", accum_steps=2)
     with pytest.raises(ContractError) as caught:
-        require_possible(wanted)
+        require_possible(requested)
     assert caught.value.codes == ("execution.impossible",) * 3
     assert "mirrors the model on its devices" in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""TRN-14 to TRN-16 in TensorFlow: the object in the loss, and a training that begins anew."""
+"""TRN-14 to TRN-16 in TensorFlow: the object in the loss, and a training that is restarted."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class TestSupervisedError:
 
     @pytest.mark.parametrize(("groups", "channels"), [(1, 1), (3, 4)])
     def test_against_the_reference(self, groups, channels):
-        """Invariant 50: value and gradient, by finite differences of the reference."""
+        """Invariant 50: value and gradient, by finite differences of the NumPy reference."""
         rng = np.random.default_rng(groups)
         estimate, truth = (patches(rng, groups, channels, 5, 5) for _ in range(2))
         estimate, weight = estimate + truth, rng.uniform(size=(5, 5))
         given = tf.Variable(estimate)
         with tf.GradientTape() as tape:
-            found = supervised_error(given, tf.constant(truth), tf.constant(weight))
-        assert float(found) == pytest.approx(reference.supervised_error(estimate, truth, weight), abs=1e-6)
+            result = supervised_error(given, tf.constant(truth), tf.constant(weight))
+        assert float(result) == pytest.approx(reference.supervised_error(estimate, truth, weight), abs=1e-6)
         step = 1e-5 * patches(rng, groups, channels, 5, 5)
         ends = [reference.supervised_error(estimate + sign * step, truth, weight) for sign in (1, -1)]
-        slope = float(np.sum(np.conj(tape.gradient(found, given).numpy()) * step).real)
+        slope = float(np.sum(np.conj(tape.gradient(result, given).numpy()) * step).real)
         assert slope == pytest.approx((ends[0] - ends[1]) / 2, rel=1e-3)
 
     def test_finite_where_the_correlation_is_zero(self):
@@ -55,7 +55,7 @@ class TestSupervisedError:
             assert np.isfinite(float(loss))
 
     def test_what_the_model_sums(self, scan, make_model):
-        """TRN-15: last estimate plus 0.3 of every earlier one, under the illumination, by the reference."""
+        """TRN-15: last estimate plus 0.3 of every earlier one, weighted by the illumination, by the NumPy reference."""
         groups = group(scan.positions_px, gridsize=2, n_groups=5, seed=0)
         dataset = GroupBatches(scan, groups, mean_counts=mean_counts(scan), truth=True)
         batch = {name: tf.constant(array) for name, array in dataset.arrays(np.arange(5)).items()}
@@ -63,7 +63,7 @@ class TestSupervisedError:
         model = make_model(gridsize=2, iterations=3)
         for variable in model.weights.values():
             variable.assign_add(tf.fill(variable.shape, 0.02))
-        found = model.loss(batch, canvas_shape=canvas, kind="amplitude")
+        result = model.loss(batch, canvas_shape=canvas, kind="amplitude")
         estimates, placement, _ = model(batch, canvas_shape=canvas)
         truth = reference.extract_patches(
             scan.object_truth, scan.positions_px[groups.nn_indices.ravel()], scan.N, scan.object_origin_yx_px
@@ -75,15 +75,15 @@ class TestSupervisedError:
             )
             for each in estimates
         ]
-        assert float(found.supervised_last) == pytest.approx(errors[-1], rel=1e-4)
-        assert float(found.supervised) == pytest.approx(errors[-1] + 0.3 * sum(errors[:-1]), rel=1e-4)
+        assert float(result.supervised_last) == pytest.approx(errors[-1], rel=1e-4)
+        assert float(result.supervised) == pytest.approx(errors[-1] + 0.3 * sum(errors[:-1]), rel=1e-4)
         bare = GroupBatches(scan, groups, mean_counts=mean_counts(scan)).arrays(np.arange(5))
         assert "truth" not in bare
         assert model.loss(bare, canvas_shape=canvas, kind="amplitude").supervised is None
 
 
 @pytest.mark.parametrize("kind", ["amplitude", "poisson"])
-def test_flat_loss_against_the_reference(kind, scan, make_model):
+def test_uniform_loss_against_the_reference(kind, scan, make_model):
     """TRN-14: the loss of the best uniform object, by trying all amplitudes, with bad pixels left out."""
     groups = group(scan.positions_px, gridsize=2, n_groups=4, seed=0)
     batch = GroupBatches(scan, groups, mean_counts=mean_counts(scan)).arrays(np.arange(4))
@@ -98,7 +98,7 @@ def test_flat_loss_against_the_reference(kind, scan, make_model):
 
 
 def test_patch_variance_against_numpy():
-    """TRN-14: by NumPy's variance, in batches of any size, and anew after a reset."""
+    """TRN-14: by NumPy's variance, in batches of any size, and again after a reset."""
     rng = np.random.default_rng(0)
     probe, seen = patches(rng, 2, 6, 6), patches(rng, 9, 6, 6) + 2
     probe /= np.linalg.norm(probe)
@@ -133,14 +133,14 @@ class TestRecovery:
 
     @staticmethod
     def dead(make_model) -> PtychoModel:
-        """Far off any object: the physics cannot mend it."""
+        """Far from any object: the physics cannot correct it."""
         model = make_model()
         bias = model.weights["network.nets.0.out_conv.bias"]
         bias.assign(tf.fill(bias.shape, 30.0))
         return model
 
     def test_recovers_without_a_past(self, run, make_model, tmp_path):
-        """To rounding the training that begins with these weights and a third of the rate; told to all."""
+        """To rounding the training that starts with these weights and a third of the rate; reported to all."""
         seen: list[tuple[str, int, int]] = []
         execution = {"scheduler": "exponential", "enable_checkpointing": False}
         outcome, weights = run(
@@ -171,7 +171,7 @@ class TestRecovery:
         assert np.abs(weights["network.nets.0.out_conv.bias"]).max() < 1
 
     def test_stays_collapsed_and_says_so(self, run, make_model):
-        """Early stopping counts anew; the second attempt has a quarter of the budget at least."""
+        """Early stopping counts from 0 again; the second attempt has a quarter of the budget at least."""
         execution = {"learning_rate": 1e-9, "early_stop_patience": 1, "scheduler": "constant"}
         outcome, _ = run(make_model(architecture="cnn"), epochs=40, execution=execution)
         assert (outcome.collapsed, outcome.restarts, outcome.stopped_by) == (True, 1, "early stopping")
@@ -213,7 +213,7 @@ class TestSupervised:
         assert errors[0] == pytest.approx(errors[1], rel=1e-2)
 
 
-def test_batches_hold_the_truth_where_asked_for(datasets, scan):
+def test_batches_hold_the_truth_if_requested(datasets, scan):
     """BATCH-3: in the dataset's signature, with the values of the store's own rule."""
     part = datasets[0]
     dataset = GroupBatches(replace(scan), part.groups, mean_counts=part.mean_counts, truth=True)

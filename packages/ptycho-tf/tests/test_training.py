@@ -130,12 +130,12 @@ class TestExecution:
         assert done.optimiser.weight_decay == 1e-3
 
     def test_schedules(self, run):
-        """TRN-6: over the share of the steps that are done."""
-        shares = np.arange(STEPS) / STEPS
+        """TRN-6: over the fraction of the steps that are done."""
+        fractions = np.arange(STEPS) / STEPS
         cosine = run(execution={"scheduler": "cosine"}).rates
-        assert cosine == pytest.approx(list(1e-3 * (0.02 + 0.98 * (1 + np.cos(np.pi * shares)) / 2)), rel=1e-4)
+        assert cosine == pytest.approx(list(1e-3 * (0.02 + 0.98 * (1 + np.cos(np.pi * fractions)) / 2)), rel=1e-4)
         exponential = run(execution={"scheduler": "exponential"}).rates
-        assert exponential == pytest.approx(list(1e-3 * 10 ** (-1.7 * shares)), rel=1e-4)
+        assert exponential == pytest.approx(list(1e-3 * 10 ** (-1.7 * fractions)), rel=1e-4)
 
     def test_early_stopping(self, run):
         """TRN-7: epochs without a better metric."""
@@ -147,12 +147,12 @@ class TestExecution:
     def test_checkpoints_kept(self, run, tmp_path, kept, files):
         """The best ones stay; the model has the weights of the very best."""
         done = run(execution={"checkpoint_save_top_k": kept, "learning_rate": 0.02, "scheduler": "constant"}, epochs=3)
-        found = sorted(
+        result = sorted(
             (tmp_path / "checkpoints").glob("*.safetensors"), key=lambda path: float(path.stem.split("=")[-1])
         )
-        assert len(found) == files
-        if found:
-            best = load_file(found[0])
+        assert len(result) == files
+        if result:
+            best = load_file(result[0])
             for name, value in done.weights.items():
                 np.testing.assert_array_equal(best[name], value)
 

@@ -63,7 +63,7 @@ def make_model() -> Callable[..., PtychoModel]:
 
 @pytest.fixture(scope="session")
 def view_of() -> Callable[..., PreparedScan]:
-    """A scan as imaging sees it, with some patterns held out."""
+    """A scan prepared for inference, with some patterns held out."""
 
     def make(scan: Scan, *, held: Any = ()) -> PreparedScan:
         used = np.setdiff1d(np.arange(len(scan)), held)

@@ -33,7 +33,7 @@ from ptycho_contracts.config import ExecutionConfig
 from ptycho_torch.backend import create_inference_payload, infer
 found, _ = infer(create_inference_payload(*sys.argv[1:4], None, ExecutionConfig(accelerator="cpu")))
 np.save(sys.argv[4], found.object)
-assert "lightning" not in sys.modules, "imaging imports no trainer"
+assert "lightning" not in sys.modules, "inference imports no trainer"
 """
 
 
@@ -89,7 +89,7 @@ def refused(path: Path) -> ContractError:
 
 
 def test_holds_all_that_prediction_needs(saved):
-    """Invariant 43: weights and probe bit for bit, configuration, frozen gauge, provenance."""
+    """Invariant 43: weights and probe bit for bit, configuration, frozen normalisation, provenance."""
     path, model = saved
     state = torch.random.get_rng_state()
     bundle = load_bundle(path)
@@ -132,22 +132,22 @@ def test_missing(tmp_path):
     assert str(tmp_path / "none.safetensors") in str(caught.value)
 
 
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_truncated_at_any_byte(saved, tmp_path_factory, share):
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_truncated_at_any_byte(saved, tmp_path_factory, fraction):
     """Invariant 44."""
     content = saved[0].read_bytes()
     path = tmp_path_factory.mktemp("cut") / "cut.safetensors"
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
     refused(path)
 
 
-@given(share=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), early=st.booleans())
-def test_any_altered_byte(saved, tmp_path_factory, share, flip, early):
+@given(fraction=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255), early=st.booleans())
+def test_any_altered_byte(saved, tmp_path_factory, fraction, flip, early):
     """Invariant 44: in the length, the header or the tensors; what still opens is what was written."""
     path, model = saved
     content = bytearray(path.read_bytes())
     room = 8 + int.from_bytes(content[:8], "little") if early else len(content)
-    content[int(share * room)] ^= flip
+    content[int(fraction * room)] ^= flip
     altered = path.parent / f"altered-{tmp_path_factory.mktemp('x').name}.safetensors"
     altered.write_bytes(content)
     try:
@@ -187,8 +187,8 @@ def test_no_pickle_in_the_package():
     source = Path(ptycho_torch.__file__).parent
     words = ("import pickle", "torch.load(", "torch.save(", "allow_pickle", "eval(compile", "joblib", "dill")
     assert list(source.glob("*.py"))
-    found = [(file.name, word) for file in source.glob("*.py") for word in words if word in file.read_text()]
-    assert found == []
+    result = [(file.name, word) for file in source.glob("*.py") for word in words if word in file.read_text()]
+    assert result == []
 
 
 def test_a_folder_is_refused(tmp_path):

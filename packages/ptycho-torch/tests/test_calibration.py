@@ -1,4 +1,4 @@
-"""The probe by this backend's joint descent (specs/training.md TRN-3)."""
+"""The probe by this backend's joint reconstruction (specs/training.md TRN-3)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONFIG = ReconstructionConfig(epochs=3)
 
 
 def test_a_part_of_the_scan_calibrates(scan):
-    """The patterns that were chosen are read and no other, on a canvas of their own; unit energy."""
-    told = []
+    """The patterns that were chosen are read and no other, on their own canvas; unit energy."""
+    reported = []
 
     class Watched:
         N, bad_pixels, scan_index = 32, None, scan.scan_index
@@ -30,22 +30,22 @@ def test_a_part_of_the_scan_calibrates(scan):
             return 64
 
         def counts(self, index=slice(None)):
-            told.extend(np.asarray(index).tolist())
+            reported.extend(np.asarray(index).tolist())
             return scan.counts(index)
 
     allowed = np.arange(0, 64, 2)
     fit = calibrate(
         SOLVER, Watched(), scan.positions_px, scan.probe, indices=allowed, mean_counts=1e5, config=CONFIG, patterns=20
     )
-    assert len(set(told)) == 20
-    assert set(told) <= set(allowed.tolist())
+    assert len(set(reported)) == 20
+    assert set(reported) <= set(allowed.tolist())
     assert len(fit.losses) == 3
     assert fit.object.shape < reference.canvas_geometry(scan.positions_px, 32)[1]
     assert float((np.abs(fit.probe) ** 2).sum()) == pytest.approx(1, rel=1e-4)
 
 
-def test_a_probe_is_found_from_the_patterns(scan):
-    """PHY-13: it, or its twin, is near the true one; the same bits again, and no held-out pattern in it."""
+def test_a_probe_is_estimated_from_the_patterns(scan):
+    """PHY-13: it, or its conjugate twin, is near the true one; the same bits again, and no held-out pattern in it."""
     allowed = np.arange(1, 64)
     seen = []
     options = {"indices": allowed, "mean_counts": 1e5, "config": CONFIG}
@@ -66,8 +66,8 @@ def test_a_probe_is_found_from_the_patterns(scan):
     np.testing.assert_array_equal(again, probe)
 
 
-def test_a_calibration_is_judged_by_its_own_patterns(scan):
-    """TRN-3b: R and floor of object and probe as the descent left them, by the reference."""
+def test_a_calibration_is_evaluated_on_its_own_patterns(scan):
+    """TRN-3b: R and floor of object and probe as the fit left them, by the NumPy reference."""
     mine = central(scan.positions_px, np.arange(1, 64), 40)
     source, where = Chosen(scan, mine), scan.positions_px[mine]
     fit = SOLVER.fit(source, where, scan.probe, mean_counts=1e5, config=CONFIG, stage="calibration", progress=None)
@@ -83,7 +83,7 @@ def test_a_calibration_is_judged_by_its_own_patterns(scan):
 
 
 @pytest.mark.shared_data
-def test_measured_patterns_tell_of_missing_modes(shared_data):
+def test_measured_patterns_reveal_missing_modes(shared_data):
     """TRN-3b on the Siemens star's middle: with three modes R comes much nearer to its floor than with one."""
     star = read_scan(shared_data / "siemens_star.npz")
     mine = central(star.positions_px, np.arange(len(star)), 100)
@@ -95,8 +95,8 @@ def test_measured_patterns_tell_of_missing_modes(shared_data):
     ratios = []
     for modes in (1, 3):
         fit = calibrate(SOLVER, star, star.positions_px, with_modes(star.probe, modes), **options)
-        told = calibration_quality(SOLVER, star, star.positions_px, fit, **options)
-        assert (told["patterns"], told["judged"], told["steps"]) == (100, 100, 105)
-        ratios.append(told["residual"] / told["poisson_floor"])
+        reported = calibration_quality(SOLVER, star, star.positions_px, fit, **options)
+        assert (reported["patterns"], reported["judged"], reported["steps"]) == (100, 100, 105)
+        ratios.append(reported["residual"] / reported["poisson_floor"])
     assert ratios[1] > 1
     assert ratios[0] - 1 > 1.5 * (ratios[1] - 1)

@@ -67,9 +67,9 @@ def test_shared_and_strided_and_conjugated_tensors(tmp_path):
     base = torch.arange(12.0).reshape(3, 4)
     tree = {"whole": base, "part": base[1:], "turned": base.T, "conj": torch.complex(base, base + 1).conj()}
     FORMAT.save_checkpoint(tree, tmp_path / "some.ckpt")
-    found = FORMAT.load_checkpoint(tmp_path / "some.ckpt")
-    assert torch.equal(found["turned"], base.T)
-    assert torch.equal(found["conj"], torch.complex(base, -base - 1))
+    result = FORMAT.load_checkpoint(tmp_path / "some.ckpt")
+    assert torch.equal(result["turned"], base.T)
+    assert torch.equal(result["conj"], torch.complex(base, -base - 1))
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), torch.float32, lambda: None])
@@ -83,13 +83,13 @@ def test_refuses_what_is_neither_tensor_nor_json(value, tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_truncated_at_any_byte(share, tmp_path_factory):
+@given(fraction=st.floats(0, 1, exclude_max=True))
+def test_truncated_at_any_byte(fraction, tmp_path_factory):
     """Invariant 44."""
     path = tmp_path_factory.mktemp("checkpoint") / "some.ckpt"
     FORMAT.save_checkpoint({"state": {"weight": torch.arange(5.0)}, "epoch": 1}, path)
     content = path.read_bytes()
-    path.write_bytes(content[: int(share * len(content))])
+    path.write_bytes(content[: int(fraction * len(content))])
     with pytest.raises(ContractError) as caught:
         FORMAT.load_checkpoint(path)
     assert caught.value.codes == ("checkpoint.broken",)

@@ -38,8 +38,8 @@ class TorchAdapter:
         return values.grad.numpy()
 
     def simulate(self, patches: Any, probe: Any) -> Any:
-        found = simulate(torch.from_numpy(patches), torch.from_numpy(probe))
-        return torch.fft.fftshift(found, dim=(-2, -1)).numpy()
+        result = simulate(torch.from_numpy(patches), torch.from_numpy(probe))
+        return torch.fft.fftshift(result, dim=(-2, -1)).numpy()
 
     def simulate_gradients(self, patches: Any, probe: Any, upstream: Any) -> tuple[Any, Any]:
         values = [torch.from_numpy(part).requires_grad_() for part in (patches, probe)]
@@ -82,7 +82,7 @@ def test_against_the_reference(check):
 
 @pytest.mark.parametrize("vector", conformance.corpus(VECTORS), ids=str)
 def test_golden_vectors(vector):
-    """What the reference made once, still comes out."""
+    """The stored values of the NumPy reference are reproduced."""
     vector.run(TorchAdapter())
 
 

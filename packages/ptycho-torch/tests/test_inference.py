@@ -27,7 +27,7 @@ def view(scan, view_of):
 
 @pytest.fixture(scope="module")
 def model(scan, make_model) -> PtychoModel:
-    """An untrained ``unrolled``: physics alone, which already images."""
+    """An untrained ``unrolled``: physics alone, which already gives an image."""
     return make_model(scan.probe, gridsize=2, iterations=2)
 
 
@@ -37,7 +37,7 @@ def groups_of(view, gridsize=2):
 
 
 def residual(view, object_, indices=None) -> float:
-    """R of the reference, for an object that belongs to a probe of unit energy."""
+    """R of the NumPy reference, for an object that belongs to a probe of unit energy."""
     chosen = view.used if indices is None else indices
     patches = reference.extract_patches(object_, view.positions_px[chosen], view.source.N, view.geometry.origin_yx_px)
     probe = reference.normalised_probe(view.source.probe, view.mean_counts)
@@ -45,7 +45,7 @@ def residual(view, object_, indices=None) -> float:
 
 
 def image(how, model, view, **options):
-    """By either way of imaging."""
+    """By either way of inference."""
     if how == "canvas":
         return infer_on_canvas(BACKEND, model, view, **options)
     return infer_by_groups(BACKEND, model, view, groups_of(view), **options)
@@ -56,12 +56,12 @@ ways = pytest.mark.parametrize("how", ["canvas", "groups"])
 
 @ways
 def test_an_image_explains_the_patterns(how, model, view):
-    """Right place, right orientation, right gauge: far better than empty space, mirrored or shifted images."""
-    found = image(how, model, view)
-    assert found.shape == view.geometry.shape
-    assert found.dtype == np.complex64
-    own = residual(view, found)
-    for wrong in (np.ones_like(found), found[::-1], found[:, ::-1], np.roll(found, 2, 0), np.roll(found, 2, 1)):
+    """Right place, right orientation, right scale: far better than empty space, mirrored or shifted images."""
+    result = image(how, model, view)
+    assert result.shape == view.geometry.shape
+    assert result.dtype == np.complex64
+    own = residual(view, result)
+    for wrong in (np.ones_like(result), result[::-1], result[:, ::-1], np.roll(result, 2, 0), np.roll(result, 2, 1)):
         assert own < 0.6 * residual(view, wrong)
 
 
@@ -105,8 +105,8 @@ def test_moved_positions_change_the_image(how, model, view, view_of):
     jitter = np.random.default_rng(0).uniform(-1, 1, view.positions_px.shape)
     jitter -= jitter.mean(0)
     other = view_of(replace(view.source, positions_px=view.positions_px + jitter))
-    found = image(how, model, other)
-    assert found.shape != view.geometry.shape or not np.allclose(found, image(how, model, view), atol=1e-2)
+    result = image(how, model, other)
+    assert result.shape != view.geometry.shape or not np.allclose(result, image(how, model, view), atol=1e-2)
 
 
 @ways
@@ -175,14 +175,14 @@ def test_unstitched_pixels_are_empty_space(model, view):
     few = type(groups)(
         **{name: getattr(groups, name)[:1] for name in ("nn_indices", "coords_offsets", "coords_relative")}
     )
-    found = infer_by_groups(BACKEND, model, view, few)
-    assert np.isfinite(found).all()
+    result = infer_by_groups(BACKEND, model, view, few)
+    assert np.isfinite(result).all()
     corners = (view.positions_px[groups.nn_indices[0]][:, ::-1] - 16 - view.geometry.origin_yx_px).astype(int)
-    covered = np.zeros(found.shape, bool)
+    covered = np.zeros(result.shape, bool)
     for y, x in corners:
         covered[y : y + 33, x : x + 33] = True
     assert (~covered).any()
-    np.testing.assert_array_equal(found[~covered], 1)
+    np.testing.assert_array_equal(result[~covered], 1)
 
 
 def test_permuted_patterns_give_the_same_object_nearly(model, view, view_of):
@@ -217,13 +217,13 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
             scan_index=view.source.scan_index[order],
         )
     )
-    found = []
+    result = []
     for one, used in ((few, few.used), (other, np.array([np.argmax(order == 1), np.argmax(order == 0)]))):
         part = replace(one, used=used, mean_counts=1e5)
         stream = ModuliStream(part.source, [used], passes=1, mean_counts=1e5)
         subsets = [np.arange(2)]
-        found.append(BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu"))
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
+        result.append(BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu"))
+    np.testing.assert_allclose(result[0], result[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [None, 5, 1])
@@ -264,8 +264,8 @@ def test_memory_is_that_of_a_subset(model, view):
 def test_readers_ahead_change_no_bit(how, model, view, workers):
     """Invariant 42, and they end with the work."""
     before = threading.active_count()
-    found = image(how, model, view, num_workers=workers, batch_size=8)
-    np.testing.assert_array_equal(found, image(how, model, view, batch_size=8))
+    result = image(how, model, view, num_workers=workers, batch_size=8)
+    np.testing.assert_array_equal(result, image(how, model, view, batch_size=8))
     assert threading.active_count() == before
 
 
@@ -313,9 +313,9 @@ def test_residual_against_the_reference(view):
     object_ = (rng.random(view.geometry.shape) + 1j * rng.random(view.geometry.shape)).astype(np.complex64)
     probe = reference.normalised_probe(view.source.probe, view.mean_counts).astype(np.complex64)
     chosen = np.array([3, 9, 50])
-    found, floor = BACKEND.residual(view.source, object_, probe, view.sites, chosen, device="cpu")
+    result, floor = BACKEND.residual(view.source, object_, probe, view.sites, chosen, device="cpu")
     patches = reference.extract_patches(object_, view.positions_px[chosen], 32, view.geometry.origin_yx_px)
     simulated = reference.simulate_counts(patches, probe)
-    assert found == pytest.approx(reference.residual(simulated, view.source.counts(chosen)), rel=1e-4)
+    assert result == pytest.approx(reference.residual(simulated, view.source.counts(chosen)), rel=1e-4)
     assert floor == pytest.approx(reference.poisson_floor(simulated), rel=0.02)
     assert BACKEND.residual(view.source, object_, probe, view.sites, chosen[:0], device="cpu") == (None, None)

@@ -31,7 +31,7 @@ def members(loader) -> list[list[int]]:
 
 @pytest.mark.parametrize("truth", [False, True])
 def test_batches_are_named_records(dataset, truth):
-    """Invariant 3: the fields of Batch, by name, in their dtypes; the truth only where asked for (BATCH-3)."""
+    """Invariant 3: the fields of Batch, by name, in their dtypes; the truth only if requested (BATCH-3)."""
     part = GroupDataset(dataset.source, dataset.groups, mean_counts=dataset.mean_counts, truth=truth)
     batch = part[[4, 2]]
     expected = gather(part.source, part.groups, [4, 2], mean_counts=part.mean_counts, truth=True)
@@ -42,12 +42,12 @@ def test_batches_are_named_records(dataset, truth):
 
 
 @given(size=st.integers(1, 40), seed=st.integers(0, 3), shuffle=st.booleans())
-def test_every_group_once_an_epoch(dataset, size, seed, shuffle):
+def test_every_group_once_per_epoch(dataset, size, seed, shuffle):
     """Whole batches, the last one smaller; none dropped."""
     loader = make_loader(dataset, batch_size=size, shuffle=shuffle, seed=seed)
-    found = members(loader)
-    assert [len(batch) // 4 for batch in found[:-1]] == [min(size, 30)] * (len(found) - 1)
-    rows = [tuple(batch[i : i + 4]) for batch in found for i in range(0, len(batch), 4)]
+    result = members(loader)
+    assert [len(batch) // 4 for batch in result[:-1]] == [min(size, 30)] * (len(result) - 1)
+    rows = [tuple(batch[i : i + 4]) for batch in result for i in range(0, len(batch), 4)]
     assert sorted(rows) == sorted(map(tuple, dataset.groups.nn_indices.tolist()))
     assert shuffle or rows == list(map(tuple, dataset.groups.nn_indices.tolist()))
 

@@ -16,7 +16,7 @@ both = pytest.mark.parametrize("name", sorted(LOSSES))
 
 
 def test_every_loss_has_a_reference():
-    """The schema's losses are the reference's."""
+    """The schema's losses are the NumPy reference's."""
     assert LOSSES.keys() == REFERENCE.keys()
 
 
@@ -31,8 +31,8 @@ def test_values(name, N, rng, dose, masked):
     if good is not None:
         good[0, 0] = True
     mask = None if good is None else torch.from_numpy(good).double()
-    found = LOSSES[name](torch.from_numpy(simulated), torch.from_numpy(measured), mask=mask)
-    assert float(found) == pytest.approx(REFERENCE[name](simulated, measured, EPS_COUNTS, good), rel=1e-9, abs=1e-12)
+    result = LOSSES[name](torch.from_numpy(simulated), torch.from_numpy(measured), mask=mask)
+    assert float(result) == pytest.approx(REFERENCE[name](simulated, measured, EPS_COUNTS, good), rel=1e-9, abs=1e-12)
 
 
 @both
@@ -94,7 +94,7 @@ def test_gradients(name):
 @both
 @given(rng=strategies.generators, scan=strategies.scans(min_count=2))
 def test_the_truth_is_the_least(name, rng, scan):
-    """Invariant 4: loss(truth) = 0 <= loss(perturbed), < loss(flat), on noiseless patterns."""
+    """Invariant 4: loss(truth) = 0 <= loss(perturbed), < loss(uniform), on noiseless patterns."""
     truth = scan.object_truth.astype(np.complex128)
     origin = scan.object_origin_yx_px
 
@@ -109,17 +109,17 @@ def test_the_truth_is_the_least(name, rng, scan):
         for kind, canvas in {
             "truth": truth,
             "perturbed": truth * (1 + 0.05 * rng.normal(size=truth.shape)),
-            "flat": np.ones_like(truth),
+            "uniform": np.ones_like(truth),
         }.items()
     }
     assert loss["truth"] == pytest.approx(0, abs=1e-14)
     assert loss["truth"] < loss["perturbed"]
-    assert loss["truth"] < loss["flat"]
+    assert loss["truth"] < loss["uniform"]
 
 
 @both
 def test_masked_pixels_count_for_nothing(name):
-    """PHY-9: whatever stands there, in value and gradient."""
+    """PHY-9: whatever the value there, in value and gradient."""
     rng = np.random.default_rng(2)
     measured = torch.from_numpy(rng.poisson(3.0, (2, 5, 5)).astype(float))
     simulated = torch.from_numpy(rng.exponential(3.0, (2, 5, 5)))

@@ -31,7 +31,7 @@ def batch_of(scan, gridsize, *, n_groups=6, dtype=torch.float32):
 
 @pytest.mark.parametrize(("N", "gridsize"), [(16, 1), (16, 2), (15, 2)])
 def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
-    """Invariants 12, 21: counts of the reference, grouped, gathered and placed, fit the true object, unmirrored.
+    """Invariants 12, 21: counts of the NumPy reference, grouped, gathered and scatter-added, fit the true object.
 
     Whole positions whose groups have whole centres: no interpolation blurs a mistake.
     """
@@ -47,8 +47,8 @@ def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
     )
     members = np.array([[0], [5], [11]]) if gridsize == 1 else np.array([[0, 1, 3, 4], [4, 7, 8, 5], [10, 7, 11, 8]])
     groups = strategies.grouped(where, members)
-    gauge = float(np.abs(probe**2).sum())  # of the probe, as the reference simulated with it
-    batch = GroupDataset(scan, groups, mean_counts={0: gauge})[np.arange(len(groups))]
+    mean = float(np.abs(probe**2).sum())  # of the probe with which the NumPy reference simulated
+    batch = GroupDataset(scan, groups, mean_counts={0: mean})[np.arange(len(groups))]
     height, width = canvas = group_canvas_shape(groups.coords_relative, N, multiple=8)
     _, placement, measured = make_model(scan.probe, gridsize=gridsize)(batch, canvas_shape=canvas)
     windows = np.ones((len(members), height, width), np.complex64)
@@ -57,7 +57,7 @@ def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
         rows, columns = np.arange(top, top + height), np.arange(left, left + width)
         inside = np.ix_((rows >= 0) & (rows < shape[0]), (columns >= 0) & (columns < shape[1]))
         window[inside] = truth[np.ix_(rows[inside[0].ravel()], columns[inside[1].ravel()])]
-    unit = torch.from_numpy(probe / np.sqrt(gauge)).to(torch.complex64)
+    unit = torch.from_numpy(probe / np.sqrt(mean)).to(torch.complex64)
 
     def loss(canvases):
         stacked = torch.from_numpy(np.ascontiguousarray(canvases)).reshape(-1, width)
@@ -73,12 +73,12 @@ def test_the_truth_has_no_loss_on_the_training_path(N, gridsize, make_model):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_loss_against_the_reference(architecture, gridsize, tiny_scan, make_model):
-    """PHY-15: the loss of the model's own estimate, recomputed by the reference in counts."""
+    """PHY-15: the loss of the model's own estimate, recomputed by the NumPy reference in counts."""
     batch, shape = batch_of(tiny_scan, gridsize)
     model = make_model(tiny_scan.probe, gridsize=gridsize, architecture=architecture, stir=0.05)
     estimates, _, _ = model(batch, canvas_shape=shape)
-    found = model.loss(batch, canvas_shape=shape, kind="amplitude")
-    total, last = found.total, found.last
+    result = model.loss(batch, canvas_shape=shape, kind="amplitude")
+    total, last = result.total, result.last
     probe = reference.normalised_probe(tiny_scan.probe, float(batch["mean_counts"][0]))
     losses = []
     for estimate in estimates:
@@ -106,9 +106,9 @@ def test_dose_and_probe_scale_leave_the_object(architecture, factor, tiny_scan, 
     other.probe = unit_probe(torch.from_numpy(tiny_scan.probe.astype(np.complex128) * factor))
     brighter = batch | {"counts": batch["counts"] * factor, "mean_counts": batch["mean_counts"] * factor}
     with torch.no_grad():
-        found = model(batch, canvas_shape=shape)[0][-1]
+        result = model(batch, canvas_shape=shape)[0][-1]
         for again in (other(batch, canvas_shape=shape)[0][-1], model(brighter, canvas_shape=shape)[0][-1]):
-            torch.testing.assert_close(again, found, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(again, result, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -161,7 +161,7 @@ def test_dark_patterns_are_no_hazard(tiny_scan, make_model):
 
 
 @pytest.mark.parametrize("kind", ["amplitude", "poisson"])
-def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
+def test_uniform_loss_against_the_reference(kind, tiny_scan, make_model):
     """The loss of the best uniform object, in counts: by trying all amplitudes, with bad pixels left out."""
     batch, _ = batch_of(tiny_scan, 2)
     probe = reference.normalised_probe(tiny_scan.probe, float(batch["mean_counts"][0]))
@@ -173,8 +173,8 @@ def test_flat_loss_against_the_reference(kind, tiny_scan, make_model):
     loss = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[kind]
     tried = [loss(a**2 * empty, counts, good=~bad) for a in np.linspace(0.2, 1.5, 1301)]
     assert 0 < np.argmin(tried) < 1300
-    found = make_model(tiny_scan.probe, gridsize=2).uniform_loss(batch, kind=kind, mask=good_pixels(bad))
-    assert found == pytest.approx(min(tried), rel=1e-3)
+    result = make_model(tiny_scan.probe, gridsize=2).uniform_loss(batch, kind=kind, mask=good_pixels(bad))
+    assert result == pytest.approx(min(tried), rel=1e-3)
 
 
 def test_good_pixels():

@@ -65,12 +65,12 @@ def test_doubled_repeats_pixels():
 
 @given(where=strategies.positions(), N=strategies.sizes, rng=strategies.generators, data=st.data())
 def test_back_projection_is_the_adjoint_of_the_forward_model(where, N, rng, data):
-    """Written out in NumPy: ``sum conj(P_k) F^-1 [psi_k (sqrt(n) / sqrt(I) - 1)]`` placed at each position."""
+    """Written out in NumPy: ``sum conj(P_k) F^-1 [psi_k (sqrt(n) / sqrt(I) - 1)]`` scatter-added at each position."""
     probe = data.draw(strategies.probes(N, modes=2)).astype(np.complex128)
     geometry = canvas_geometry(where, N)
     canvas = complex_tensor(rng, geometry.shape, torch.complex128)
     amplitude = rng.random((len(where), N, N)) * 10
-    found = back_project(
+    result = back_project(
         canvas, torch.from_numpy(amplitude), torch.from_numpy(probe), Placement.of(scan_sites(where, geometry, N))
     )
     patches = reference.extract_patches(canvas.numpy(), where, N, geometry.origin_yx_px)
@@ -79,12 +79,12 @@ def test_back_projection_is_the_adjoint_of_the_forward_model(where, N, rng, data
     corrected = wavefields * (amplitude[:, None] / simulated - 1)
     back = (probe.conj() * np.fft.ifft2(corrected, norm="ortho")).sum(1)
     expected = reference.scatter_add(back, where, geometry.shape, geometry.origin_yx_px)
-    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max())
 
 
 @given(where=strategies.positions(min_count=2), N=strategies.sizes, rng=strategies.generators, data=st.data())
 def test_merge(where, N, rng, data):
-    """PHY-7 against the reference, and invariant 17: constant patches merge to the constant; unlit pixels hold 1."""
+    """PHY-7 against the NumPy reference, and invariant 17: constant patches merge to it; dark pixels are 1."""
     probe = unit_probe(torch.from_numpy(data.draw(strategies.probes(N)).astype(np.complex128)))
     probe[:, 0] = 0
     geometry = canvas_geometry(where, N)
@@ -107,15 +107,15 @@ def test_cnn_reaches_any_amplitude_and_phase(amplitude, phase, side):
     with torch.no_grad():
         for weight in net.parameters():
             weight.zero_()
-        share = min(max(amplitude / 2, 1e-40), 1 - 1e-8)
-        net.amplitude.border.bias.fill_(math.log(share) - math.log1p(-share))
+        fraction = min(max(amplitude / 2, 1e-40), 1 - 1e-8)
+        net.amplitude.border.bias.fill_(math.log(fraction) - math.log1p(-fraction))
         net.phase.border.bias.fill_(math.atanh(phase / (1.1 * math.pi)))
     where = np.zeros((1, 2))
     sites = Placement.of(scan_sites(where, canvas_geometry(where, side), side))
     probe = unit_probe(torch.ones(1, side, side, dtype=torch.complex64))
-    (found,) = net(torch.zeros(1, side, side), probe, sites)
-    wanted = amplitude * np.exp(1j * phase)
-    np.testing.assert_allclose(found[:side, :side].detach().numpy(), wanted, atol=2e-6)
+    (result,) = net(torch.zeros(1, side, side), probe, sites)
+    requested = amplitude * np.exp(1j * phase)
+    np.testing.assert_allclose(result[:side, :side].detach().numpy(), requested, atol=2e-6)
 
 
 def test_cnn_centre_and_border_have_heads_of_their_own():
@@ -127,8 +127,8 @@ def test_cnn_centre_and_border_have_heads_of_their_own():
         net.amplitude.centre.bias.fill_(1)
     where = np.zeros((1, 2))
     sites = Placement.of(scan_sites(where, canvas_geometry(where, 16), 16))
-    (found,) = net(torch.zeros(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.complex64), sites)
-    fine = np.abs(found[:16, :16].detach().numpy() - 1) > 0.1
+    (result,) = net(torch.zeros(1, 16, 16), torch.ones(1, 16, 16, dtype=torch.complex64), sites)
+    fine = np.abs(result[:16, :16].detach().numpy() - 1) > 0.1
     expected = np.zeros((16, 16), bool)
     expected[4:12, 4:12] = True
     np.testing.assert_array_equal(fine, expected)
@@ -159,8 +159,8 @@ def run(net, moduli, probe, relative, shape, *, mask=None, subsets=None):
     every = torch.arange(count) * 4
     subsets = [every + channel for channel in range(4)] if subsets is None else subsets
     with torch.no_grad():
-        found = net(moduli, probe, group_placement(relative, shape, 16), subsets=subsets, canvases=count, mask=mask)
-    return [estimate.reshape(count, *shape) for estimate in found]
+        result = net(moduli, probe, group_placement(relative, shape, 16), subsets=subsets, canvases=count, mask=mask)
+    return [estimate.reshape(count, *shape) for estimate in result]
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -194,7 +194,7 @@ def test_masked_detector_pixels_do_not_matter(name, problem):
     assert not torch.allclose(run(net, moduli, probe, relative, shape)[-1], run(net, wild, probe, relative, shape)[-1])
 
 
-def test_untrained_sweeps_explain_more_than_empty_space(problem):
+def test_untrained_passes_explain_more_than_empty_space(problem):
     """The physics of ``unrolled`` works before any training, and each iteration improves on the one before."""
     moduli, probe, relative, shape = problem
     net = Unrolled(iterations=3, passes=2, width=2)
@@ -209,7 +209,7 @@ def test_untrained_sweeps_explain_more_than_empty_space(problem):
     assert losses == sorted(losses, reverse=True)
 
 
-def test_a_sweep_is_ordered_steps_with_momentum(problem):
+def test_a_pass_is_ordered_steps_with_momentum(problem):
     """NET-5, written out for one subset; with several each sees what the one before has found."""
     moduli, probe, relative, shape = problem
     net = Unrolled(iterations=1, passes=1, width=2)
@@ -218,11 +218,11 @@ def test_a_sweep_is_ordered_steps_with_momentum(problem):
     (plain,) = run(net, moduli, probe, relative, shape, subsets=[torch.arange(4)])
     light = illumination(probe, sites)
     brightest = (probe.abs() ** 2).sum(0).max()
-    flat = torch.ones(sites.shape, dtype=torch.complex64)
-    step = back_project(flat, moduli, probe, sites) / (light + 0.5 * brightest)
-    torch.testing.assert_close(plain[0], flat + 1.85 * step)
+    uniform = torch.ones(sites.shape, dtype=torch.complex64)
+    step = back_project(uniform, moduli, probe, sites) / (light + 0.5 * brightest)
+    torch.testing.assert_close(plain[0], uniform + 1.85 * step)
     (twice,) = run(Unrolled(iterations=1, passes=2, width=2), moduli, probe, relative, shape, subsets=[torch.arange(4)])
-    first = flat + 1.85 * step
+    first = uniform + 1.85 * step
     second = back_project(first, moduli, probe, sites) / (light + 10 * brightest)
     torch.testing.assert_close(twice[0], first + second + 0.85 * (0.85 * step + second))
     forwards, backwards = (
@@ -233,7 +233,7 @@ def test_a_sweep_is_ordered_steps_with_momentum(problem):
     assert not torch.allclose(forwards, backwards)
 
 
-def test_the_last_sweep_ends_with_the_mean_of_what_it_went_through(problem):
+def test_the_last_pass_ends_with_the_mean_of_its_steps(problem):
     """NET-5, written out for two subsets."""
     moduli, probe, relative, shape = problem
     relative, moduli = relative[:1], moduli[:4]
@@ -247,12 +247,12 @@ def test_the_last_sweep_ends_with_the_mean_of_what_it_went_through(problem):
         steps.append(push / (illumination(probe, sites[subset]) + damping))
         velocity = 0.85 * velocity + steps[-1]
         visited.append(visited[-1] + steps[-1] + 0.85 * velocity)
-    (found,) = run(Unrolled(iterations=1, passes=1, width=2), moduli, probe, relative, shape, subsets=subsets)
-    torch.testing.assert_close(found[0], (visited[1] + visited[2]) / 2)
+    (result,) = run(Unrolled(iterations=1, passes=1, width=2), moduli, probe, relative, shape, subsets=subsets)
+    torch.testing.assert_close(result[0], (visited[1] + visited[2]) / 2)
 
 
 @pytest.mark.parametrize("patterns", [7, 8, 9, 40])
-def test_waves_in_parts_are_waves_at_once(problem, monkeypatch, patterns):
+def test_wavefields_in_parts_equal_wavefields_at_once(problem, monkeypatch, patterns):
     """Invariant 40: the same on both sides of the size from which wavefields are taken in parts of 8 patterns."""
     moduli, probe, relative, shape = problem
     sites = group_placement(relative, shape, 16)
@@ -290,8 +290,8 @@ def test_damping_grows(passes, expected):
 
 
 @given(change=st.complex_numbers(max_magnitude=3))
-def test_unrolled_reaches_any_value_where_light_falls(change):
-    """Invariant 48: the last correction is free in the complex plane, weighted by the illumination seen."""
+def test_unrolled_reaches_any_value_at_illuminated_pixels(change):
+    """Invariant 48: the last correction is free in the complex plane, weighted by the illumination."""
     where = np.array([[0.0, 0], [3, 1], [1, 4]])
     sites = Placement.of(scan_sites(where, canvas_geometry(where, 16), 16))
     rng = np.random.default_rng(0)

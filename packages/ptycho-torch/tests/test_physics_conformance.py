@@ -49,7 +49,7 @@ def test_extraction(where, N, rng):
 
 
 @given(where=strategies.positions(), N=strategies.sizes, rng=strategies.generators)
-def test_placing(where, N, rng):
+def test_scatter_add(where, N, rng):
     """PHY-5; its sum is that of the patches (invariant 16)."""
     geometry = canvas_geometry(where, N)
     patches = complex_array(rng, (len(where), N, N))
@@ -60,7 +60,7 @@ def test_placing(where, N, rng):
 
 
 @given(where=strategies.positions(), N=strategies.sizes, rng=strategies.generators)
-def test_placing_is_the_adjoint_of_extraction(where, N, rng):
+def test_scatter_add_is_the_adjoint_of_extraction(where, N, rng):
     """PHY-5: ``<A x, y> = <x, A^H y>`` for complex x and y."""
     geometry = canvas_geometry(where, N)
     sites = Placement.of(scan_sites(where, geometry, N))
@@ -125,7 +125,7 @@ def test_single_bright_pixel_of_groups(N, gridsize):
 
 @given(where=strategies.positions(min_count=4), N=strategies.sizes, rng=strategies.generators, data=st.data())
 def test_group_canvases_against_the_reference(where, N, rng, data):
-    """PHY-14: each group in the frame of its centre, whatever stands above and below it."""
+    """PHY-14: each group in the frame of its centre, whatever is above and below it."""
     groups = data.draw(strategies.groups(where))
     count, C = groups.nn_indices.shape
     height, width = shape = group_canvas_shape(groups.coords_relative, N)
@@ -141,7 +141,7 @@ def test_group_canvases_against_the_reference(where, N, rng, data):
 
 @pytest.mark.parametrize("batch", [2, 16, 70])
 def test_groups_of_a_batch_never_meet(batch):
-    """A merge of 64 and more patches once summed all groups into one canvas: light of one group stays on its canvas."""
+    """A merge of 64 and more patches once summed all groups into one canvas: each group stays on its canvas."""
     rng = np.random.default_rng(batch)
     where = rng.uniform(0, 30, (40, 2))
     groups = strategies.grouped(where, np.array([rng.choice(40, 4, replace=False) for _ in range(batch)]))
@@ -233,7 +233,7 @@ def test_illumination(N, where, data):
 
 @given(N=strategies.sizes, rng=strategies.generators, scale=st.floats(1e-3, 1e4), modes=st.integers(1, 3))
 def test_unit_probe(N, rng, scale, modes):
-    """Invariant 2: one gauge, whatever the scale that a probe came in."""
+    """Invariant 2: one normalisation, whatever the scale of the given probe."""
     probe = torch.from_numpy(complex_array(rng, (modes, N, N)))
     unit = unit_probe(probe * scale)
     assert float(unit.abs().square().sum()) == pytest.approx(1, rel=1e-10)
@@ -251,7 +251,7 @@ def test_zero_frequency_goes_to_the_corner(N, rng):
 
 @pytest.mark.parametrize("axis", [0, 1])
 def test_a_position_a_hair_below_a_whole_pixel(axis):
-    """-1e-17 has the floor -1, and 60 - 1e-17 is 60: such a patch is read and placed, not refused by an index."""
+    """-1e-17 has the floor -1, and 60 - 1e-17 is 60: such a patch is read and scatter-added, not refused."""
     where = np.zeros((2, 2))
     where[0, axis], where[1, axis] = -60, -1e-17
     geometry = canvas_geometry(where, 8)

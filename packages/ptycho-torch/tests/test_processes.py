@@ -62,9 +62,9 @@ def trained(tmp_path, scan):
     ids=["unrolled", "cnn", "restarted", "supervised"],
 )
 def test_two_processes_equal_one(trained, options):
-    """Invariant 41: 2 x 6 groups a step and 1 x 12 give the same weights to rounding, and the same losses.
+    """Invariant 41: 2 x 6 groups per step and 1 x 12 give the same weights to rounding, and the same losses.
 
-    A training that collapses begins anew in all processes at once (TRN-16).
+    A training that collapses is restarted in all processes at once (TRN-16).
     """
     one, weights = trained(1, batch_size=12, **options)
     two, others = trained(2, batch_size=6, **options)

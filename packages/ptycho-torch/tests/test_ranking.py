@@ -35,7 +35,7 @@ def ranked(view_of):
 
 
 @pytest.fixture(scope="module")
-def judged(ranked):
+def scored(ranked):
     """Loss on patterns that no fit has used, and error after alignment, of objects on the scan's canvas."""
     scan, view, held, truth = ranked
     placement, probe = (Placement.of(view.sites), torch.from_numpy(normalised_probe(scan.probe, 1.0)))
@@ -74,18 +74,18 @@ def rank_correlation(figures):
 
 @both
 @pytest.mark.parametrize("family", ["white noise", "blur", "smooth phase", "scaled amplitude"])
-def test_loss_ranks_disturbed_objects(ranked, judged, loss, family):
+def test_loss_ranks_disturbed_objects(ranked, scored, loss, family):
     """Invariant 47: the stronger the disturbance, the greater the error, and the loss ranks as the error does."""
     truth = ranked[-1]
-    figures = [judged(object_, loss) for object_ in (truth, *disturbed(truth)[family])]
+    figures = [scored(object_, loss) for object_ in (truth, *disturbed(truth)[family])]
     errors = [error for _, error in figures]
     assert errors == sorted(errors)
     assert rank_correlation(figures) >= BOUND
 
 
 @both
-def test_loss_ranks_unfinished_descents(ranked, judged, loss):
-    """Invariant 47: of descents of more and more epochs with the true probe, lower loss is lower error."""
+def test_loss_ranks_unfinished_fits(ranked, scored, loss):
+    """Invariant 47: of fits of more and more epochs with the true probe, lower loss is lower error."""
     scan, view, _, _ = ranked
     figures = []
     for epochs in (1, 2, 4, 8, 16):
@@ -103,23 +103,23 @@ def test_loss_ranks_unfinished_descents(ranked, judged, loss):
             loss=loss,
             seed=0,
         )
-        figures.append(judged(fit.object.astype(np.complex128), loss))
+        figures.append(scored(fit.object.astype(np.complex128), loss))
     assert rank_correlation(figures) >= BOUND
 
 
 @both
-def test_loss_ranks_a_mixed_set(ranked, judged, loss):
+def test_loss_ranks_a_mixed_set(ranked, scored, loss):
     """Invariant 47: all kinds of errors as one set, but for smooth phases, which the data hardly see (PHY-26)."""
     truth = ranked[-1]
     families = disturbed(truth)
     del families["smooth phase"]
-    figures = [judged(object_, loss) for family in families.values() for object_ in family]
+    figures = [scored(object_, loss) for family in families.values() for object_ in family]
     assert rank_correlation(figures) >= MIXED_BOUND
 
 
-def test_poisson_loss_prefers_the_truth(ranked, judged):
+def test_poisson_loss_prefers_the_truth(ranked, scored):
     """Invariant 47: on noisy counts nothing in the control set has a lower Poisson loss than the true object."""
     truth = ranked[-1]
-    least, _ = judged(truth, "poisson")
+    least, _ = scored(truth, "poisson")
     for family, objects in disturbed(truth).items():
-        assert least < min(judged(object_, "poisson")[0] for object_ in objects), family
+        assert least < min(scored(object_, "poisson")[0] for object_ in objects), family

@@ -23,14 +23,14 @@ def patches(rng, *shape):
 
 @given(rng=generators, groups=st.integers(1, 3), channels=st.integers(1, 4), N=st.integers(2, 7))
 def test_against_the_reference(rng, groups, channels, N):
-    """Invariant 50: value and gradient, by finite differences of the reference."""
+    """Invariant 50: value and gradient, by finite differences of the NumPy reference."""
     estimate, truth = (patches(rng, groups, channels, N, N) for _ in range(2))
     estimate = estimate + truth
     weight = rng.uniform(size=(N, N))
     given = torch.tensor(estimate, requires_grad=True)
-    found = supervised_error(given, torch.tensor(truth), torch.tensor(weight))
-    assert found.item() == pytest.approx(reference.supervised_error(estimate, truth, weight), abs=1e-6)
-    found.backward()
+    result = supervised_error(given, torch.tensor(truth), torch.tensor(weight))
+    assert result.item() == pytest.approx(reference.supervised_error(estimate, truth, weight), abs=1e-6)
+    result.backward()
     step = 1e-5 * patches(rng, groups, channels, N, N)
     ends = [reference.supervised_error(estimate + sign * step, truth, weight) for sign in (1, -1)]
     slope = float((given.grad.conj() * torch.tensor(step)).real.sum())
@@ -64,13 +64,13 @@ def test_finite_where_the_correlation_is_zero():
 
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_what_the_model_sums(gridsize, scan, make_model):
-    """TRN-15: last estimate plus 0.3 of every earlier one, under the illumination, by the reference."""
+    """TRN-15: last estimate plus 0.3 of every earlier one, weighted by the illumination, by the NumPy reference."""
     groups = group(scan.positions_px, gridsize=gridsize, n_groups=5, seed=0)
     batch = GroupDataset(scan, groups, mean_counts=mean_counts(scan), truth=True)[np.arange(len(groups))]
     canvas = group_canvas_shape(groups.coords_relative, scan.N, multiple=8)
     model = make_model(scan.probe, gridsize=gridsize, iterations=3, stir=0.05)
     with torch.no_grad():
-        found = model.loss(batch, canvas_shape=canvas, kind="amplitude")
+        result = model.loss(batch, canvas_shape=canvas, kind="amplitude")
         estimates, placement, _ = model(batch, canvas_shape=canvas)
     truth = reference.extract_patches(
         scan.object_truth, scan.positions_px[groups.nn_indices.ravel()], scan.N, scan.object_origin_yx_px
@@ -80,9 +80,9 @@ def test_what_the_model_sums(gridsize, scan, make_model):
         reference.supervised_error(extract_patches(each, placement).reshape(truth.shape), truth, weight / weight.max())
         for each in estimates
     ]
-    assert float(found.supervised_last) == pytest.approx(errors[-1], rel=1e-4)
-    assert float(found.supervised) == pytest.approx(errors[-1] + 0.3 * sum(errors[:-1]), rel=1e-4)
+    assert float(result.supervised_last) == pytest.approx(errors[-1], rel=1e-4)
+    assert float(result.supervised) == pytest.approx(errors[-1] + 0.3 * sum(errors[:-1]), rel=1e-4)
     del batch["truth"]
     bare = model.loss(batch, canvas_shape=canvas, kind="amplitude")
     assert bare.supervised is bare.supervised_last is None
-    assert float(bare.last) == float(found.last)
+    assert float(bare.last) == float(result.last)

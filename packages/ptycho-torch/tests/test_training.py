@@ -26,7 +26,7 @@ from ptycho_torch.bundle import load_bundle
 from ptycho_torch.recovery import PatchVariance, fresh_network
 
 SMALL = {"epochs": 2, "width": 2, "iterations": 1, "gridsize": 1, "n_groups": 40, "batch_size": 8, "val_fraction": 0.1}
-"""36 groups of one pattern to train on, 4 for val_loss: 5 steps an epoch."""
+"""36 groups of one pattern to train on, 4 for val_loss: 5 steps per epoch."""
 
 
 @dataclass
@@ -146,15 +146,15 @@ def test_workers_change_nothing(run):
 
 
 def test_held_out_patterns_change_no_bit(run, scan):
-    """Invariant 10: whatever they hold, the weights, the probe and the frozen gauge are the same; not so the others."""
+    """Invariant 10: held-out patterns change neither weights nor probe nor frozen mean counts; others do."""
     held = np.random.default_rng(0).permutation(64)[:16]
-    altered, told = (np.array(scan.measurements) for _ in range(2))
+    altered, reported = (np.array(scan.measurements) for _ in range(2))
     altered[held] = altered[held][:, ::-1] * 3 + 1
     used = np.setdiff1d(np.arange(64), held)
-    told[used[3]] = told[used[3]][::-1]
+    reported[used[3]] = reported[used[3]][::-1]
     options = {"hold_out": "0.25", "calibrate_probe": True, "calibration_epochs": 2, "n_groups": 30, "gridsize": 2}
     first, second, third = (
-        run(replace(scan, measurements=data), **options) for data in (scan.measurements, altered, told)
+        run(replace(scan, measurements=data), **options) for data in (scan.measurements, altered, reported)
     )
     assert same(first, second)
     assert not same(first, third)
@@ -165,7 +165,7 @@ def test_held_out_patterns_change_no_bit(run, scan):
 
 
 def test_calibration(run, scan):
-    """A guess is calibrated, an exact probe kept, unless told; the bundle holds the probe that was trained with."""
+    """A guess is calibrated, an exact probe is kept, unless requested otherwise; the bundle holds the probe used."""
     y, x = np.mgrid[:32, :32] - 16
     wrong = (scan.probe * np.exp(0.01j * (x**2 + y**2))).astype(np.complex64)
     guess = replace(scan, probe=wrong, probe_kind="guess", object_truth=None, object_origin_yx_px=None)
@@ -202,14 +202,14 @@ def test_modes(run):
 
 
 def test_several_scans(run, scan, tiny_scan, tmp_path):
-    """Each scan has its own gauge; groups never mix them."""
+    """Each scan has its own mean counts; groups never mix scans."""
     from ptycho_data.files import combine_scans
 
     brighter = replace(scan, measurements=np.asarray(scan.measurements) * 4)
     both = replace(combine_scans([scan, brighter]), object_truths={})  # a file holds one true object
     done = run(both, gridsize=2, n_groups=60)
-    gauges = done.summary["mean_counts"]
-    assert gauges["1"] == pytest.approx(4 * gauges["0"], rel=1e-6)
+    means = done.summary["mean_counts"]
+    assert means["1"] == pytest.approx(4 * means["0"], rel=1e-6)
     groups = done.trainer.train_dataloader.dataset.groups.nn_indices
     assert ((groups < 64).all(1) | (groups >= 64).all(1)).all()
 
@@ -231,7 +231,7 @@ def test_validation_file(run, scan, tmp_path):
 
 
 def test_validation_of_another_size_is_refused(run, tiny_scan, tmp_path):
-    """By name, both sizes told."""
+    """By name, with both sizes."""
     write_scan(tmp_path / "small.npz", tiny_scan)
     with pytest.raises(ContractError, match=r"small\.npz.*32 x 32.*16 x 16"):
         run(validation=[tmp_path / "small.npz"])
@@ -253,7 +253,7 @@ def test_bad_data_is_refused(run, scan):
 
 
 def test_max_seconds(run):
-    """Ends after the step in which the time is over, with a bundle; the rate has run its course by then."""
+    """Ends after the step in which the time limit is reached, with a bundle; the schedule has ended by then."""
     began = time.monotonic()
     done = run(epochs=1_000_000, max_seconds=0.5)
     assert time.monotonic() - began < 30
@@ -272,7 +272,7 @@ def test_divergence_is_an_error_without_a_bundle(run, tmp_path):
 
 
 def test_starts_from_a_bundle(run):
-    """One epoch more from trained weights: they are where it begins; another network is refused."""
+    """One epoch more from trained weights: training starts from them; another network is refused."""
     first = run(epochs=6, execution={"learning_rate": 3e-3})
     path = str(first.out / "model.safetensors")
     frozen = {"execution": {"learning_rate": 1e-12}, "epochs": 1}
@@ -286,7 +286,7 @@ def test_starts_from_a_bundle(run):
 
 
 def test_trains_on_simulated_objects(run, scan):
-    """The scan lends probe, positions and dose; its own patterns train nothing, and held-out ones nothing at all."""
+    """Probe, positions and dose are the scan's; its patterns are not trained on, held-out ones change nothing."""
     options = {"synthetic": 2, "n_groups": 90, "hold_out": "0.25"}
     done = run(**options)
     source = done.trainer.train_dataloader.dataset.source
@@ -299,17 +299,17 @@ def test_trains_on_simulated_objects(run, scan):
     assert same(done, run(replace(scan, measurements=altered), **options))
 
 
-def test_a_collapse_is_told(run):
-    """Invariant 46: a network that explains no more than empty space is called so; one that learned is not."""
-    flat = run(architecture="cnn", epochs=1, execution={"learning_rate": 1e-12})
+def test_a_collapse_is_reported(run):
+    """Invariant 46: a network that explains no more than empty space is called collapsed; one that learned is not."""
+    uniform = run(architecture="cnn", epochs=1, execution={"learning_rate": 1e-12})
     good = run(architecture="unrolled", epochs=1)
-    assert flat.summary["training"]["collapsed"]
+    assert uniform.summary["training"]["collapsed"]
     assert not good.summary["training"]["collapsed"]
-    for done in (flat, good):
+    for done in (uniform, good):
         losses = done.summary["training"]
         assert losses["collapsed"] == (losses["losses"]["val_loss"] >= 0.98 * losses["uniform_loss"])
-    assert flat.summary["training"]["uniform_loss"] == good.summary["training"]["uniform_loss"]
-    assert good.summary["training"]["patch_variance"] > 10 * flat.summary["training"]["patch_variance"]
+    assert uniform.summary["training"]["uniform_loss"] == good.summary["training"]["uniform_loss"]
+    assert good.summary["training"]["patch_variance"] > 10 * uniform.summary["training"]["patch_variance"]
 
 
 def test_patch_variance_against_numpy():
@@ -329,18 +329,18 @@ def test_patch_variance_against_numpy():
 
 
 class TestRecovery:
-    """Invariant 46, TRN-16: a training that collapsed begins anew, once."""
+    """Invariant 46, TRN-16: a training that collapsed is restarted, once."""
 
-    FLAT = {"architecture": "cnn", "seed": 5}  # noqa: RUF012
+    COLLAPSING = {"architecture": "cnn", "seed": 5}  # noqa: RUF012
 
     def test_restarts_after_a_quarter_of_the_budget(self, run):
         """Other weights, a third of the rate and a schedule from its start, for the epochs that are left."""
         seen: list[tuple[str, int, int]] = []
         execution = {"learning_rate": 1e-9, "checkpoint_save_top_k": -1}
-        done = run(**self.FLAT, epochs=8, execution=execution, progress=lambda *report: seen.append(report))
-        told = done.summary["training"]
-        assert (told["restarts"], told["epochs"], told["steps"], told["collapsed"]) == (1, 8, 40, True)
-        assert "after epoch 2 of 8 was not below 0.98" in told["restart_reason"]
+        done = run(**self.COLLAPSING, epochs=8, execution=execution, progress=lambda *report: seen.append(report))
+        reported = done.summary["training"]
+        assert (reported["restarts"], reported["epochs"], reported["steps"], reported["collapsed"]) == (1, 8, 40, True)
+        assert "after epoch 2 of 8 was not below 0.98" in reported["restart_reason"]
         again = 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(30) / 30)) / 2
         np.testing.assert_allclose(done.rates[10:], 1e-9 / 3 * again, rtol=1e-6)
         training = [report for report in seen if report[0].startswith("training")]
@@ -357,7 +357,7 @@ class TestRecovery:
 
     @pytest.fixture
     def start_with(self, monkeypatch):
-        """Change the weights that a training begins with, by a function of its model."""
+        """Change the weights that a training starts with, by a function of its model."""
         made = training_module.PtychoModel.__init__
 
         def patch(change: Callable[[Any], None]) -> None:
@@ -373,23 +373,23 @@ class TestRecovery:
 
     @staticmethod
     def dead(model: Any) -> None:
-        """Far off any object: the physics cannot mend it."""
+        """Far from any object: the physics cannot correct it."""
         model.network.nets[0].out_conv.bias.fill_(30.0)
 
     def test_recovers(self, run, start_with):
         """A network whose first weights are dead learns with the fresh ones; the best checkpoint is of these."""
         start_with(self.dead)
         done = run(epochs=4)
-        told = done.summary["training"]
-        assert told["restarts"] == 1
-        assert "after epoch 1 of 4" in told["restart_reason"]
-        assert not told["collapsed"]
-        assert told["losses"]["val_loss"] < 0.5 * told["uniform_loss"]
+        reported = done.summary["training"]
+        assert reported["restarts"] == 1
+        assert "after epoch 1 of 4" in reported["restart_reason"]
+        assert not reported["collapsed"]
+        assert reported["losses"]["val_loss"] < 0.5 * reported["uniform_loss"]
         assert load_bundle(done.out / "model.safetensors").model.network.nets[0].out_conv.bias.abs().max() < 1
 
     @pytest.mark.parametrize("scheduler", ["constant", "plateau", "exponential"])
     def test_the_second_attempt_has_no_past(self, run, start_with, scheduler):
-        """To rounding the training that begins with these weights and a third of the rate, and no other moments."""
+        """To rounding the training that starts with these weights and a third of the rate, and no other moments."""
         whole = {"batch_size": 64, "seed": 3, "passes": 1}
         execution = {"scheduler": scheduler, "enable_checkpointing": False}
         start_with(self.dead)
@@ -403,16 +403,16 @@ class TestRecovery:
             torch.testing.assert_close(after.weights[name], value, rtol=1e-3, atol=1e-5)
 
     def test_a_quarter_of_the_budget_at_least(self, run):
-        """Found at the end of early stopping or of the time, it still has a quarter; early stopping counts anew."""
+        """Detected when early stopping or the time ends, it still has a quarter; early stopping counts from 0."""
         execution = {"learning_rate": 1e-9, "early_stop_patience": 1}
-        told = run(**self.FLAT, epochs=100, execution=execution).summary["training"]
-        assert "after epoch 2 of 100" in told["restart_reason"]
-        assert told["stopped_by"] == "early stopping"
-        assert told["epochs"] == 4
-        short = run(**self.FLAT, epochs=1, execution={"learning_rate": 1e-9, "scheduler": "plateau"})
+        reported = run(**self.COLLAPSING, epochs=100, execution=execution).summary["training"]
+        assert "after epoch 2 of 100" in reported["restart_reason"]
+        assert reported["stopped_by"] == "early stopping"
+        assert reported["epochs"] == 4
+        short = run(**self.COLLAPSING, epochs=1, execution={"learning_rate": 1e-9, "scheduler": "plateau"})
         assert short.summary["training"]["epochs"] == 2
         assert short.rates == pytest.approx([1e-9] * 5 + [1e-9 / 3] * 5)
-        timed = run(**self.FLAT, epochs=1_000_000, max_seconds=0.4, execution={"learning_rate": 1e-9})
+        timed = run(**self.COLLAPSING, epochs=1_000_000, max_seconds=0.4, execution={"learning_rate": 1e-9})
         assert timed.summary["training"]["restarts"] == 1
         assert timed.summary["training"]["stopped_by"] == "max_seconds"
 
@@ -444,7 +444,7 @@ class TestSupervised:
         bare = replace(scan, object_truth=None, object_origin_yx_px=None)
         with pytest.raises(ContractError, match=r"truth\.missing") as caught:
             run(bare, supervised_weight=1.0)
-        assert "--synthetic" in str(caught.value)
+        assert "`synthetic=N`" in str(caught.value)
         run(bare, supervised_weight=1.0, synthetic=2, n_groups=40)
 
     def test_validation_without_truth_has_no_error(self, run, scan, tmp_path):
@@ -520,11 +520,11 @@ class TestExecution:
 
     def test_schedules(self, run):
         """Over the 10 steps, as TRN-6 has them."""
-        share = np.arange(10) / 10
+        fraction = np.arange(10) / 10
         expected = {
             "constant": np.ones(10),
-            "cosine": 0.02 + 0.98 * (1 + np.cos(np.pi * share)) / 2,
-            "exponential": 10 ** (-1.7 * share),
+            "cosine": 0.02 + 0.98 * (1 + np.cos(np.pi * fraction)) / 2,
+            "exponential": 10 ** (-1.7 * fraction),
         }
         for name, factors in expected.items():
             rates = run(execution={"scheduler": name, "learning_rate": 1e-3}).rates
@@ -577,7 +577,7 @@ class TestExecution:
         assert "ptycho-torch[mlflow]" in str(caught.value)
 
     def test_devices_and_strategy(self, run, monkeypatch):
-        """Two processes are asked for; what they compute is tested in test_processes.py."""
+        """Two processes are requested; what they compute is tested in test_processes.py."""
         monkeypatch.setattr(pl.Trainer, "fit", lambda self, *_: (_ for _ in ()).throw(InterruptedError))
         seen = []
         init = pl.Trainer.__init__

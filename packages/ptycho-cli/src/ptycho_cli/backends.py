@@ -24,14 +24,14 @@ def load_backend(name: str = DEFAULT) -> ModuleType | Any:
             Problem("--backend", "backend.unknown", "one of " + ", ".join(ALIASES), repr(name), nearest(name, ALIASES))
         )
     canonical = ALIASES[name]
-    found = _installed().get(canonical)
+    entry = _installed().get(canonical)
     remedy = f"pip install 'ptycho-cli[{canonical}]'"
-    if found is None:
+    if entry is None:
         raise ContractError(
             Problem("--backend", "backend.missing", f"backend '{canonical}' installed", _names(), remedy)
         )
     try:
-        return found.load()
+        return entry.load()
     except ModuleNotFoundError as error:
         raise ContractError(
             Problem(

@@ -12,7 +12,7 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem, 
 
 
 def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Options of a configuration file, flat, by option name.
+    """Options of a configuration file by option name, without its tables.
 
     Args:
         path: A TOML file, or None for no options.
@@ -28,13 +28,13 @@ def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str
     content = _parse(path)
     by_key = {key: row for row in rows for key in (_key(row.name), _key(row.flag.removeprefix("--")), *row.aliases)}
     sections = {row.section for row in rows}
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     problems: list[Problem] = []
     for section, key, value in _entries(content, sections):
         where = f"{path}: {'.'.join(filter(None, (section, key)))}"
         row = by_key.get(_key(key))
         if section == "" and key in extra:
-            found[key] = value
+            options[key] = value
         elif section not in ("", *sections):
             problems.append(
                 _problem(where, "config.unknown", "a known table", repr(section), nearest(section, sections))
@@ -48,15 +48,15 @@ def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str
             problems.append(
                 _problem(where, "config.table", f"'{row.name}' in [{row.section}]", f"[{section}]", "move it")
             )
-        elif row.name in found:
+        elif row.name in options:
             problems.append(_problem(where, "config.repeated", f"'{row.name}' once", "it twice", "remove one"))
         elif not row.accepts(value):
             problems.append(_problem(where, "config.value", row.legal, repr(value), "give a legal value"))
         else:
-            found[row.name] = float(value) if row.type is float else value
+            options[row.name] = float(value) if row.type is float else value
     if problems:
         raise ContractError(problems)
-    return found
+    return options
 
 
 def _parse(path: Path) -> Mapping[str, Any]:
@@ -67,11 +67,11 @@ def _parse(path: Path) -> Mapping[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ContractError(_problem(str(path), "config.toml", "a TOML file", str(error), "mend the syntax")) from error
+        raise ContractError(_problem(str(path), "config.toml", "a TOML file", str(error), "fix the syntax")) from error
 
 
 def _entries(content: Mapping[str, Any], sections: set[str]) -> Iterator[tuple[str, str, Any]]:
-    """Each (table, key, value); the table of a flat key is the empty text."""
+    """Each (table, key, value); the table of a top-level key is the empty string."""
     for name, value in content.items():
         if not isinstance(value, Mapping):
             yield "", name, value

@@ -34,7 +34,7 @@ def build_app() -> App:
     app = App(
         name="ptycho-cli",
         version=lambda: version("ptycho-cli"),
-        help="Neural ptychography: train a network on scans, image other scans with it, or reconstruct without one.",
+        help="Neural ptychography: train a network on scans, infer other scans with it, or reconstruct without one.",
         help_epilogue=f"Every command accepts {_DEBUG}: show the traceback of an error.",
         help_format="plaintext",
         result_action="return_value",
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 the work failed, 2 usage or bad input.
 
     Args:
-        argv: The words after the program's name; by default those of this process, whose warnings
+        argv: The words after the program's name; default: those of this process; its warnings
             are then shown as one line each.
     """
     if argv is None:
@@ -105,7 +105,7 @@ def _one_line(error: Exception) -> str:
     text = " ".join(str(error).split()) or "no message"
     problems: Sequence[Problem] = getattr(error, "problems", ())
     if len(problems) > 1 and len({(one.remedy, one.code) for one in problems}) == 1:
-        # What mends them all is said once.
+        # A remedy for all of them is printed once.
         each = " | ".join(f"{one.where}: expected {one.expected}, found {one.found}" for one in problems)
         text = " ".join(f"{len(problems)} problems: {each}; {problems[0].remedy} [{problems[0].code}]".split())
     if isinstance(error, MissingArgumentError) and not error.keyword and not (error.argument and error.argument.tokens):

@@ -24,7 +24,7 @@ INFER_SECTIONS = (DataConfig, InferenceConfig, ExecutionConfig)
 RECONSTRUCT_SECTIONS = (DataConfig, ReconstructionConfig, ExecutionConfig)
 
 _MEASUREMENT = ("measurement", "nphotons")
-_DESCENT = ("enable_progress_bar", "enable_checkpointing", "early_stop_patience")
+_FIT = ("enable_progress_bar", "enable_checkpointing", "early_stop_patience")
 
 
 def offered(
@@ -41,24 +41,24 @@ def offered(
 
 TRAIN_OPTIONS = offered(TRAIN_SECTIONS, without=("inference_batch_size",))
 INFER_OPTIONS = offered(
-    INFER_SECTIONS, only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_DESCENT)
+    INFER_SECTIONS, only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_FIT)
 )
-RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_DESCENT))
+RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_FIT))
 EVALUATE_OPTIONS = tuple(row for row in RECONSTRUCT_OPTIONS if row.name != "enable_checkpointing")
 
 _TITLES = {
     "data": "Data",
     "model": "Network",
     "training": "Training",
-    "inference": "Imaging",
-    "reconstruction": "Joint descent",
+    "inference": "Inference",
+    "reconstruction": "Joint reconstruction",
     "execution": "Execution",
 }
 _GROUPS = {section: Group(title, sort_key=place) for place, (section, title) in enumerate(_TITLES.items(), start=10)}
 
 
 def negative_flag(row: Option) -> str | None:
-    """The flag that answers no, for a boolean option."""
+    """The flag that switches a boolean option off."""
     if row.type is not bool:
         return None
     return row.negative_flag or "--no-" + row.flag.removeprefix("--")

@@ -21,10 +21,10 @@ class ArraySpec:
 
     Attributes:
         name: Name of the array in its record or file.
-        dims: One entry a dimension: an int fixes the size, a name must have the same size
+        dims: One entry per dimension: an int fixes the size, a name must have the same size
             wherever it occurs in the same set of arrays.
         kinds: Legal NumPy dtype kinds, of ``u i f c b``.
-        dtype: Exact dtype, where the contract fixes it.
+        dtype: Exact dtype, if the contract fixes it.
         unit: What a value means; for messages and docs.
         minimum: Smallest legal value of a real array.
         optional: Whether None is legal.
@@ -60,22 +60,22 @@ def problems_of(record: Any, specs: Sequence[ArraySpec], *, where: str = "", con
     """
     arrays = record if isinstance(record, Mapping) else {spec.name: getattr(record, spec.name) for spec in specs}
     sizes: dict[str, tuple[int, str]] = {}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for spec in specs:
         here = f"{where}: {spec.name}" if where else spec.name
         array = arrays.get(spec.name)
         if array is None:
             if not spec.optional:
-                found.append(Problem(here, "array.missing", spec.layout, "nothing", f"provide '{spec.name}'"))
+                problems.append(Problem(here, "array.missing", spec.layout, "nothing", f"provide '{spec.name}'"))
             continue
         if not isinstance(getattr(array, "dtype", None), np.dtype):
-            found.append(Problem(here, "array.type", spec.layout, type(array).__name__, "pass a NumPy array"))
+            problems.append(Problem(here, "array.type", spec.layout, type(array).__name__, "pass a NumPy array"))
             continue
         structural = [*_dtype_problems(array, spec, here), *_shape_problems(array, spec, here, sizes)]
-        found += structural
+        problems += structural
         if content and not structural:
-            found += _content_problems(array, spec, here)
-    return found
+            problems += _content_problems(array, spec, here)
+    return problems
 
 
 def validate(record: Any, specs: Sequence[ArraySpec], *, where: str = "", content: bool = True) -> None:
@@ -84,16 +84,16 @@ def validate(record: Any, specs: Sequence[ArraySpec], *, where: str = "", conten
     Raises:
         ContractError: with all problems of all arrays.
     """
-    found = problems_of(record, specs, where=where, content=content)
-    if found:
-        raise ContractError(found)
+    problems = problems_of(record, specs, where=where, content=content)
+    if problems:
+        raise ContractError(problems)
 
 
 def _dtype_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:
     kind_is_wrong = array.dtype.kind not in spec.kinds
     if kind_is_wrong or (spec.dtype is not None and array.dtype != np.dtype(spec.dtype)):
-        wanted = spec.dtype or " or ".join(KIND_NAMES[kind] for kind in spec.kinds)
-        yield Problem(here, "array.dtype", wanted, str(array.dtype), "convert the array explicitly")
+        expected = spec.dtype or " or ".join(KIND_NAMES[kind] for kind in spec.kinds)
+        yield Problem(here, "array.dtype", expected, str(array.dtype), "convert the array explicitly")
 
 
 def _shape_problems(
@@ -113,17 +113,17 @@ def _shape_problems(
             yield Problem(here, "array.empty", f"at least one {dim}", f"shape {array.shape}", "provide data")
             continue
         if isinstance(dim, int):
-            wanted, words = dim, f"axis {axis} of size {dim}"
+            expected, words = dim, f"axis {axis} of size {dim}"
         else:
-            wanted, owner = sizes.setdefault(dim, (size, spec.name))
-            words = f"axis {axis} ('{dim}') of size {wanted} as in {owner}"
-        if size != wanted:
+            expected, owner = sizes.setdefault(dim, (size, spec.name))
+            words = f"axis {axis} ('{dim}') of size {expected} as in {owner}"
+        if size != expected:
             yield Problem(here, "array.shape", words, f"shape {array.shape}", "make the sizes agree")
 
 
 def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:
     not_finite = below = 0
-    # Unsigned values need no look: patterns in a memory map then stay unread.
+    # Unsigned values need no check, so that patterns in a memory map stay unread.
     check_finite = array.dtype.kind in "fc" and spec.finite
     check_minimum = spec.minimum is not None and array.dtype.kind in ("fi" if spec.minimum <= 0 else "fiu")
     for block in _blocks(array) if check_finite or check_minimum else ():

@@ -54,7 +54,7 @@ __all__ = [
 ]
 
 _HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
-_VALIDATION = "share of the used patterns that judge the fit and are not fitted: the epoch of their lowest loss is kept"
+_VALIDATION = "fraction of the used patterns for validation, not fitted; the epoch of their lowest loss is kept"
 
 
 def channel_count(gridsize: int) -> int:
@@ -84,20 +84,22 @@ class DataConfig(Section):
     section: typing.ClassVar[str] = "data"
 
     N: int = option(64, "side of a pattern in pixels; read from the file", minimum=2)
-    gridsize: int = option(2, "patterns a group, along one side: a group has gridsize^2 patterns", minimum=1, maximum=8)
+    gridsize: int = option(
+        2, "patterns per group along one side: a group has gridsize^2 patterns", minimum=1, maximum=8
+    )
     n_groups: int | None = option(None, "number of groups; the commands use the number of patterns", minimum=1)
     neighbor_count: int | None = option(
-        None, "K: members are drawn from a seed's K nearest neighbours; gridsize^2 + 2 where not given", minimum=0
+        None, "K: members are drawn from a seed's K nearest neighbours; default: gridsize^2 + 2", minimum=0
     )
     oversampling: int | None = option(None, "instead of n_groups: this many groups of every pattern", minimum=1)
     min_distance_px: float | None = option(None, "patterns nearer to a seed are not its neighbours", minimum=0.0)
     max_distance_px: float | None = option(None, "patterns farther from a seed are not its neighbours", above=0.0)
     sequential: bool = option(False, "take seeds and subsamples in the order of acquisition, not at random")
-    subsample: int | None = option(None, "patterns of each scan to use; all where not given", minimum=1)
-    nphotons: float = option(1e5, "mean photons a pattern, for files of normalised amplitude", above=0.0)
+    subsample: int | None = option(None, "patterns of each scan to use; default: all", minimum=1)
+    nphotons: float = option(1e5, "mean photons per pattern, for files of normalised amplitude", above=0.0)
     measurement: str = option(
         "auto",
-        "what the file's patterns are; auto takes the file's own word, else measures it or refuses",
+        "what the file's patterns are; auto: as the file declares, else from the values",
         choices=("auto", "counts", "amplitude", "normalised-amplitude"),
     )
 
@@ -144,7 +146,7 @@ class ModelConfig(Section):
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     architecture: str = option("unrolled", "network", choices=("unrolled", "cnn"))
-    iterations: int = option(2, "unrolled: rounds of physics, each with a network of its own", minimum=1, maximum=16)
+    iterations: int = option(2, "unrolled: rounds of physics, each with its own network", minimum=1, maximum=16)
     passes: int = option(
         3, "unrolled: passes over all patterns before each network", minimum=1, maximum=64, aliases=("sweeps",)
     )
@@ -153,7 +155,7 @@ class ModelConfig(Section):
 
     @property
     def gridsize(self) -> int:
-        """Patterns a group along one side."""
+        """Patterns per group along one side."""
         return self.data.gridsize
 
     @property
@@ -173,34 +175,34 @@ class TrainingConfig(Section):
 
     section: typing.ClassVar[str] = "training"
 
-    batch_size: int = option(16, "groups a step", minimum=1)
+    batch_size: int = option(16, "groups per step", minimum=1)
     epochs: int = option(5, "passes over the training groups", minimum=1)
     max_seconds: float | None = option(None, "stop training after this many seconds of wall time", above=0.0)
     seed: int = option(0, "seed of every random choice", minimum=0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     hold_out: str | None = option(None, _HOLD_OUT)
     val_fraction: float = option(
-        0.05, "share of the groups kept for val_loss where no validation file is given", minimum=0.0, maximum=0.5
+        0.05, "fraction of the groups kept for val_loss if no validation file is given", minimum=0.0, maximum=0.5
     )
     calibrate_probe: bool | None = option(
         None,
-        "calibrate the probe by joint descent before training; by default where the file does not call it exact",
+        "calibrate the probe by joint reconstruction before training; default: unless the file declares it exact",
         flag="--calibrate-probe",
         negative_flag="--keep-probe",
     )
     synthetic: int = option(
         0,
-        "train on this many simulated objects under the scan's own probe, positions and dose, not on the scan",
+        "train on this many simulated objects with the scan's own probe, positions and dose, not on the scan",
         minimum=0,
     )
     supervised_weight: float = option(
         0.0,
-        "weight of the squared error of the object, beside the loss on the patterns; needs true objects: synthetic, or "
-        "files that hold theirs",
+        "weight of the squared error of the object, added to the loss on the patterns; needs true objects: synthetic "
+        "or files with a true object",
         minimum=0.0,
     )
-    start_from: str | None = option(None, "model whose weights training starts from; of the same network")
-    calibration_epochs: int = option(15, "epochs of the joint descent that calibrates the probe", minimum=1)
+    start_from: str | None = option(None, "model of the same network whose weights training starts from")
+    calibration_epochs: int = option(15, "epochs of the joint reconstruction that calibrates the probe", minimum=1)
 
     def _cross_checks(self) -> list[Problem]:
         return _hold_out_problems(self.section, self.hold_out)
@@ -208,24 +210,24 @@ class TrainingConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceConfig(Section):
-    """How an object is imaged with a trained model."""
+    """How an object is inferred with a trained model."""
 
     section: typing.ClassVar[str] = "inference"
 
     hold_out: str | None = option(None, _HOLD_OUT)
     seed: int = option(0, "seed of the hold-out fraction and of the refinement's minibatches", minimum=0)
-    refine: int = option(0, "epochs of joint descent after the network's image", minimum=0)
-    correct_positions: bool = option(False, "with refine: correct the positions by descent, too")
-    fit_background: bool = option(False, "with refine: fit a background, the same for all patterns, too")
+    refine: int = option(0, "epochs of joint reconstruction after the network's image", minimum=0)
+    correct_positions: bool = option(False, "with refine: also correct the positions, by gradient descent")
+    fit_background: bool = option(False, "with refine: also fit a background, the same for all patterns")
     val_fraction: float = option(0.0, f"with refine: {_VALIDATION}", minimum=0.0, maximum=0.5)
     assembly: str = option(
         "auto",
-        "canvas: all patterns at once on one canvas; groups: stitch the groups' patches; auto: canvas where the "
+        "canvas: all patterns at once on one canvas; groups: stitch the groups' patches; auto: canvas if the "
         "network can",
         choices=("auto", "canvas", "groups"),
     )
     probe_source: str = option(
-        "bundle", "whose probe to image with: the bundle's (calibrated) or the data file's", choices=("bundle", "file")
+        "bundle", "whose probe to use: the bundle's (calibrated) or the data file's", choices=("bundle", "file")
     )
 
     def _cross_checks(self) -> list[Problem]:
@@ -246,18 +248,18 @@ class InferenceConfig(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionConfig(Section):
-    """Joint descent on object and probe, without a network."""
+    """Joint reconstruction of object and probe, without a network."""
 
     section: typing.ClassVar[str] = "reconstruction"
 
     modes: int = option(3, "incoherent probe modes", minimum=1, maximum=8)
     epochs: int = option(30, "passes over the patterns", minimum=1)
     max_seconds: float | None = option(None, "stop after this many seconds of wall time", above=0.0)
-    batch_size: int = option(16, "patterns a step", minimum=1)
+    batch_size: int = option(16, "patterns per step", minimum=1)
     object_learning_rate: float = option(0.02, "Adam step of the object, in units of its amplitude", above=0.0)
     probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)
-    correct_positions: bool = option(False, "correct the positions by descent, too")
-    fit_background: bool = option(False, "fit a background, the same for all patterns, too")
+    correct_positions: bool = option(False, "also correct the positions, by gradient descent")
+    fit_background: bool = option(False, "also fit a background, the same for all patterns")
     val_fraction: float = option(0.0, _VALIDATION, minimum=0.0, maximum=0.5)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     seed: int = option(0, "seed of every random choice", minimum=0)
@@ -287,7 +289,7 @@ class ExecutionConfig(Section):
     prefetch_factor: int | None = option(None, "batches each worker loads ahead", minimum=1)
     learning_rate: float = option(1e-3, "step of the optimiser", above=0.0)
     scheduler: str = option(
-        "cosine", "course of the learning rate", choices=("constant", "cosine", "exponential", "plateau")
+        "cosine", "schedule of the learning rate", choices=("constant", "cosine", "exponential", "plateau")
     )
     enable_progress_bar: bool = option(True, "draw progress", flag="--progress", negative_flag="--quiet")
     enable_checkpointing: bool = option(
@@ -302,7 +304,7 @@ class ExecutionConfig(Section):
     )
     checkpoint_mode: str = option("min", "whether less or more of the metric is better", choices=("min", "max"))
     early_stop_patience: int = option(
-        100, "epochs without improvement before training, or a descent with val_fraction, stops", minimum=1
+        100, "epochs without improvement before training, or a fit with val_fraction, stops", minimum=1
     )
     logger_backend: str = option(
         "csv", "where metrics are logged", choices=("csv", "tensorboard", "mlflow", "none"), flag="--logger"
@@ -336,7 +338,7 @@ SECTIONS: tuple[type[Section], ...] = (
 def from_tables(tables: Mapping[str, Mapping[str, Any]]) -> Resolved:
     """Sections from ``{section: {option: value}}``, as :func:`to_tables` writes them (CFG-16).
 
-    Sections without a table are not built, except that a model's ``data`` must be there.
+    Sections without a table are not built, except that a model's ``data`` must be present.
 
     Raises:
         ContractError: unknown tables or options, illegal values, a model without its data.
@@ -354,7 +356,7 @@ def markdown_table(section: type[Section]) -> str:
 
 
 def _toml(value: Any) -> str:
-    """A default as a configuration file would spell it."""
+    """A default as written in a configuration file."""
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else f"{value:g}"
@@ -375,6 +377,6 @@ def _hold_out_problems(section: str, value: str | None) -> list[Problem]:
             code="config.hold_out",
             expected="a fraction from 0 to below 1, or the path of an .npy file",
             found=repr(value),
-            remedy="write such as '0.1' or 'held_out.npy'",
+            remedy="for example '0.1' or 'held_out.npy'",
         )
     ]

@@ -31,19 +31,19 @@ def update_legacy_dict(
 ) -> None:
     """Write options into a caller's flat dictionary, in place, once, before any data is read.
 
-    Nothing of ours reads the dictionary back. Each option enters under its own name; the further
-    keys, such as ``object.big``, say what holds for this suite (table CFG-20). None leaves an entry
-    as it is, and paths become texts.
+    This suite never reads the dictionary back. Each option is written under its own name; the further
+    keys, such as ``object.big``, describe the behaviour of this suite (table CFG-20). None leaves an entry
+    as it is, and paths become strings.
 
     Args:
         cfg: The dictionary to fill.
-        config: One section or several; the execution configuration is passed over.
+        config: One section or several; the execution configuration is skipped.
         output_dir: Written as ``output_prefix``.
         train_data_file: Written as ``train_data_file_path``.
         test_data_file: Written as ``test_data_file_path``.
 
     Raises:
-        ContractError: something that is no section, or two sections that give one key different
+        ContractError: an argument that is not a section, or two sections that give one key different
             values; ``cfg`` is then untouched.
     """
     new: dict[str, Any] = {
@@ -106,6 +106,6 @@ def _entries(section: Section) -> dict[str, Any]:
         entries["nepochs"] = section.epochs
         entries["probe.trainable"] = section.calibrate_probe is not False
     if isinstance(section, InferenceConfig):
-        # The refinement's own share, beside that of the training.
+        # The refinement's own fraction, besides that of the training.
         entries["refine_val_fraction"] = entries.pop("val_fraction")
     return entries

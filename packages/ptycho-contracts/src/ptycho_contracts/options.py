@@ -236,17 +236,17 @@ def resolve(sections: Iterable[type[Section]], layers: Mapping[str, Mapping[str,
     Raises:
         ContractError: unknown names or illegal values, of all layers and sections at once.
     """
-    wanted = _with_references(sections)
-    known = sorted({row.name for section in wanted for row in schema(section)})
+    requested = _with_references(sections)
+    known = sorted({row.name for section in requested for row in schema(section)})
     problems: list[Problem] = []
     applied: dict[str, dict[str, Any]] = {}
     for layer, named in layers.items():
-        values = present_names(named, wanted)
+        values = present_names(named, requested)
         problems += unknown_names(values, known, where=layer)
         for name, value in values.items():
             applied.setdefault(name, {"value": value, "source": layer})
     merged = {name: entry["value"] for name, entry in applied.items()}
-    built = _build({section: _own(section, merged) for section in wanted}, problems)
+    built = _build({section: _own(section, merged) for section in requested}, problems)
     return Resolved(sections=built, applied=applied)
 
 
@@ -280,7 +280,7 @@ def to_tables(sections: Iterable[Section]) -> dict[str, dict[str, Any]]:
 
 
 def build_tables(tables: Mapping[str, Mapping[str, Any]], known: Iterable[type[Section]]) -> Resolved:
-    """Sections from ``{section: {option: value}}``, each referring to the ones beside it.
+    """Sections from ``{section: {option: value}}``, each referring to the others.
 
     Raises:
         ContractError: unknown tables or options, illegal values, a table without the one that it

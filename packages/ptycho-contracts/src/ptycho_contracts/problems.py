@@ -1,6 +1,6 @@
 """Problems with an input, and the errors that carry them.
 
-A problem says what was expected, what was found, where, and how to mend it.
+A problem says what was expected, what was found, where, and how to correct it.
 Validators collect every problem of an input before one error is raised.
 """
 
@@ -20,7 +20,7 @@ class Problem:
         code: Stable identifier, such as ``"array.shape"``; texts may change, codes do not.
         expected: What a good input has.
         found: What this input has.
-        remedy: How the user can mend it.
+        remedy: How the user can correct it.
     """
 
     where: str
@@ -62,7 +62,7 @@ class MissingFileError(PtychoError, FileNotFoundError):
 
 
 class WorkFailedError(PtychoError, RuntimeError):
-    """The input was good, and the work on it failed all the same."""
+    """The input was good, but the work on it failed."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

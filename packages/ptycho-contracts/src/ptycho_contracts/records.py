@@ -70,17 +70,17 @@ class Scan:
 
     Attributes:
         measurements: (pattern, N, N), any integer or float dtype, zero frequency at
-            ``[N // 2, N // 2]``; what a pixel holds is said by ``unit``.
+            ``[N // 2, N // 2]``; ``unit`` says what a pixel holds.
         unit: ``"counts"`` (photons) or ``"amplitude"`` (square root of counts).
         positions_px: (pattern, 2) float64, ``[x, y]``: object coordinate of pixel
             ``[N // 2, N // 2]`` of each pattern's patch.
         probe: (mode, N, N) complex64 or None.
-        probe_kind: ``"exact"`` only where the source says that the probe is the true one.
-        bad_pixels: (N, N) bool or None; True marks a detector pixel to be ignored.
+        probe_kind: ``"exact"`` only if the source declares that the probe is the true one.
+        bad_pixels: (N, N) bool or None; True marks a detector pixel to ignore.
         scan_index: (pattern,) int64; groups never mix different values.
         object_truth: (H, W) complex64 or None, the true object of all patterns, of a simulation.
         object_origin_yx_px: (2,) float64, object coordinate of ``object_truth[0, 0]``.
-        object_truths: Where the scans have objects of their own: each scan's by its ``scan_index``.
+        object_truths: If the scans have different objects: the true object of each, by ``scan_index``.
         metadata: JSON values: source, decisions taken on reading, physical geometry.
 
     Raises:
@@ -102,12 +102,12 @@ class Scan:
     def __post_init__(self) -> None:
         if self.scan_index is None and hasattr(self.measurements, "shape"):
             object.__setattr__(self, "scan_index", np.zeros(self.measurements.shape[:1], np.int64))
-        found = problems_of(self, SCAN_ARRAYS, where="Scan")
-        found += _choice_problems("Scan: unit", self.unit, get_args(MeasurementUnit))
-        found += _choice_problems("Scan: probe_kind", self.probe_kind, get_args(ProbeKind))
-        found += _pair_problems("Scan", self, ("object_truth", "object_origin_yx_px"))
-        if found:
-            raise ContractError(found)
+        problems = problems_of(self, SCAN_ARRAYS, where="Scan")
+        problems += _choice_problems("Scan: unit", self.unit, get_args(MeasurementUnit))
+        problems += _choice_problems("Scan: probe_kind", self.probe_kind, get_args(ProbeKind))
+        problems += _pair_problems("Scan", self, ("object_truth", "object_origin_yx_px"))
+        if problems:
+            raise ContractError(problems)
         if self.object_truths:
             _require_truths(self)
 
@@ -166,7 +166,7 @@ class Batch:
         counts: (group, C, N, N) float32 photon counts.
         nn_indices, coords_offsets, coords_relative: as in :class:`Groups`.
         mean_counts: (group,) float32, mean counts per pattern of the scan that the group
-            belongs to; it fixes the gauge of the probe (specs/physics.md).
+            belongs to; it fixes the probe normalisation (specs/physics.md).
         truth: (group, C, N, N) complex64 or None, the true object under each pattern (PHY-4).
 
     Raises:
@@ -198,13 +198,13 @@ RECONSTRUCTION_ARRAYS = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reconstruction:
-    """An imaged object with what is needed to simulate its patterns again.
+    """A reconstructed object with what is needed to simulate its patterns again.
 
     Attributes:
         object: (H, W) complex64.
         origin_yx_px: (2,) float64, object-pixel coordinate of ``object[0, 0]``.
-        weight: (H, W) float32, summed illumination; 0 where no pattern ever looked.
-        probe: (mode, N, N) complex64, in the gauge of specs/physics.md.
+        weight: (H, W) float32, summed illumination; 0 at pixels that no pattern covers.
+        probe: (mode, N, N) complex64, normalised as in specs/physics.md (PHY-10).
         positions_px: (pattern, 2) float64, ``[x, y]``, as used.
 
     Raises:
@@ -224,8 +224,8 @@ class Reconstruction:
 def _choice_problems(where: str, value: Any, choices: tuple[str, ...]) -> list[Problem]:
     if value in choices:
         return []
-    wanted = "one of " + ", ".join(map(repr, choices))
-    return [Problem(where, "record.choice", wanted, repr(value), "say what the source declares")]
+    expected = "one of " + ", ".join(map(repr, choices))
+    return [Problem(where, "record.choice", expected, repr(value), "say what the source declares")]
 
 
 def _pair_problems(where: str, record: Any, names: tuple[str, str]) -> list[Problem]:
@@ -245,10 +245,10 @@ def _pair_problems(where: str, record: Any, names: tuple[str, str]) -> list[Prob
 
 
 def _require_truths(scan: Scan) -> None:
-    """ARR-17: one way to give the truth, and only of scans that are there."""
-    found = []
+    """ARR-17: one way to give the truth, and only for scans that exist."""
+    problems = []
     if scan.object_truth is not None:
-        found.append(
+        problems.append(
             Problem(
                 "Scan: object_truths",
                 "record.truths",
@@ -260,7 +260,7 @@ def _require_truths(scan: Scan) -> None:
     strangers = sorted(set(scan.object_truths) - set(np.unique(scan.scan_index).tolist()))
     if strangers:
         known = np.unique(scan.scan_index).tolist()
-        found.append(
+        problems.append(
             Problem(
                 "Scan: object_truths",
                 "record.truths",
@@ -269,16 +269,16 @@ def _require_truths(scan: Scan) -> None:
                 "key each object by the 'scan_index' of its patterns",
             )
         )
-    if found:
-        raise ContractError(found)
+    if problems:
+        raise ContractError(problems)
 
 
 def _validate_grouped(record: Any, specs: Sequence[ArraySpec], where: str) -> None:
-    found = problems_of(record, specs, where=where)
-    if not any("coords_relative" in problem.where for problem in found):
-        found += _centre_problems(record.coords_relative, where)
-    if found:
-        raise ContractError(found)
+    problems = problems_of(record, specs, where=where)
+    if not any("coords_relative" in problem.where for problem in problems):
+        problems += _centre_problems(record.coords_relative, where)
+    if problems:
+        raise ContractError(problems)
 
 
 def _centre_problems(coords_relative: NDArray[np.float32], where: str) -> list[Problem]:

@@ -1,4 +1,4 @@
-"""Files that take their place in one step, only when all of them is on disk."""
+"""Files that are replaced in one step, only when they are complete on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """A temporary path beside ``path``; it takes the place of ``path`` only when the block succeeds.
+    """A temporary path beside ``path``; it replaces ``path`` only if the block succeeds.
 
-    Whatever fails, ``path`` holds what it held before, and the temporary file is removed.
+    After a failure ``path`` has its previous content, and the temporary file is removed.
 
     Raises:
         MissingFileError: the folder does not exist.
@@ -28,7 +28,9 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         )
     if path.is_dir():
         raise ContractError(
-            Problem(str(path), "file.kind", "the path of a file to write", "a directory", "name the file as well")
+            Problem(
+                str(path), "file.kind", "the path of a file to write", "a directory", "give the name of a file, too"
+            )
         )
     temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:

@@ -46,7 +46,7 @@ class BundleFile:
         config: Of the model, with its ``data``.
         weights: float32 arrays by name, such as ``network.nets.0.in_conv.weight`` (out, in, kh, kw).
         probe: (modes, N, N) complex64 of unit energy.
-        mean_counts: Mean photons a pattern of the training patterns.
+        mean_counts: Mean photons per pattern of the training patterns.
         provenance: JSON values.
     """
 
@@ -128,7 +128,7 @@ def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) ->
     Args:
         path: Of the bundle, for the error.
         given: What the bundle holds.
-        wanted: What is to be trained.
+        wanted: The model to train.
 
     Raises:
         ContractError: ``bundle.other_network``, for each option that differs.
@@ -140,7 +140,7 @@ def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) ->
             "bundle.other_network",
             str(getattr(wanted, name)),
             str(getattr(given, name)),
-            f"train with {name} {getattr(given, name)} too, or start anew",
+            f"train with {name} {getattr(given, name)} too, or leave `start_from` out",
         )
         for name in names
         if getattr(given, name) != getattr(wanted, name)
@@ -151,20 +151,20 @@ def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) ->
 
 def _check_tensors(path: Path, config: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Names, dtypes and values of all tensors, and the shapes of those that are not weights."""
-    wanted = {"probe": (config.modes, config.data.N, config.data.N, 2), "mean_counts": (1,)}
-    for name, shape in wanted.items():
-        found = tensors[name].shape if name in tensors else "none"
-        if found != shape:
-            raise broken(path, f"'{name}' of shape {shape}", str(found))
+    shapes = {"probe": (config.modes, config.data.N, config.data.N, 2), "mean_counts": (1,)}
+    for name, shape in shapes.items():
+        actual = tensors[name].shape if name in tensors else "none"
+        if actual != shape:
+            raise broken(path, f"'{name}' of shape {shape}", str(actual))
     for name, value in tensors.items():
         dtype = "float64" if name == "mean_counts" else "float32"
-        if not (name in wanted or name.startswith(NETWORK)) or value.dtype != dtype:
+        if not (name in shapes or name.startswith(NETWORK)) or value.dtype != dtype:
             raise broken(path, f"'probe', 'mean_counts' and '{NETWORK}...', as {dtype}", f"'{name}' as {value.dtype}")
     unfit = _not_finite(tensors)
     if unfit:
         raise broken(path, "finite values", f"NaN or infinite values in {unfit}")
     if not tensors["probe"].any() or not float(tensors["mean_counts"][0]) > 0:
-        raise broken(path, "a probe with light and positive 'mean_counts'", "zeros")
+        raise broken(path, "a probe with energy and positive 'mean_counts'", "zeros")
 
 
 def _present_name(name: str) -> str:

@@ -1,9 +1,9 @@
 """Checksums of array data at the speed of memory (specs/store.md, SUM).
 
-SHA-256 of all bytes takes longer than writing them. Here 4096 lanes of 64 bits take up the data
-word by word, each step reversible, and SHA-256 seals the lanes of every 16 MiB: any change
-within 32 KiB is found with certainty, others but for chance (2^-64). It is no defence against
-forgery, for which nothing beside the data could be.
+SHA-256 of all bytes takes longer than writing them. Here 4096 lanes of 64 bits absorb the data
+word by word, each step reversible, and SHA-256 hashes the lanes of every 16 MiB: any change
+within 32 KiB is detected with certainty, others with probability 1 - 2^-64. It does not protect
+against forgery, which no checksum stored with the data can do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHIFT = np.uint64(29)
 
 
 class Checksum:
-    """Checksum of a stream of bytes, whatever the pieces it comes in.
+    """Checksum of a stream of bytes, independent of how it is split into pieces.
 
     Attributes:
         blocks: Digests of the finished blocks of 16 MiB.
@@ -52,7 +52,7 @@ class Checksum:
         return state
 
     def update(self, data: memoryview) -> None:
-        """Take up the next bytes."""
+        """Add the next bytes."""
         self._bytes += len(data)
         if self._pending:
             missing = _ROW_BYTES - len(self._pending)
@@ -127,12 +127,12 @@ def pieces(array: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def raw(array: NDArray[Any]) -> memoryview:
-    """Bytes of an array in C order, without a copy where they lie so already."""
+    """Bytes of an array in C order, without a copy if they are stored so already."""
     return np.ascontiguousarray(array).data.cast("B") if array.size else memoryview(b"")
 
 
 def release_pages(array: NDArray[Any]) -> None:
-    """Let go of the pages of a read-only memory map, so that reading all of it takes no memory."""
+    """Release the pages of a read-only memory map, so that reading all of it takes no memory."""
     base: Any = array
     while isinstance(base, np.ndarray):
         if isinstance(base, np.memmap) and getattr(base, "mode", "") != "r":
@@ -148,11 +148,11 @@ def sha256_of(*arrays: NDArray[Any] | None) -> str:
     >>> sha256_of(np.zeros(2), None) == sha256_of(np.zeros(2))
     False
     """
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for array in arrays:
         if array is None:
-            found.update(b"none\n")
+            digest.update(b"none\n")
             continue
-        found.update(f"{array.dtype.str} {array.shape}\n".encode())
-        found.update(raw(array))
-    return found.hexdigest()
+        digest.update(f"{array.dtype.str} {array.shape}\n".encode())
+        digest.update(raw(array))
+    return digest.hexdigest()

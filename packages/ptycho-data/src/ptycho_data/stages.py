@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 Progress = Callable[[str, int, int], None]
-"""Told the name of a stage, what is done of it, and how much it is."""
+"""Called with the name of a stage, the amount done, and the total."""
 
 
 @dataclass
@@ -27,6 +27,6 @@ class Stages:
         self.cpu_seconds[name] = self.cpu_seconds.get(name, 0.0) + time.process_time() - cpu
 
     def rate(self, patterns: int, stage: str) -> float | None:
-        """Patterns a CPU second of a stage; None where it took no time."""
+        """Patterns per CPU second of a stage; None if it took no time."""
         cpu = self.cpu_seconds.get(stage, 0.0)
         return patterns / cpu if cpu > 0 else None

@@ -25,7 +25,7 @@ def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str], *, se
     """Write tensors and header; what was at ``path`` is replaced in one step, only when all is on disk.
 
     Args:
-        path: The file; its folder is made where it is missing.
+        path: The file; its folder is created if missing.
         tensors: Contiguous arrays by name.
         header: Texts.
         sealed: Names of the header entries that the checksum covers, beside the tensors.
@@ -52,10 +52,10 @@ def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 
 def tensor_digest(header: Mapping[str, str], tensors: Tensors, sealed: tuple[str, ...]) -> str:
     """SHA-256 of the sealed header entries and of all tensors, as BUN-6 has it."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for key in sealed:
-        found.update(f"{key}\n{header[key]}\n".encode())
+        digest.update(f"{key}\n{header[key]}\n".encode())
     for name in sorted(tensors):
-        found.update(f"{name}\n{'x'.join(map(str, tensors[name].shape))}\n".encode())
-        found.update(np.ascontiguousarray(tensors[name]).data)
-    return found.hexdigest()
+        digest.update(f"{name}\n{'x'.join(map(str, tensors[name].shape))}\n".encode())
+        digest.update(np.ascontiguousarray(tensors[name]).data)
+    return digest.hexdigest()

@@ -27,7 +27,7 @@ def load_bundle(path: Path | str) -> Bundle:
     path = Path(path)
     content = read_bundle(path)
     try:
-        # Places without memory of their own: what is allocated is decided by the file's tensors, not by its header.
+        # Variables without allocated memory: the file's tensors decide what is allocated, not its header.
         model = PtychoModel(content.config, content.probe, make=shapes_only)
         requested = {name: place.shape for name, place in model.weights.items()}
     except (ValueError, OverflowError, TypeError) as error:
@@ -36,7 +36,7 @@ def load_bundle(path: Path | str) -> Bundle:
     if requested != present:
         raise broken(path, "the tensors of its configuration", _difference(requested, present))
     put_weights(model.network, content.weights, NETWORK)
-    # As it is in the file, bit for bit, and not brought to unit energy once more.
+    # As in the file, bit for bit: not normalised to unit energy again.
     model.probe = tf.constant(content.probe)
     return Bundle(model, content.mean_counts, content.provenance)
 

@@ -48,14 +48,14 @@ class Checkpoints(keras.callbacks.Callback):
 
     @property
     def best_epoch(self) -> int | None:
-        """Number of the best epoch; None where none was kept."""
+        """Number of the best epoch; None if none was kept."""
         return self._kept[0][1] if self._kept else None
 
     def best(self) -> Weights | None:
-        """Weights of the best epoch; None where none was kept.
+        """Weights of the best epoch; None if none was kept.
 
         Raises:
-            ContractError: a file that was altered since.
+            ContractError: a file that was changed since.
         """
         if not self._kept:
             return None

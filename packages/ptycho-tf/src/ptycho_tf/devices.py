@@ -9,10 +9,10 @@ from ptycho_tf.framework import tf
 
 
 def pick_device(config: ExecutionConfig) -> str:
-    """The device that ``accelerator`` names, ``"cpu"`` or ``"gpu"``; ``auto`` takes a GPU where there is one.
+    """The device that ``accelerator`` names, ``"cpu"`` or ``"gpu"``; ``auto`` takes a GPU if there is one.
 
     Raises:
-        ContractError: the device that was asked for does not exist here.
+        ContractError: the requested device does not exist here.
     """
     present = {"gpu": bool(tf.config.list_physical_devices("GPU")), "cpu": True}
     if config.accelerator == "auto":

@@ -1,4 +1,4 @@
-"""TensorFlow and its Keras, imported here first: with a clear word where it is missing, and without their banner."""
+"""TensorFlow and its Keras, imported here first: with a clear message if it is missing, and without its banner."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 
 @contextmanager
 def _without_banner() -> Iterator[None]:
-    """TensorFlow's libraries greet on file descriptor 2 before any log level of theirs is read."""
-    # Errors only, unless the user says otherwise; also in the processes that are started from here, which inherit it.
+    """TensorFlow's libraries write a banner to file descriptor 2 before they read their log level."""
+    # Errors only, unless the user says otherwise; also in child processes, which inherit it.
     if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2") in ("0", "1") or "tensorflow" in sys.modules:
         yield  # the user wants to see it, or it is too late
         return
@@ -27,11 +27,11 @@ def _without_banner() -> Iterator[None]:
 
 
 def _with_as_many_threads() -> None:
-    """TensorFlow's own thread pools read neither OMP_NUM_THREADS nor anything else that other libraries read."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    if wanted.isdecimal() and int(wanted) > 0:
+    """Limit TensorFlow's thread pools, which ignore OMP_NUM_THREADS and the variables of other libraries."""
+    requested = os.environ.get("OMP_NUM_THREADS", "")
+    if requested.isdecimal() and int(requested) > 0:
         for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
-            os.environ.setdefault(name, wanted)
+            os.environ.setdefault(name, requested)
 
 
 _with_as_many_threads()

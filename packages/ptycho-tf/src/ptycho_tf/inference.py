@@ -1,4 +1,4 @@
-"""A trained model at work: on a whole canvas, or group by group. Imports no trainer."""
+"""Inference with a trained model: on a whole canvas, or group by group. Imports no trainer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def object_on_canvas(
         subsets=[sites[subset] for subset in subsets],
         mask=good_pixels(bad_pixels),
     )
-    found: NDArray[np.complex64] = estimates[-1].numpy()
-    return found
+    result: NDArray[np.complex64] = estimates[-1].numpy()
+    return result
 
 
 def group_patches(
@@ -67,8 +67,8 @@ def expected_counts(
 
     def expected(indices: NDArray[np.int64]) -> NDArray[np.float32]:
         chosen = placement[indices]
-        found: NDArray[np.float32] = _counts(canvas, modes, added, chosen.corners_yx, chosen.fractions_yx).numpy()
-        return found
+        result: NDArray[np.float32] = _counts(canvas, modes, added, chosen.corners_yx, chosen.fractions_yx).numpy()
+        return result
 
     return expected
 

@@ -1,4 +1,4 @@
-"""Parameters of a joint reconstruction, the patterns that they simulate, and Adam's steps (PHY-27 to PHY-32)."""
+"""Parameters of a joint reconstruction, their simulated patterns, and steps of Adam [Adam] (PHY-27 to PHY-32)."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ptycho_tf.losses import LOSSES
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, normalised_intensity, simulate
 
 _SMALLEST_ROOT = 1e-8
-"""As PyTorch's Adam has it."""
+"""The value of PyTorch's Adam."""
 
 
 class _Adam:
-    """Adam's state for one real variable; ``eps`` is added to the root of the corrected second moment."""
+    """State of Adam [Adam] for one real variable; ``eps`` is added to the root of the corrected second moment."""
 
     def __init__(self, variable: tf.Variable, rate: float) -> None:
         self._variable, self._rate, self._steps = variable, rate, 0
         self._moments = [tf.Variable(tf.zeros_like(variable)) for _ in range(2)]
 
     def numbers(self, factor: float) -> list[float]:
-        """Numbers of the next step that change from step to step: beta powers, rate, eps."""
+        """Numbers of the next step that differ between steps: beta powers, rate, eps."""
         self._steps += 1
         first, second = (beta**self._steps for beta in ADAM_BETAS)
         return [first, second, self._rate * factor, _SMALLEST_ROOT * math.sqrt(1 - second)]
@@ -56,7 +56,7 @@ class _Adam:
         return first, second, self._steps
 
     def restore(self, first: NDArray[np.float32], second: NDArray[np.float32], steps: int) -> None:
-        """Take a state."""
+        """Set the state."""
         self._steps = steps
         for moment, value in zip(self._moments, (first, second), strict=True):
             moment.assign(value)
@@ -74,7 +74,7 @@ class JointParameters:
         self._loss, self._mask = LOSSES[problem.loss], good_pixels(problem.source.bad_pixels)
         self._last_start = problem.last_start_yx.astype(np.float32)
         side = problem.sites.N
-        # Complex parameters as pairs of real numbers, each with moments of its own.
+        # Complex parameters as pairs of real numbers, each with its own moments.
         self._object = tf.Variable(to_pairs(problem.object_start))
         self._modes = tf.Variable(to_pairs(problem.modes))
         self._shifts = tf.Variable(tf.zeros((len(problem.sites), 2)))
@@ -97,7 +97,7 @@ class JointParameters:
         )
 
     def loss(self, rows: NDArray[np.int64]) -> float:
-        """Loss of these patterns as they are simulated now."""
+        """Loss of these patterns with the present parameters."""
         return float(self._validate(tf.constant(rows), tf.constant(self._problem.source.counts(rows))))
 
     def _chosen(self, positions_move: bool) -> list[int]:
@@ -134,7 +134,7 @@ class JointParameters:
         return intensities
 
     def _shifted(self, sites: Placement, shifts: Tensor) -> Placement:
-        """Sites moved by shifts, held on the canvas; fractions carry the gradient, corners are whole numbers."""
+        """Sites moved by shifts, clamped to the canvas; fractions carry the gradient, corners are integers."""
         start = tf.cast(sites.corners_yx, tf.float32) + sites.fractions_yx
         moved = tf.minimum(tf.maximum(start + shifts, 0.0), self._last_start)
         corners = tf.floor(tf.stop_gradient(moved))
@@ -150,17 +150,17 @@ class JointParameters:
         return {name: value.numpy().copy() for name, value in self._named.items()}
 
     def restore(self, parameters: Arrays) -> None:
-        """Take these parameters."""
+        """Set the parameters."""
         for name, value in self._named.items():
             value.assign(parameters[name])
 
     def moments(self) -> Moments:
-        """Adam's state of the parameters that have been stepped."""
+        """State of Adam for the parameters that have taken a step."""
         states = {name: adam.state for name, adam in zip(self._named, self._adam, strict=True)}
         return {name: state for name, state in states.items() if state[2]}
 
     def restore_moments(self, moments: Moments) -> None:
-        """Take this state of Adam."""
+        """Set the state of Adam."""
         for name, adam in zip(self._named, self._adam, strict=True):
             if name in moments:
                 adam.restore(*moments[name])

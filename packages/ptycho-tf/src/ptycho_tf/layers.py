@@ -22,16 +22,16 @@ def fresh(seed: int, dtype: str) -> Make:
 
 
 def shapes_only(shape: tuple[int, ...], bound: float) -> Any:
-    """Makes zeros that take no memory: places for weights that come from a file."""
+    """Makes zeros that take no memory, to be replaced by weights from a file."""
     return np.broadcast_to(np.float32(0), shape)
 
 
 class Conv:
-    """A convolution with zeros around the image, as many on both sides, also where it strides.
+    """A convolution with zero padding, the same on both sides, also with a stride.
 
     Args:
-        before, after: Channels.
-        side: Of the square kernel, odd.
+        before, after: Number of channels.
+        side: Side of the square kernel, odd.
         make: Makes a variable of a shape, with values uniform within a bound.
         zero: Start at zero instead.
     """
@@ -82,15 +82,15 @@ class Layers:
 
     def parts(self) -> dict[str, Any]:
         """Parts by their names in a bundle; those in a list are numbered."""
-        found: dict[str, Any] = {}
+        parts: dict[str, Any] = {}
         for name, value in vars(self).items():
             numbered = {f"{name}.{number}": item for number, item in enumerate(value)} if type(value) is list else {}
-            found |= {key: part for key, part in (numbered or {name: value}).items() if isinstance(part, Conv | Layers)}
-        return found
+            parts |= {key: part for key, part in (numbered or {name: value}).items() if isinstance(part, Conv | Layers)}
+        return parts
 
 
 def weights(part: Conv | Layers, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every variable of a network with its dotted name, as it stands in a bundle."""
+    """Every variable of a network with its dotted name, as in a bundle."""
     if isinstance(part, Conv):
         yield f"{prefix}weight", part.weight
         yield f"{prefix}bias", part.bias
@@ -101,16 +101,16 @@ def weights(part: Conv | Layers, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def with_weights(part: Any, values: Iterator[Tensor]) -> Any:
     """A copy of a network that computes with other tensors, taken in the order of :func:`weights`."""
-    twin = copy(part)
+    clone = copy(part)
     if isinstance(part, Conv):
-        twin.weight, twin.bias = next(values), next(values)
-        return twin
+        clone.weight, clone.bias = next(values), next(values)
+        return clone
     for name, value in vars(part).items():
         if isinstance(value, Conv | Layers):
-            setattr(twin, name, with_weights(value, values))
+            setattr(clone, name, with_weights(value, values))
         elif type(value) is list:
-            setattr(twin, name, [with_weights(item, values) for item in value])
-    return twin
+            setattr(clone, name, [with_weights(item, values) for item in value])
+    return clone
 
 
 def put_weights(part: Conv | Layers, values: Mapping[str, Any], prefix: str = "", *, dtype: str = "float32") -> None:

@@ -55,7 +55,7 @@ def make_loader(
         first_pass: Number of the first pass.
         devices: Devices that train together: a step's batches follow each other, one for each. With more than one, pass
             follows pass without an end.
-        num_workers: Threads that read batches ahead of the training; 0 reads each when it is asked for.
+        num_workers: Threads that read batches ahead of the training; 0 reads each when it is needed.
         prefetch_factor: Batches that each thread reads ahead; default: 2.
     """
     passes, step = itertools.count(first_pass), batch_size * devices
@@ -68,12 +68,12 @@ def make_loader(
             yield from deal(order[first : first + step], devices)
 
     def batches() -> Iterator[Arrays]:
-        # Several devices read ahead, over the end of a pass: passes are then counted by the reader, not by the calls.
+        # Several devices read ahead, beyond the end of a pass: then the reader counts the passes, not the calls.
         numbers = [next(passes)] if devices == 1 else itertools.count(first_pass)
         rows = itertools.chain.from_iterable(map(rows_of, numbers))
         return read_ahead(groups.arrays, rows, workers=num_workers, each=prefetch_factor or 2)
 
-    found = tf.data.Dataset.from_generator(batches, output_signature=signature_of(groups))
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature_of(groups))
     if devices > 1:
-        return found
-    return found.apply(tf.data.experimental.assert_cardinality(-(-len(groups) // batch_size)))
+        return dataset
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(groups) // batch_size)))

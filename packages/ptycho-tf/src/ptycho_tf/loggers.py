@@ -40,7 +40,7 @@ def loggers(kind: str, output_dir: Path) -> list[Any]:
 
 
 class _Csv(keras.callbacks.Callback):
-    """A row an epoch. Keras' own logger leaves its file open where a training fails."""
+    """One row per epoch. Keras' own logger leaves its file open if a training fails."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

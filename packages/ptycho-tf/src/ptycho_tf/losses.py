@@ -15,7 +15,7 @@ def amplitude_loss(
 
     Args:
         simulated, measured: (..., N, N) intensities in the same unit.
-        eps: Smoothing, in that unit; may be (M, 1, 1), one a pattern.
+        eps: Smoothing, in that unit; may be (M, 1, 1), one per pattern.
         mask: (N, N), 1 where a pixel counts and 0 elsewhere.
     """
     difference = tf.sqrt(simulated + eps) - tf.sqrt(measured + eps)
@@ -25,9 +25,9 @@ def amplitude_loss(
 def poisson_loss(
     simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
 ) -> Tensor:
-    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
+    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and never less."""
     excess, scale = simulated - measured, measured + eps
-    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and is -inf in the end.
+    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and ends at -inf.
     near = tf.abs(excess) < 0.5 * scale
     close_by = tf.math.log1p(tf.where(near, excess / scale, tf.zeros_like(excess)))
     far = tf.math.log(tf.where(near, tf.ones_like(excess), (simulated + eps) / scale))
@@ -48,7 +48,7 @@ def supervised_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         estimate, truth: (groups, C, N, N) complex.
-        weight: (N, N) real, illumination of a patch, its largest value 1.
+        weight: (N, N) real, illumination of a patch, with maximum 1.
     """
     power = _weighed(squared_modulus(truth), weight)
     least = tf.maximum(power, LEAST_TRUTH * float(truth.shape[1]) * tf.reduce_sum(weight))

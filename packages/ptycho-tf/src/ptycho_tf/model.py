@@ -1,4 +1,4 @@
-"""Network and physics as one trainable thing: groups of counts in, simulated patterns and their loss out."""
+"""Network and physics as one trainable model: from groups of counts to simulated patterns and their loss."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ptycho_tf.physics import (
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What a batch of groups costs.
+    """Losses of a batch of groups.
 
     Attributes:
-        total: All iterations on the diffraction patterns, the last one most (TRN-1).
-        last: The last estimate alone, without gradient.
-        supervised: PHY-33 of all iterations in the same way (TRN-15); None where the batch has no truth.
-        supervised_last: The last estimate alone, without gradient, or None.
-        patches: (B * C, N, N) complex, the last estimate under each pattern, without gradient.
+        total: Loss of all iterations on the diffraction patterns; the last one has the largest weight (TRN-1).
+        last: Loss of the last estimate alone, without gradient.
+        supervised: PHY-33 of all iterations in the same way (TRN-15); None if the batch has no truth.
+        supervised_last: PHY-33 of the last estimate alone, without gradient, or None.
+        patches: (B * C, N, N) complex, the last estimate at each pattern, without gradient.
     """
 
     total: Tensor
@@ -87,8 +87,8 @@ class PtychoModel:
 
     def probe_array(self) -> NDArray[np.complex64]:
         """(K, N, N) probe of unit energy."""
-        found: NDArray[np.complex64] = self.probe.numpy()
-        return found
+        probe: NDArray[np.complex64] = self.probe.numpy()
+        return probe
 
     def weight_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The network's weights by their names in a bundle."""
@@ -119,7 +119,7 @@ class PtychoModel:
         mean_counts = tf.cast(batch["mean_counts"], self.dtype)
         measured = tf.reshape(normalised_intensity(counts, mean_counts[:, None, None, None]), (-1, side, side))
         placement = group_placement(batch["coords_relative"], canvas_shape, side)
-        # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
+        # One member of every group per subset: on its own canvas each then moves as far as in a whole scan.
         subsets = tf.range(channels)[:, None] + tf.range(groups) * channels
         estimates = self.network(
             tf.sqrt(measured), self.probe_for(measured), placement, subsets=subsets, canvases=groups, mask=mask
@@ -154,7 +154,7 @@ class PtychoModel:
         )
 
     def uniform_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
-        """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
+        """Uniform-object baseline: loss of the best uniform object of a batch. A network that learned is below it."""
         counts = tf.constant(batch["counts"])
         mean_counts = tf.constant(batch["mean_counts"])
         channels, side = counts.shape[1:3]
@@ -169,12 +169,12 @@ class PtychoModel:
 
 
 def _summed(losses: list[Tensor]) -> Tensor:
-    """That of the last estimate, and of every earlier one with its smaller weight."""
+    """Value of the last estimate, plus those of all earlier ones with smaller weights."""
     earlier = tf.add_n(losses[:-1]) if losses[:-1] else tf.zeros_like(losses[-1])
     return losses[-1] + EARLIER_ITERATIONS * earlier
 
 
 def light_on(batch: Mapping[str, Tensor], mask: Tensor | None) -> Tensor:
-    """Sum of a batch's measured intensities over good pixels, in units of the mean counts: what its loss divides by."""
+    """Sum of a batch's measured intensities over good pixels, in units of the mean counts: the divisor of its loss."""
     light = batch["counts"] / batch["mean_counts"][:, None, None, None]
     return tf.reduce_sum(light if mask is None else light * to_centre(tf.cast(mask, light.dtype)))

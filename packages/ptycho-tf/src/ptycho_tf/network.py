@@ -1,6 +1,6 @@
 """Networks from diffraction to object: ``unrolled`` iterates physics on a canvas, ``cnn`` maps patterns to patches.
 
-Both take moduli in the probe's gauge (PHY-21) and return object estimates on the placement's canvas, the
+Both take moduli for a normalised probe (PHY-21) and return object estimates on the placement's canvas, the
 best one last. Weights have the names and layouts of the bundle (specs/bundle.md).
 """
 
@@ -23,9 +23,9 @@ from ptycho_tf.physics import Placement, Tensor, add_patches, illumination, scal
 
 
 class CanvasNet(Layers):
-    """A small U-Net that corrects an object estimate on a canvas.
+    """A small U-Net [UNet] that corrects an object estimate on a canvas.
 
-    It works at half resolution (pixel unshuffle) and below, because what a physics step lacks is long
+    It works at half resolution (pixel unshuffle) and below, because a physics step has only a short
     range. Its last layer starts at zero, so that an untrained net adds nothing.
     """
 
@@ -51,13 +51,13 @@ class CanvasNet(Layers):
 
 
 class Unrolled(Layers):
-    """Iterated physics on a canvas, with a small network's correction in every iteration.
+    """Iterated physics on a canvas, with a small network's correction in every iteration [Unrolling].
 
-    An iteration is some passes over subsets of the patterns, and a net. For each subset a pass reads the patches,
-    simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum; the last pass ends with the mean of what it
-    went through. Then the net sees the estimate, what the passes changed, and the illumination, and adds its
-    correction. The same weights serve a group's canvas and that of a whole scan.
+    An iteration is a number of passes over subsets of the patterns, followed by a net. For each subset a pass reads the
+    patches, simulates them, replaces the moduli by the measured ones, scatter-adds the differences through the
+    conjugate probe on the canvas, divides by the subset's illumination, and takes a step with momentum [Nesterov]. The
+    last pass ends with the mean of its estimates. Then the net sees the estimate, the change by the passes, and the
+    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
 
     Args:
         compute_dtype: Of the nets' work; physics stays in the precision of the probe.
@@ -113,7 +113,7 @@ class Unrolled(Layers):
             ends = number == len(self.nets) - 1
             moved, velocity = passes(object_, velocity, dampings, ends_with_mean=ends)
             values = [tf.convert_to_tensor(value) for _, value in weights(net)]
-            # Outside a graph a net is called too few times to be worth one.
+            # Outside a graph there are too few calls of a net for a graph to pay off.
             corrected = partial(_corrected, net, self.compute_dtype) if tf.executing_eagerly() else self._corrected
             object_ = _tiled(partial(corrected, values), object_, moved, seen, canvases)
             estimates.append(object_)
@@ -121,7 +121,7 @@ class Unrolled(Layers):
 
 
 def _tiled(corrected: Any, before: Tensor, object_: Tensor, seen: Tensor, canvases: Any) -> Tensor:
-    """The corrected estimate; a large canvas outside a graph, so without gradients, goes in tiles."""
+    """The corrected estimate; a large canvas outside a graph, so without gradients, is processed in tiles."""
     if not tf.executing_eagerly() or canvases != 1 or max(object_.shape) <= TILE_PX + 2 * HALO_PX:
         return corrected(before, object_, seen, canvases)
     height, width = object_.shape
@@ -129,7 +129,7 @@ def _tiled(corrected: Any, before: Tensor, object_: Tensor, seen: Tensor, canvas
     for top in range(0, height, TILE_PX):
         row = []
         for left in range(0, width, TILE_PX):
-            # Tiles begin at multiples of 4, so that they are cut into the same pixels at every level.
+            # Tiles start at multiples of 4, so that their pixels are the same at every level.
             y, x = max(0, top - HALO_PX), max(0, left - HALO_PX)
             window = np.s_[y : top + TILE_PX + HALO_PX, x : left + TILE_PX + HALO_PX]
             tile = corrected(before[window], object_[window], seen[window], 1)
@@ -159,10 +159,10 @@ def _corrected(
 
 
 class PatchNet(Layers):
-    """The reference's U-Net: C diffraction patterns to C object patches, amplitude and phase by decoders of their own.
+    """The U-Net of [PtychoPINN]: C diffraction patterns to C object patches; amplitude and phase have a decoder each.
 
-    Three pooled stages; two doublings lead back to the central half of a patch, and a coarse second head fills
-    its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
+    Three pooling stages; two upsampling stages give the central half of a patch, and a second, coarse head fills its
+    border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): these ranges cover every object of the field.
     """
 
     infers_whole_canvas = False
@@ -190,7 +190,7 @@ class PatchNet(Layers):
         """One estimate on the stacked group canvases, (H, W) complex; arguments as in :class:`Unrolled`."""
         side = int(amplitude.shape[-1])
         patterns = amplitude if mask is None else amplitude * mask
-        # In the probe's gauge a pattern's mean square is 1 / N^2; the net sees values about 1, zero frequency central.
+        # For a normalised probe the mean squared modulus is 1 / N^2; the net sees about 1, zero frequency central.
         code = tf.reshape(to_centre(patterns), (canvases, self.channels, side, side)) * side
         code = tf.cast(tf.transpose(code, (0, 2, 3, 1)), self.compute_dtype)
         code = tf.pad(code, ((0, 0), (0, -side % 8), (0, -side % 8), (0, 0)))
@@ -207,7 +207,7 @@ class PatchNet(Layers):
 
 
 class _Decoder(Layers):
-    """From the code to one real image a channel: central half by doublings, border from a coarse head."""
+    """From the code to one real image per channel: central half by upsampling, border from a coarse head."""
 
     def __init__(self, widths: tuple[int, int, int], channels: int, make: Make) -> None:
         self.first = _TwoConvs(widths[2], widths[1], make=make)
@@ -241,17 +241,18 @@ class _TwoConvs(Layers):
 def merge(patches: Tensor, probe: Tensor, placement: Placement) -> Tensor:
     """Patches (M, N, N) merged on a canvas with one weight, |P|^2, for numerator and denominator (PHY-7).
 
-    Pixels without light hold 1, empty space.
+    Pixels without illumination hold 1 (empty space).
     """
     power = tf.reduce_sum(squared_modulus(probe), axis=0)
     weight = illumination(probe, placement)
-    lit = weight > 0
-    merged = scaled(add_patches(scaled(patches, power), placement), 1 / tf.where(lit, weight, tf.ones_like(weight)))
-    return tf.where(lit, merged, tf.ones_like(merged))
+    illuminated = weight > 0
+    divisor = tf.where(illuminated, weight, tf.ones_like(weight))
+    merged = scaled(add_patches(scaled(patches, power), placement), 1 / divisor)
+    return tf.where(illuminated, merged, tf.ones_like(merged))
 
 
 def build_network(config: ModelConfig, *, make: Make, compute_dtype: str = "float32") -> Unrolled | PatchNet:
-    """The network that a configuration asks for.
+    """The network of a configuration.
 
     Args:
         make: Makes its variables: :func:`ptycho_tf.layers.fresh` or ``shapes_only``.

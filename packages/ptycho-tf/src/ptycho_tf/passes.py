@@ -19,10 +19,10 @@ Moduli = Callable[[int], Tensor]
 
 
 class TensorPasses:
-    """Passes over subsets of one size, whose moduli are in memory: for groups, with gradients by the object.
+    """Passes over subsets of one size, whose moduli are in memory: for groups, with gradients for the object.
 
-    One step stands in the graph, in a loop: a graph with all steps one after the other takes far longer to build and
-    to optimise than a short training takes.
+    The graph holds one step, in a loop: a graph with all steps in sequence takes far longer to build and to optimise
+    than a short training takes.
 
     Args:
         amplitude: (M, N, N) measured moduli.
@@ -58,7 +58,7 @@ class TensorPasses:
                 self._sites, corners_yx=self._sites.corners_yx[subset], fractions_yx=self._sites.fractions_yx[subset]
             )
             divisor = self._lights[subset] + dampings[step // self._count]
-            # Nothing but object and velocity has a gradient; a loop would gather one for each tensor that it reads.
+            # Only object and velocity have gradients; a loop would gather one for each tensor that it reads.
             moved = physics_step(
                 object_,
                 velocity,
@@ -79,7 +79,7 @@ class TensorPasses:
 
 
 class StreamPasses:
-    """Passes over subsets whose moduli are read when their turn comes: for a whole scan, without gradients.
+    """Passes over subsets whose moduli are read when they are needed: for a whole scan, without gradients.
 
     Args and attributes as those of :class:`TensorPasses`, but
         amplitude: Gives the moduli of a subset by its number.
@@ -90,7 +90,7 @@ class StreamPasses:
         self._amplitude, self._probe = amplitude, probe
         self._sites = [Placement.of(subset) for subset in subsets]
         modes = probe.numpy()
-        # In NumPy, whose sums into slices cost least.
+        # In NumPy, where sums into slices are cheapest.
         self._lights = [tf.constant(scan_illumination(modes, subset)) for subset in subsets]
         self.light = tf.add_n(self._lights)
         N, real, spec = subsets[0].N, self.light.dtype, tf.TensorSpec
@@ -109,7 +109,7 @@ class StreamPasses:
                 spec((), real),
             ],
         )
-        # One graph for subsets of all sizes; itself, because its wrapper takes longer than some of its operations.
+        # One graph for subsets of all sizes; called directly, because its wrapper takes longer than some operations.
         self._step = graph.get_concrete_function()
 
     def __call__(
@@ -145,14 +145,14 @@ def _step(
     damping: Tensor,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
-    """A physics step whose placement comes as tensors, as graphs take them."""
+    """A physics step whose placement is given as tensors, for graphs."""
     shape = tuple(tf.unstack(tf.shape(object_)))
     site = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]), fixed=True)
     return physics_step(object_, velocity, amplitude, probe, site, divisor=light + damping, **options)
 
 
 def _lights(probe: Tensor, sites: Placement) -> Tensor:
-    """Illumination (S, H, W) of S subsets of n sites: placed at once, on canvases one below the other."""
+    """Illumination (S, H, W) of S subsets of n sites: scatter-added at once, on canvases one below the other."""
     count = int(sites.corners_yx.shape[0])
     height, width = sites.shape
     below = tf.range(count, dtype=tf.int64) * tf.cast(height, tf.int64)

@@ -17,12 +17,12 @@ from ptycho_data.canvas import Sites
 from ptycho_tf.framework import tf
 
 Tensor = Any
-"""A ``tf.Tensor``; its shape and dtype stand in the docstrings."""
+"""A ``tf.Tensor``; its shape and dtype are in the docstrings."""
 
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where M patches sit on a canvas.
+    """Sites of M patches on a canvas.
 
     Attributes:
         corners_yx: (M, 2) int64, canvas pixel of each patch's pixel [0, 0], rounded down.
@@ -30,7 +30,7 @@ class Placement:
         shape: (H, W) of the canvas; (B * H, W) for B group canvases, one below the other. Numbers, or scalar
             tensors where a traced batch leaves B open.
         N: Side of a patch.
-        fixed: Whether nobody fits the positions, so that the fractions need no gradient.
+        fixed: Whether the positions are not fitted, so that the fractions need no gradient.
     """
 
     corners_yx: Tensor
@@ -111,9 +111,9 @@ def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
 
 
 def add_patches(patches: Tensor, placement: Placement) -> Tensor:
-    """Sum (M, N, N) patches onto a canvas: the exact adjoint of :func:`extract_patches` (PHY-5)."""
+    """Scatter-add (M, N, N) patches on a canvas: the exact adjoint of :func:`extract_patches` (PHY-5)."""
 
-    # Positions of placed patches have no gradient: nobody fits them there.
+    # Positions of scatter-added patches have no gradient: no fit needs it.
     @tf.custom_gradient
     def add(values: Tensor) -> tuple[Tensor, Any]:
         windows = _spread(values, placement.fractions_yx)
@@ -124,7 +124,7 @@ def add_patches(patches: Tensor, placement: Placement) -> Tensor:
 
 
 def with_patch(canvas: Tensor, patch: Tensor, site: Placement) -> Tensor:
-    """The canvas with one patch (1, N, N) added at its site: in its own memory where nobody else holds it."""
+    """The canvas with one patch (1, N, N) added at its site: in place if nothing else refers to the canvas."""
     n, corner = site.N + 1, site.corners_yx[0]
     there = tf.slice(canvas, corner, (n, n)) + _spread(patch, site.fractions_yx)[0]
     return tf.raw_ops.TensorStridedSliceUpdate(
@@ -137,24 +137,24 @@ def _read_windows(canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
     if corners_yx.shape[0] == 1:
         return tf.slice(canvas, corners_yx[0], (n, n))[None]
     if tf.config.list_logical_devices("GPU"):
-        return tf.gather(tf.reshape(canvas, (-1,)), _flat_indices(corners_yx, n, _size(canvas, 1)))
-    # On a CPU slices beat a gather of single pixels, the more the larger the patch.
+        return tf.gather(tf.reshape(canvas, (-1,)), _pixel_indices(corners_yx, n, _size(canvas, 1)))
+    # On a CPU slices are faster than a gather of single pixels, and more so for larger patches.
     count = _size(corners_yx, 0)
     windows = tf.TensorArray(canvas.dtype, count, element_shape=(n, n))
-    body = lambda i, got: (i + 1, got.write(i, tf.slice(canvas, corners_yx[i], (n, n))))  # noqa: E731
+    body = lambda i, array: (i + 1, array.write(i, tf.slice(canvas, corners_yx[i], (n, n))))  # noqa: E731
     _, windows = tf.while_loop(lambda i, _: i < count, body, (0, windows), parallel_iterations=1)
     return windows.stack()
 
 
 def _add_windows(windows: Tensor, corners_yx: Tensor, shape: tuple[Any, Any]) -> Tensor:
-    """(M, n, n) windows summed onto an (H, W) canvas."""
+    """(M, n, n) windows scatter-added on an (H, W) canvas."""
     height, width = shape
-    flat = _flat_indices(corners_yx, _size(windows, 2), width)
-    return tf.reshape(tf.math.unsorted_segment_sum(windows, flat, height * width), (height, width))
+    indices = _pixel_indices(corners_yx, _size(windows, 2), width)
+    return tf.reshape(tf.math.unsorted_segment_sum(windows, indices, height * width), (height, width))
 
 
-def _flat_indices(corners_yx: Tensor, n: Any, width: Any) -> Tensor:
-    """(M, n, n) int32 indices of the windows' pixels in a canvas laid out row after row."""
+def _pixel_indices(corners_yx: Tensor, n: Any, width: Any) -> Tensor:
+    """(M, n, n) int32 indices of the windows' pixels in a canvas stored row by row."""
     corners, pixel = tf.cast(corners_yx, tf.int32), tf.range(n)
     first = corners[:, 0] * width + corners[:, 1]
     return first[:, None, None] + (pixel[:, None] * width + pixel)
@@ -171,7 +171,7 @@ def _interpolate(windows: Tensor, fractions_yx: Tensor) -> Tensor:
 
 
 def _slopes(windows: Tensor, fractions_yx: Tensor, upstream: Tensor) -> Tensor:
-    """Gradient of :func:`_interpolate` by the fractions, (M, 2)."""
+    """Gradient of :func:`_interpolate` with respect to the fractions, (M, 2)."""
     (real, _), (weight, _) = _as_real(windows), _as_real(upstream)
     fy, fx = _fractions(fractions_yx, real.dtype)
     down = real[:, 1:] - real[:, :-1]
@@ -194,7 +194,7 @@ def _spread(patches: Tensor, fractions_yx: Tensor) -> Tensor:
 
 
 def _as_real(values: Tensor) -> tuple[Tensor, Any]:
-    """The values as real ones with a last axis of 2 (complex) or 1 (real), and their dtype."""
+    """The values as real numbers with a last axis of 2 (complex) or 1 (real), and their dtype."""
     if values.dtype.is_complex:
         return tf.bitcast(values, values.dtype.real_dtype), values.dtype
     return values[..., None], values.dtype
@@ -219,7 +219,7 @@ def detector_wavefields(patches: Tensor, probe: Tensor) -> Tensor:
 
 
 def back_to_patches(wavefields: Tensor, probe: Tensor) -> Tensor:
-    """Adjoint of :func:`detector_wavefields` by the patches: ``sum_k conj(P_k) F^-1[waves_k]``, (M, N, N)."""
+    """Adjoint of :func:`detector_wavefields` for the patches: ``sum_k conj(P_k) F^-1[psi_k]``, (M, N, N)."""
     modes = tf.math.conj(times(probe, int(probe.shape[-1])))
     return tf.reduce_sum(tf.signal.ifft2d(wavefields) * modes, axis=1)
 
@@ -266,14 +266,14 @@ def illumination(probe: Tensor, placement: Placement) -> Tensor:
     # One patch at all sites: its four neighbours, mixed by a product of matrices.
     around = [tf.reshape(tf.pad(power, ((y, 1 - y), (x, 1 - x))), (-1,)) for y in (0, 1) for x in (0, 1)]
     fy, fx = tf.unstack(tf.cast(placement.fractions_yx, power.dtype), axis=1)
-    shares = tf.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
+    weights = tf.stack(((1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx), axis=1)
     n = placement.N + 1
-    windows = tf.reshape(tf.linalg.matmul(shares, tf.stack(around)), (-1, n, n))
+    windows = tf.reshape(tf.linalg.matmul(weights, tf.stack(around)), (-1, n, n))
     return tf.stop_gradient(_add_windows(windows, placement.corners_yx, placement.shape))
 
 
 def to_corner(patterns: Tensor) -> Tensor:
-    """Patterns with zero frequency at [N // 2, N // 2] to zero frequency at [0, 0].
+    """Patterns with zero frequency moved from [N // 2, N // 2] to [0, 0].
 
     Done once for the data, so that the model need not shift each simulated pattern.
     """

@@ -1,4 +1,4 @@
-"""A collapsed training that is restarted, and the figure that tells of it (specs/training.md, TRN-14, TRN-16)."""
+"""Restart of a collapsed training, and the metric that shows the collapse (specs/training.md, TRN-14, TRN-16)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ptycho_tf.physics import Tensor, squared_modulus
 from ptycho_tf.replicas import summed
 
 _RENAMED = {f"val_{name}": name for name in (PATCH_VARIANCE, "supervised_error")}
-"""Keras puts ``val_`` before all that validation gives."""
+"""Keras puts ``val_`` before the names of all validation metrics."""
 
 
 class Renamed(keras.callbacks.Callback):
-    """Gives figures their names in every report; the first of the callbacks."""
+    """Sets the names of the figures in every report; must be the first callback."""
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         for theirs, ours in _RENAMED.items():
@@ -25,10 +25,10 @@ class Renamed(keras.callbacks.Callback):
 
 
 class Recovery(keras.callbacks.Callback):
-    """Ends an attempt that collapsed, and says that another is due; after early stopping in the list.
+    """Ends a collapsed attempt and reports that a restart is due; comes after early stopping in the list.
 
     Args:
-        attempts: Decides.
+        attempts: Decides whether to restart.
 
     Attributes:
         due: Whether training should be restarted.
@@ -69,7 +69,7 @@ class PatchVariance(keras.metrics.Metric):
         )
 
     def update_state(self, patches: Tensor) -> None:
-        """Some more patches, (M, N, N) complex, and those of the other devices of the step."""
+        """Add patches, (M, N, N) complex, and those of the other devices of the step."""
         patches = tf.cast(patches, tf.complex64)
         total = tf.reduce_sum(patches, 0)
         real, imaginary, power, count = summed(
@@ -86,7 +86,7 @@ class PatchVariance(keras.metrics.Metric):
         self._count.assign_add(count)
 
     def result(self) -> Tensor:
-        """``sum w (mean_m |O_m|^2 - |mean O|^2)``, 0 for patches that are all alike."""
+        """``sum w (mean_m |O_m|^2 - |mean O|^2)``, 0 for identical patches."""
         count = tf.maximum(tf.convert_to_tensor(self._count), 1)
         real, imaginary = (tf.convert_to_tensor(part) / count for part in (self._real, self._imaginary))
         mean = tf.reduce_sum((tf.square(real) + tf.square(imaginary)) * self._weight)

@@ -23,7 +23,7 @@ def require_possible(execution: ExecutionConfig) -> None:
         ContractError: several machines, strategies of another framework, or accumulated gradients on several devices.
     """
     reasons: dict[str, tuple[bool, object, str]] = {
-        "num_nodes": (execution.num_nodes > 1, 1, "Keras' fit cannot bring together the figures of several machines"),
+        "num_nodes": (execution.num_nodes > 1, 1, "Keras' fit cannot combine the figures of several machines"),
         "strategy": (
             execution.strategy != "auto",
             "auto",
@@ -51,29 +51,29 @@ def require_possible(execution: ExecutionConfig) -> None:
 
 
 def prepare_devices(execution: ExecutionConfig) -> None:
-    """Make sure that there are so many devices; before TensorFlow's first operation.
+    """Make sure that there are enough devices; call before TensorFlow's first operation.
 
-    A CPU is as many devices as are asked for, for the rest of the process.
+    A CPU is split into the requested number of devices, for the rest of the process.
 
     Raises:
-        ContractError: fewer GPUs than asked for, or TensorFlow is at work already with fewer CPU devices.
+        ContractError: fewer GPUs than requested, or TensorFlow is already initialised with fewer CPU devices.
     """
     kind, count = pick_device(execution).upper(), execution.devices
     if count == 1:
         return
     if kind == "CPU":
         parts = [tf.config.LogicalDeviceConfiguration()] * count
-        with suppress(RuntimeError):  # at work already: what is there must do
+        with suppress(RuntimeError):  # already initialised: use the existing devices
             tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], parts)
-    found = len(tf.config.list_logical_devices(kind))
-    if found < count:
+    present = len(tf.config.list_logical_devices(kind))
+    if present < count:
         raise ContractError(
             Problem(
                 "execution.devices",
                 "device.absent",
-                f"at most {found}, the {kind} devices of this process",
+                f"at most {present}, the {kind} devices of this process",
                 str(count),
-                f"use `devices={found}`",
+                f"use `devices={present}`",
             )
         )
 
@@ -100,24 +100,29 @@ class Replicas:
     def fitting(
         self, training: tf.data.Dataset, validation: tf.data.Dataset, *, steps: tuple[int, int]
     ) -> dict[str, Any]:
-        """What Keras' fit is to be told of its data.
+        """Arguments of Keras' fit for its data.
 
         Args:
             training, validation: Datasets of the devices' batches, one after the other.
-            steps: Of a pass of each.
+            steps: Steps per pass of each.
         """
         if self._strategy is None:
             return {"x": training, "validation_data": validation}
-        dealt = [
+        distributed = [
             self._strategy.distribute_datasets_from_function(lambda _, data=data: data)
             for data in (training, validation)
         ]
-        # Keras would count batches where these datasets have steps; so they go on for ever, and it is told.
-        return {"x": dealt[0], "validation_data": dealt[1], "steps_per_epoch": steps[0], "validation_steps": steps[1]}
+        # Keras would count batches, not steps; so the datasets repeat without end, and the steps are given.
+        return {
+            "x": distributed[0],
+            "validation_data": distributed[1],
+            "steps_per_epoch": steps[0],
+            "validation_steps": steps[1],
+        }
 
 
 def deal(rows: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
-    """Rows of a step's batch for each of so many devices; none is ever without a row."""
+    """Rows of a step's batch for each of ``count`` devices; each has at least one row."""
     if count == 1:
         return [rows]
     parts = [rows[number::count] for number in range(count)]
@@ -138,12 +143,12 @@ def summed(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def fraction_of(weight: Tensor, dtype: Any) -> Tensor | float:
-    """This device's part of a weight that all devices have."""
+    """This device's fraction of the weight of all devices."""
     return 1.0 if replica_count() == 1 else tf.cast(weight / summed([weight])[0], dtype)
 
 
 def merged(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Gradients of the devices' parts of a loss, as an optimiser of Keras wants them: it adds up those of all devices,
+    """Gradients of the devices' parts of a loss, for an optimiser of Keras: it adds up those of all devices,
     but only after it has clipped each."""
     count = replica_count()
     return list(gradients) if count == 1 else [gradient / count for gradient in summed(gradients)]

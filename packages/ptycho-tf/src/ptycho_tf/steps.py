@@ -1,4 +1,4 @@
-"""The physics step of a network's pass: patterns compared with their measured moduli, and the object moved (NET-5)."""
+"""The physics step of a network's pass: compare patterns with their measured moduli, update the object (NET-5)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ptycho_tf.physics import (
 )
 
 _LARGE_WAVEFIELDS = 1 << 14
-"""Values in the wavefields of one pattern from which it is faster to take the patterns one by one, in the cache, than
-all of a subset in each operation."""
+"""From this number of values in the wavefields of one pattern, it is faster to process the patterns one by one, in the
+cache, than a whole subset in each operation."""
 
 
 def physics_step(
@@ -43,7 +43,7 @@ def physics_step(
         placement: Sites of the n patterns.
         divisor: (H, W) real, illumination and damping.
         mask: (N, N), 1 where a detector pixel is good.
-        one_by_one: Take the patterns one after the other: the same to rounding, but without gradients.
+        one_by_one: Process the patterns one by one: the same to rounding, but without gradients.
     """
     project = back_project_one_by_one if one_by_one else back_project
     step = scaled(project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
@@ -52,7 +52,7 @@ def physics_step(
 
 
 def goes_one_by_one(probe: Tensor) -> bool:
-    """Whether the patterns under this probe are better taken one by one; never on a GPU, which wants many at once."""
+    """Whether it is faster to process patterns with this probe one by one; never on a GPU, which needs many at once."""
     return probe.shape.num_elements() >= _LARGE_WAVEFIELDS and not tf.config.list_logical_devices("GPU")
 
 
@@ -61,8 +61,8 @@ def back_project(
 ) -> Tensor:
     """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
 
-    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
-    simulated one where ``mask`` is 0.
+    psi is the simulated wavefield; psi' has the measured modulus, divided among the modes in proportion, and keeps
+    the simulated one where ``mask`` is 0.
     """
     patches = extract_patches(object_, placement)
     return add_patches(_corrections(patches, amplitude, probe, mask), placement)
@@ -85,7 +85,7 @@ def back_project_one_by_one(
 
 
 def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
-    """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
+    """Corrections of patches (n, N, N), times the conjugate probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
     wavefields = detector_wavefields(patches, probe)
     excess = amplitude * tf.math.rsqrt(intensity(wavefields) + SMALLEST_INTENSITY) - 1
     if mask is not None:

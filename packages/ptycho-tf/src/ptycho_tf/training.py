@@ -45,7 +45,7 @@ _PRECISIONS = {
 
 
 class _Trainee(keras.Model):
-    """The model with its losses, as Keras wants them."""
+    """The model with its losses, as Keras expects them."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class _Trainee(keras.Model):
         self.built = True
 
     def _maybe_symbolic_build(self, *_: Any, **__: Any) -> None:
-        """Nothing: all is built; Keras would take a batch for it, and so change the order of those that follow."""
+        """Does nothing, because all is built: Keras would use up a batch, and change the order of the next ones."""
 
     @property
     def trainable_variables(self) -> list[Any]:
@@ -81,7 +81,7 @@ class _Trainee(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """Means over an epoch, which Keras puts back to 0."""
+        """Means over an epoch, which Keras resets to 0."""
         return [*self._mean.values(), self._variance]
 
     @tf.autograph.experimental.do_not_convert
@@ -115,7 +115,7 @@ class _Trainee(keras.Model):
         return logged | {PATCH_VARIANCE: self._variance.result()}
 
     def _logged(self, name: str, part: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """A figure, of which each device has a part, with the mean over the epoch so far; the same on all devices."""
+        """Mean over the epoch so far of a figure of which each device has a part; the same on all devices."""
         value, groups = summed([part, tf.cast(_groups_in(batch), part.dtype)])
         self._mean[name].update_state(value, sample_weight=groups)
         return {name: self._mean[name].result()}
@@ -206,7 +206,7 @@ def _data(replicas: Replicas, task: TrainingTask, *, first_pass: int) -> dict[st
 
 
 def _trainee(model: PtychoModel, task: TrainingTask) -> _Trainee:
-    """The model in the precision that was asked for, with its optimiser."""
+    """The model in the requested precision, with its optimiser."""
     execution = task.execution
     dtype, compute_dtype = _PRECISIONS[execution.precision]
     working = PtychoModel(model.config, model.probe_array(), dtype=dtype, compute_dtype=compute_dtype)
@@ -232,15 +232,15 @@ def _trainee(model: PtychoModel, task: TrainingTask) -> _Trainee:
     )
     if compute_dtype == "float16":
         optimiser = keras.mixed_precision.LossScaleOptimizer(optimiser)
-    optimiser.build(trainee.trainable_variables)  # else the first step would, and be traced twice for it
+    optimiser.build(trainee.trainable_variables)  # otherwise the first step would, and be traced twice
     trainee.compile(optimizer=optimiser, jit_compile=False)
     return trainee
 
 
 @contextmanager
 def _framework_state(execution: ExecutionConfig) -> Iterator[None]:
-    """TensorFlow's process-wide switch of determinism, as asked for, and put back afterwards."""
-    from tensorflow.python.framework import config as switches  # to read it and to put it back: no public way
+    """TensorFlow's process-wide switch of determinism, set as requested, and restored afterwards."""
+    from tensorflow.python.framework import config as switches  # to read and restore it: there is no public way
 
     before = switches.is_op_determinism_enabled()
     if execution.deterministic and not before:

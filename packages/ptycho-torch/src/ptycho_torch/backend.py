@@ -42,8 +42,8 @@ __all__ = [
 class TorchBackend:
     """Physics, networks and trainer in PyTorch; methods as in :class:`ptycho_data.workflows.backend.Backend`.
 
-    Joint reconstruction and inference work on minibatches that fit a core's cache: measured, a second CPU thread there
-    costs more CPU time than it saves, and on a busy machine wall time too.
+    Joint reconstruction and inference work on minibatches that fit in a core's cache. In measurements a second CPU
+    thread cost more CPU time than it saved, and on a busy machine more wall time too.
     """
 
     name = "torch"

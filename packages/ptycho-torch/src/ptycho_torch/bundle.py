@@ -25,15 +25,15 @@ def load_bundle(path: Path | str) -> Bundle:
     """Open a bundle; errors as :func:`ptycho_data.bundle_file.read_bundle`, also for tensors that do not fit."""
     path = Path(path)
     content = read_bundle(path)
-    # Copies, in memory aligned as torch aligns it: the same bits as from the model that was saved.
+    # Copies, aligned as torch aligns memory: they compute the same bits as the model that was saved.
     weights = {name.removeprefix(NETWORK): torch.from_numpy(value).clone() for name, value in content.weights.items()}
     try:
-        # Without memory of its own: what is allocated is decided by the file's tensors, not by its header.
+        # Without allocated memory: the file's tensors decide what is allocated, not its header.
         with torch.device("meta"):
             model = PtychoModel(content.config, content.probe)
         model.network.load_state_dict(weights, assign=True)
     except (RuntimeError, OverflowError, TypeError) as error:
         raise broken(path, "the tensors of its configuration", " ".join(str(error).split())) from error
-    # As it is in the file, bit for bit, and not brought to unit energy once more.
+    # As in the file, bit for bit: not normalised to unit energy again.
     model.probe = torch.from_numpy(content.probe).clone()
     return Bundle(model.eval(), content.mean_counts, content.provenance)

@@ -20,7 +20,7 @@ class SafetensorsCheckpoints(CheckpointIO):
     """Writes a checkpoint's tensors as safetensors and the rest as JSON in its header."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write atomically; a value that is neither tensor nor JSON raises TypeError and names itself."""
+        """Write atomically; a value that is neither tensor nor JSON raises TypeError with its name."""
         tensors: dict[str, torch.Tensor] = {}
         tree = _strip(checkpoint, "", tensors)
         target = Path(path)
@@ -34,7 +34,7 @@ class SafetensorsCheckpoints(CheckpointIO):
         """Read what :meth:`save_checkpoint` wrote.
 
         Raises:
-            ContractError: not such a file, or a broken one.
+            ContractError: not a checkpoint, or a broken one.
         """
         try:
             with safe_open(path, framework="pt") as file:
@@ -64,7 +64,7 @@ class SafetensorsCheckpoints(CheckpointIO):
 def _strip(value: Any, where: str, tensors: dict[str, torch.Tensor]) -> Any:
     """JSON tree of a nested value; tensors move to ``tensors`` under their place in the tree."""
     if isinstance(value, torch.Tensor):
-        # Copied, because safetensors refuses tensors that share memory, and complex for every reader.
+        # Copied, because safetensors refuses tensors with common memory; complex values as pairs, for every reader.
         real = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
         where = where if where not in tensors else f"{where}#{len(tensors)}"  # keys 1 and "1", "a/b" and a, b
         tensors[where] = real.detach().cpu().clone().contiguous()

@@ -11,10 +11,10 @@ from ptycho_contracts.problems import ContractError, Problem
 
 
 def pick_device(config: ExecutionConfig) -> torch.device:
-    """The device that ``accelerator`` names; ``auto`` takes a GPU where there is one.
+    """The device that ``accelerator`` names; ``auto`` takes a GPU if there is one.
 
     Raises:
-        ContractError: the device that was asked for does not exist here.
+        ContractError: the requested device does not exist here.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if config.accelerator == "auto":
@@ -38,8 +38,8 @@ def pick_device(config: ExecutionConfig) -> torch.device:
 def threads(count: int) -> Iterator[None]:
     """Run a block with that many CPU threads.
 
-    Descent and imaging work on minibatches that fit a core's cache: measured, a second thread there costs more
-    CPU time than it saves, and on a busy machine wall time too.
+    Joint reconstruction and inference work on minibatches that fit in a core's cache. In measurements a second CPU
+    thread cost more CPU time than it saved, and on a busy machine more wall time too.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)

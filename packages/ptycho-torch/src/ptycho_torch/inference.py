@@ -1,4 +1,4 @@
-"""A trained model at work: on a whole canvas, or group by group. Imports no trainer."""
+"""Inference with a trained model: on a whole canvas, or group by group. Imports no trainer."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def object_on_canvas(
             subsets=[torch.from_numpy(subset).to(device) for subset in subsets],
             mask=good_pixels(bad_pixels, device),
         )
-    found: NDArray[np.complex64] = estimates[-1].cpu().numpy()
-    return found
+    result: NDArray[np.complex64] = estimates[-1].cpu().numpy()
+    return result
 
 
 def group_patches(
@@ -66,7 +66,7 @@ def expected_counts(
         with torch.no_grad():
             simulated = simulate(extract_patches(canvas, placement[torch.from_numpy(indices)]), modes)
             counts = simulated if added is None else simulated + added
-            found: NDArray[np.float32] = torch.fft.fftshift(counts, dim=(-2, -1)).numpy()
-            return found
+            result: NDArray[np.float32] = torch.fft.fftshift(counts, dim=(-2, -1)).numpy()
+            return result
 
     return expected

@@ -1,4 +1,4 @@
-"""Parameters of a joint reconstruction, the patterns that they simulate, and Adam's steps (PHY-27 to PHY-32)."""
+"""Parameters of a joint reconstruction, their simulated patterns, and steps of Adam [Adam] (PHY-27 to PHY-32)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class JointParameters:
 
     Args:
         problem: What is fitted.
-        device: Where.
+        device: Device of the computation.
     """
 
     def __init__(self, problem: JointProblem, *, device: str = "cpu") -> None:
@@ -61,7 +61,7 @@ class JointParameters:
         return value.detach()
 
     def loss(self, rows: NDArray[np.int64]) -> float:
-        """Loss of these patterns as they are simulated now."""
+        """Loss of these patterns with the present parameters."""
         with torch.no_grad():
             return float(self._value(rows, True))
 
@@ -82,7 +82,7 @@ class JointParameters:
         return intensities
 
     def _shifted(self, sites: Placement, shifts: Tensor) -> Placement:
-        """Sites moved by shifts, held on the canvas; fractions carry the gradient, corners are whole numbers."""
+        """Sites moved by shifts, clamped to the canvas; fractions carry the gradient, corners are integers."""
         moved = torch.minimum(torch.clamp(sites.corners_yx + sites.fractions_yx + shifts, min=0.0), self._last_start)
         corners = moved.detach().floor()
         return Placement(corners.long(), moved - corners, sites.shape, sites.N)
@@ -92,13 +92,13 @@ class JointParameters:
         return {name: _array(value) for name, value in self._named.items()}
 
     def restore(self, parameters: Arrays) -> None:
-        """Take these parameters."""
+        """Set the parameters."""
         with torch.no_grad():
             for name, value in self._named.items():
                 value.copy_(_tensor(parameters[name], value))
 
     def moments(self) -> Moments:
-        """Adam's state of the parameters that have been stepped."""
+        """State of Adam for the parameters that have taken a step."""
         kept = {name: self._adam.state[value] for name, value in self._named.items() if self._adam.state.get(value)}
         return {
             name: (_array(state["exp_avg"]), _array(state["exp_avg_sq"]), int(state["step"]))
@@ -106,7 +106,7 @@ class JointParameters:
         }
 
     def restore_moments(self, moments: Moments) -> None:
-        """Take this state of Adam."""
+        """Set the state of Adam."""
         for name, (first, second, steps) in moments.items():
             value = self._named[name]
             state: dict[str, Any] = {"step": torch.tensor(float(steps))}
@@ -122,6 +122,6 @@ def _array(value: Tensor) -> NDArray[np.float32]:
 
 
 def _tensor(array: NDArray[np.float32], like: Tensor) -> Tensor:
-    """A tensor of its own, of dtype and device of another."""
+    """A new tensor with the dtype and device of another."""
     tensor = torch.from_numpy(np.array(array)).to(like.device)
     return torch.view_as_complex(tensor) if like.is_complex() else tensor

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 
 class GroupDataset(GroupBatches, Dataset[dict[str, Tensor]]):
-    """Batches of groups as tensors; pickles as the path of its store, so that workers share the pages."""
+    """Batches of groups as tensors; pickled as the path of its store, so that workers use the same memory pages."""
 
     @classmethod
     def of(cls, groups: GroupBatches) -> GroupDataset:
@@ -34,13 +34,13 @@ def tensors(arrays: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
 class BatchOrder(Sampler[list[int]]):
     """Groups of each batch of an epoch: a function of seed and epoch alone.
 
-    With several processes every batch is dealt out to them, so that together they take the steps of one process
-    (TRN-10); none is ever without a group.
+    With several processes every batch is split over them, so that together they take the steps of one process
+    (TRN-10); each process always has at least one group.
 
     Args:
         count: Number of groups.
-        batch_size: Groups a step of each process.
-        shuffle: Whether each epoch has an order of its own.
+        batch_size: Groups per step of each process.
+        shuffle: Whether each epoch has its own order.
         seed: Seed of the orders.
     """
 
@@ -49,7 +49,7 @@ class BatchOrder(Sampler[list[int]]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that comes next; counted up by itself where nobody says."""
+        """Set the number of the next epoch; default: counted up from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class BatchOrder(Sampler[list[int]]):
 
 
 def _world() -> tuple[int, int]:
-    """Number of this process, and of all that train together."""
+    """Number of this process, and how many train together."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -16,7 +16,7 @@ def amplitude_loss(
 
     Args:
         simulated, measured: (..., N, N) intensities in the same unit.
-        eps: Smoothing, in that unit; may be (M, 1, 1), one a pattern.
+        eps: Smoothing, in that unit; may be (M, 1, 1), one per pattern.
         mask: (N, N), 1 where a pixel counts and 0 elsewhere.
     """
     difference = (simulated + eps).sqrt() - (measured + eps).sqrt()
@@ -26,9 +26,9 @@ def amplitude_loss(
 def poisson_loss(
     simulated: Tensor, measured: Tensor, *, eps: Tensor | float = EPS_COUNTS, mask: Tensor | None = None
 ) -> Tensor:
-    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and nowhere less."""
+    """``sum (I - n - (n + eps) log((I + eps) / (n + eps))) / sum n``: 0 at I = n, and never less."""
     excess, scale = simulated - measured, measured + eps
-    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and is -inf in the end.
+    # Near 1 the ratio's logarithm needs log1p; near 0 log1p(excess / scale) loses all digits, and ends at -inf.
     near = excess.abs() < 0.5 * scale
     close_by = torch.log1p(torch.where(near, excess / scale, 0))
     logarithm = torch.where(near, close_by, torch.log(torch.where(near, 1, (simulated + eps) / scale)))
@@ -48,7 +48,7 @@ def supervised_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
 
     Args:
         estimate, truth: (groups, C, N, N) complex.
-        weight: (N, N) real, illumination of a patch, its largest value 1.
+        weight: (N, N) real, illumination of a patch, with maximum 1.
     """
     power = _weighed(squared_modulus(truth), weight)
     least = power.clamp_min(LEAST_TRUTH * float(truth.shape[1]) * weight.sum())

@@ -1,4 +1,4 @@
-"""Network and physics as one trainable thing: groups of counts in, simulated patterns and their loss out."""
+"""Network and physics as one trainable model: from groups of counts to simulated patterns and their loss."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from ptycho_torch.physics import (
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """What a batch of groups costs.
+    """Losses of a batch of groups.
 
     Attributes:
-        total: All iterations on the diffraction patterns, the last one most (TRN-1).
-        last: The last estimate alone, detached.
-        supervised: PHY-33 of all iterations in the same way (TRN-15); None where the batch has no truth.
-        supervised_last: The last estimate alone, detached, or None.
-        patches: (B * C, N, N) complex, the last estimate under each pattern, detached.
+        total: Loss of all iterations on the diffraction patterns; the last one has the largest weight (TRN-1).
+        last: Loss of the last estimate alone, detached.
+        supervised: PHY-33 of all iterations in the same way (TRN-15); None if the batch has no truth.
+        supervised_last: PHY-33 of the last estimate alone, detached, or None.
+        patches: (B * C, N, N) complex, the last estimate at each pattern, detached.
     """
 
     total: Tensor
@@ -69,8 +69,8 @@ class PtychoModel(nn.Module):
 
     def probe_array(self) -> NDArray[np.complex64]:
         """(K, N, N) probe of unit energy."""
-        found: NDArray[np.complex64] = self.probe.cpu().numpy()
-        return found
+        probe: NDArray[np.complex64] = self.probe.cpu().numpy()
+        return probe
 
     def weight_arrays(self) -> dict[str, NDArray[np.float32]]:
         """The network's weights by their names in a bundle."""
@@ -104,7 +104,7 @@ class PtychoModel(nn.Module):
         groups, channels, side, _ = counts.shape
         measured = normalised_intensity(counts, batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
         placement = group_placement(batch["coords_relative"], canvas_shape, side)
-        # One member of every group at a time: on a canvas of its own each then moves as far as in a whole scan.
+        # One member of every group per subset: on its own canvas each then moves as far as in a whole scan.
         first = torch.arange(groups, device=counts.device) * channels
         subsets = [first + channel for channel in range(channels)]
         estimates = self.network(
@@ -113,7 +113,7 @@ class PtychoModel(nn.Module):
         return estimates, placement, measured
 
     def uniform_loss(self, batch: Mapping[str, Tensor], *, kind: str, mask: Tensor | None = None) -> float:
-        """Loss of the uniform object that explains a batch best: what a network must beat to have learned anything."""
+        """Uniform-object baseline: loss of the best uniform object of a batch. A network that learned is below it."""
         counts = batch["counts"]
         channels, side = counts.shape[1], counts.shape[-1]
         measured = normalised_intensity(counts, batch["mean_counts"][:, None, None, None]).reshape(-1, side, side)
@@ -128,7 +128,7 @@ class PtychoModel(nn.Module):
             return float(LOSSES[kind](uniform.expand_as(measured), measured, eps=eps, mask=mask))
 
     def probe_for(self, measured: Tensor) -> Tensor:
-        """The probe in the precision of the measurements; ``module.double()`` leaves complex buffers alone."""
+        """The probe in the precision of the measurements; ``module.double()`` does not change complex buffers."""
         return self.probe.to(torch.complex128 if measured.dtype == torch.float64 else torch.complex64)
 
     def loss(
@@ -155,6 +155,6 @@ class PtychoModel(nn.Module):
 
 
 def _summed(losses: list[Tensor]) -> Tensor:
-    """That of the last estimate, and of every earlier one with its smaller weight."""
+    """Value of the last estimate, plus those of all earlier ones with smaller weights."""
     earlier = sum(losses[:-1], start=torch.zeros_like(losses[-1]))
     return losses[-1] + EARLIER_ITERATIONS * earlier

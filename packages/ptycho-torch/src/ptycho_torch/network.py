@@ -1,6 +1,6 @@
 """Networks from diffraction to object: ``unrolled`` iterates physics on a canvas, ``cnn`` maps patterns to patches.
 
-Both take moduli in the probe's gauge (PHY-21) and return object estimates on the placement's canvas, the
+Both take moduli for a normalised probe (PHY-21) and return object estimates on the placement's canvas, the
 best one last.
 """
 
@@ -36,9 +36,9 @@ Moduli = Tensor | Callable[[int], Tensor]
 
 
 class CanvasNet(nn.Module):
-    """A small U-Net that corrects an object estimate on a canvas.
+    """A small U-Net [UNet] that corrects an object estimate on a canvas.
 
-    It works at half resolution (pixel unshuffle) and below, because what a physics step lacks is long
+    It works at half resolution (pixel unshuffle) and below, because a physics step has only a short
     range. Its last layer starts at zero, so that an untrained net adds nothing.
     """
 
@@ -55,14 +55,14 @@ class CanvasNet(nn.Module):
         nn.init.zeros_(self.out_conv.bias)  # type: ignore[arg-type]
 
     def forward(self, canvas: Tensor) -> Tensor:
-        """(B, inputs, H, W) to (B, 2, H, W), for any H and W; a large canvas without gradients goes in tiles."""
+        """(B, inputs, H, W) to (B, 2, H, W), for any H and W; without gradients a large canvas is cut into tiles."""
         height, width = canvas.shape[-2:]
         if torch.is_grad_enabled() or max(height, width) <= TILE_PX + 2 * HALO_PX:
             return self._whole(canvas)
         result = canvas.new_empty((len(canvas), 2, height, width))
         for top in range(0, height, TILE_PX):
             for left in range(0, width, TILE_PX):
-                # Tiles begin at multiples of 4, so that they are cut into the same pixels at every level.
+                # Tiles start at multiples of 4, so that their pixels are the same at every level.
                 y, x = max(0, top - HALO_PX), max(0, left - HALO_PX)
                 tile = self._whole(canvas[..., y : top + TILE_PX + HALO_PX, x : left + TILE_PX + HALO_PX])
                 kept = tile[..., top - y : top - y + TILE_PX, left - x : left - x + TILE_PX]
@@ -81,13 +81,13 @@ class CanvasNet(nn.Module):
 
 
 class Unrolled(nn.Module):
-    """Iterated physics on a canvas, with a small network's correction in every iteration.
+    """Iterated physics on a canvas, with a small network's correction in every iteration [Unrolling].
 
-    An iteration is some passes over subsets of the patterns, and a net. For each subset a pass reads the patches,
-    simulates them, replaces the moduli by the measured ones, brings the differences back through the probe onto the
-    canvas, divides by the subset's illumination, and steps with momentum; the last pass ends with the mean of what it
-    went through. Then the net sees the estimate, what the passes changed, and the illumination, and adds its
-    correction. The same weights serve a group's canvas and that of a whole scan.
+    An iteration is a number of passes over subsets of the patterns, followed by a net. For each subset a pass reads the
+    patches, simulates them, replaces the moduli by the measured ones, scatter-adds the differences through the
+    conjugate probe on the canvas, divides by the subset's illumination, and takes a step with momentum [Nesterov]. The
+    last pass ends with the mean of its estimates. Then the net sees the estimate, the change by the passes, and the
+    illumination, and adds its correction. The same weights serve a group's canvas and that of a whole scan.
     """
 
     infers_whole_canvas = True
@@ -141,7 +141,7 @@ class Unrolled(nn.Module):
                     if turn == last:
                         visited = visited + object_
             if number == len(self.nets) - 1:
-                object_ = visited / len(subsets)  # the mean: steps towards single subsets carry their noise
+                object_ = visited / len(subsets)  # the mean, because a step towards a single subset carries its noise
             moved = object_ - before
             features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
             features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)
@@ -156,8 +156,8 @@ def back_project(
 ) -> Tensor:
     """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
 
-    psi is the simulated wave; psi' has the measured modulus, shared by the modes in proportion, and keeps the
-    simulated one where ``mask`` is 0.
+    psi is the simulated wavefield; psi' has the measured modulus, divided among the modes in proportion, and keeps
+    the simulated one where ``mask`` is 0.
     """
     some = max(1, _WAVEFIELDS_AT_ONCE // probe.numel())
     parts = [slice(first, first + some) for first in range(0, len(placement), some)]
@@ -166,7 +166,7 @@ def back_project(
 
 
 def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
-    """What patches (n, N, N) lack, seen through the probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
+    """Corrections of patches (n, N, N), times the conjugate probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
     wavefields = to_detector(exit_waves(patches, probe))
     excess = amplitude / (intensity(wavefields) + SMALLEST_INTENSITY).sqrt() - 1
     if mask is not None:
@@ -175,10 +175,10 @@ def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor
 
 
 class PatchNet(nn.Module):
-    """The reference's U-Net: C diffraction patterns to C object patches, amplitude and phase by decoders of their own.
+    """The U-Net of [PtychoPINN]: C diffraction patterns to C object patches; amplitude and phase have a decoder each.
 
-    Three pooled stages; two doublings lead back to the central half of a patch, and a coarse second head fills
-    its border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): every object of the field is reachable.
+    Three pooling stages; two upsampling stages give the central half of a patch, and a second, coarse head fills its
+    border. Amplitudes lie in (0, 2), phases in (-1.1 pi, 1.1 pi): these ranges cover every object of the field.
     """
 
     infers_whole_canvas = False
@@ -206,7 +206,7 @@ class PatchNet(nn.Module):
         """One estimate on the stacked group canvases, (H, W) complex; arguments as in :class:`Unrolled`."""
         side = amplitude.shape[-1]
         patterns = amplitude if mask is None else amplitude * mask
-        # In the probe's gauge a pattern's mean square is 1 / N^2; the net sees values about 1, zero frequency central.
+        # For a normalised probe the mean squared modulus is 1 / N^2; the net sees about 1, zero frequency central.
         code = torch.fft.fftshift(patterns, dim=(-2, -1)).reshape(canvases, self.channels, side, side) * side
         code = F.pad(code, (0, -side % 8, 0, -side % 8))
         for stage in self.stages:
@@ -218,7 +218,7 @@ class PatchNet(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """From the code to one real image a channel: central half by doublings, border from a coarse head."""
+    """From the code to one real image per channel: central half by upsampling, border from a coarse head."""
 
     def __init__(self, widths: tuple[int, int, int], channels: int) -> None:
         super().__init__()
@@ -251,17 +251,17 @@ def upsample_nearest(image: Tensor) -> Tensor:
 def merge(patches: Tensor, probe: Tensor, placement: Placement) -> Tensor:
     """Patches (M, N, N) merged on a canvas with one weight, |P|^2, for numerator and denominator (PHY-7).
 
-    Pixels without light hold 1, empty space.
+    Pixels without illumination hold 1 (empty space).
     """
     power = squared_modulus(probe).sum(0)
     weight = illumination(probe, placement)
-    lit = weight > 0
-    merged = add_patches(patches * power, placement) / torch.where(lit, weight, 1)
-    return torch.where(lit, merged, torch.ones_like(merged))
+    illuminated = weight > 0
+    merged = add_patches(patches * power, placement) / torch.where(illuminated, weight, 1)
+    return torch.where(illuminated, merged, torch.ones_like(merged))
 
 
 def build_network(config: ModelConfig) -> nn.Module:
-    """The network that a configuration asks for, with fresh weights from torch's generator."""
+    """The network of a configuration, with fresh weights from torch's generator."""
     if config.architecture == "cnn":
         return PatchNet(channels=config.C_model, width=config.width)
     return Unrolled(iterations=config.iterations, passes=config.passes, width=config.width)

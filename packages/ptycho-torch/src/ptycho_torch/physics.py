@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Placement:
-    """Where M patches sit on a canvas.
+    """Sites of M patches on a canvas.
 
     Attributes:
         corners_yx: (M, 2) int64, canvas pixel of each patch's pixel [0, 0], rounded down.
@@ -72,7 +72,7 @@ def group_placement(coords_relative: Tensor, shape: tuple[int, int], N: int) -> 
 
 
 class _ReadWindows(torch.autograd.Function):
-    """(H, W) canvas to (M, n, n) windows at integer corners; the adjoint adds windows up."""
+    """(H, W) canvas to (M, n, n) windows at integer corners; the adjoint scatter-adds windows."""
 
     @staticmethod
     def forward(ctx: Any, canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
@@ -87,7 +87,7 @@ class _ReadWindows(torch.autograd.Function):
 
 
 class _AddWindows(torch.autograd.Function):
-    """(M, n, n) windows summed onto an (H, W) canvas; the adjoint reads windows."""
+    """(M, n, n) windows scatter-added on an (H, W) canvas; the adjoint reads windows."""
 
     @staticmethod
     def forward(ctx: Any, windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -114,13 +114,13 @@ def _add(windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
     height, width = shape
     n = windows.shape[-1]
     canvas = windows.new_zeros((height, width))
-    if windows.device.type == "cpu":  # slices beat index_add_ here, and add in a fixed order
+    if windows.device.type == "cpu":  # slices are faster than index_add_ here, and add in a fixed order
         for window, (y, x) in zip(windows.unbind(0), corners_yx.tolist(), strict=True):
             canvas[y : y + n, x : x + n] += window
         return canvas
     pixel = torch.arange(n, device=windows.device)
-    flat = (corners_yx[:, 0, None, None] + pixel[:, None]) * width + corners_yx[:, 1, None, None] + pixel
-    return canvas.view(-1).index_add_(0, flat.reshape(-1), windows.reshape(-1)).view(height, width)
+    indices = (corners_yx[:, 0, None, None] + pixel[:, None]) * width + corners_yx[:, 1, None, None] + pixel
+    return canvas.view(-1).index_add_(0, indices.reshape(-1), windows.reshape(-1)).view(height, width)
 
 
 def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
@@ -130,7 +130,7 @@ def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
 
 
 def add_patches(patches: Tensor, placement: Placement) -> Tensor:
-    """Sum (M, N, N) patches onto a canvas: the exact adjoint of :func:`extract_patches`."""
+    """Scatter-add (M, N, N) patches on a canvas: the exact adjoint of :func:`extract_patches`."""
     real = torch.view_as_real(patches) if patches.is_complex() else patches.unsqueeze(-1)
     fy, fx = _fractions(placement.fractions_yx.to(real.dtype))
     real = torch.lerp(F.pad(real, (0, 0, 0, 1)), F.pad(real, (0, 0, 1, 0)), fx)
@@ -165,8 +165,8 @@ def to_detector(wavefields: Tensor) -> Tensor:
 
 def from_detector(wavefields: Tensor) -> Tensor:
     """Inverse of :func:`to_detector`."""
-    found: Tensor = torch.fft.ifft2(wavefields, norm="ortho")
-    return found
+    exit_wave: Tensor = torch.fft.ifft2(wavefields, norm="ortho")
+    return exit_wave
 
 
 def squared_modulus(field: Tensor) -> Tensor:
@@ -195,7 +195,7 @@ def illumination(probe: Tensor, placement: Placement) -> Tensor:
 
 
 def to_corner(patterns: Tensor) -> Tensor:
-    """Patterns with zero frequency at [N // 2, N // 2] to zero frequency at [0, 0].
+    """Patterns with zero frequency moved from [N // 2, N // 2] to [0, 0].
 
     Done once for the data, so that the model need not shift each simulated pattern.
     """

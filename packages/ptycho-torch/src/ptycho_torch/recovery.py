@@ -42,21 +42,21 @@ class Clock(Callback):
             self._progress(self._attempts.stage, round(done), self._attempts.steps)
 
     def _look(self, trainer: pl.Trainer) -> None:
-        """The first process' clock counts for all: learning rates must agree."""
+        """All processes use the clock of the first: learning rates must agree."""
         self._attempts.look(trainer.strategy.broadcast)
 
 
 class Recovery(EarlyStopping):
-    """Lightning's early stopping, which once restarts a collapsed training instead of ending it.
+    """Lightning's early stopping, which restarts a collapsed training once instead of ending it.
 
-    It is a kind of early stopping because only these, of all callbacks, see the end of an epoch after it has been
-    decided whether training ends there.
+    It is a subclass of early stopping because only those callbacks see the end of an epoch after the decision whether
+    training ends there.
 
     Args:
         execution: Patience, its metric and mode, the learning rate.
-        attempts: Decides.
-        config: Of the model that is trained.
-        seed: Of the weights of a second attempt.
+        attempts: Decides whether to restart.
+        config: Configuration of the model.
+        seed: Seed of the weights of a second attempt.
 
     Attributes:
         figures: ``val_loss`` and ``patch_variance`` of the last epoch.
@@ -86,7 +86,7 @@ class Recovery(EarlyStopping):
             self._due = True
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Here, and not when it was decided: by now the epoch's checkpoint is written, with its own weights."""
+        """Restart here, not at the decision: by now the epoch's checkpoint is written, with its own weights."""
         if not self._due:
             return
         self._due = False
@@ -108,7 +108,7 @@ class Recovery(EarlyStopping):
                 schedule.base_lrs = [rate for _ in schedule.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """With the figures of the weights that the checkpoint holds."""
+        """State with the figures of the checkpoint's weights."""
         return super().state_dict() | {"figures": dict(self.figures)}
 
 
@@ -132,14 +132,14 @@ class PatchVariance:
         self._power, self._count = torch.zeros((), device=probe.device), 0
 
     def add(self, patches: Tensor) -> None:
-        """Some more patches, (M, N, N) complex."""
+        """Add patches, (M, N, N) complex."""
         total = patches.sum(0)
         self._sum = total if self._sum is None else self._sum + total
         self._power = self._power + (squared_modulus(patches) * self._weight).sum()
         self._count += len(patches)
 
     def value(self) -> Tensor:
-        """``sum w (mean_m |O_m|^2 - |mean O|^2)``, 0 for patches that are all alike."""
+        """``sum w (mean_m |O_m|^2 - |mean O|^2)``, 0 for identical patches."""
         if self._sum is None:
             return self._power
         mean = squared_modulus(self._sum / self._count)

@@ -1,4 +1,4 @@
-"""Lightning's trainer, checkpoints and logger, as the options say (specs/training.md TRN-8)."""
+"""Lightning's trainer, checkpoints and logger, made from the options (specs/training.md TRN-8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptycho_torch.devices import pick_device
 
 
 def require_precision(execution: ExecutionConfig) -> None:
-    """Lightning would take another precision in silence, or fail inside a step."""
+    """Lightning would silently take another precision, or fail inside a step."""
     lacks = {"cpu": "16-mixed", "mps": "64-true"}
     device = pick_device(execution).type
     if lacks.get(device) == execution.precision:
@@ -37,7 +37,7 @@ def require_precision(execution: ExecutionConfig) -> None:
 def make_trainer(
     training: TrainingConfig, execution: ExecutionConfig, output_dir: Path, callbacks: list[Callback]
 ) -> pl.Trainer:
-    """Lightning's trainer as the options say."""
+    """Lightning's trainer, made from the options."""
     return pl.Trainer(
         accelerator=execution.accelerator,
         devices=execution.devices,
@@ -62,7 +62,7 @@ def make_trainer(
 
 
 def make_keeper(execution: ExecutionConfig, output_dir: Path) -> ModelCheckpoint | None:
-    """Keeps the best checkpoints; None where none are wanted."""
+    """Keeps the best checkpoints; None without checkpoints."""
     if not execution.enable_checkpointing:
         return None
     metric = execution.checkpoint_monitor_metric
@@ -102,7 +102,7 @@ def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
 
 @contextmanager
 def framework_state(execution: ExecutionConfig) -> Iterator[None]:
-    """Keeps Lightning's remarks off the user's screen, and puts torch's process-wide switches back."""
+    """Hides Lightning's messages, and restores torch's process-wide switches."""
     import logging
 
     deterministic = torch.are_deterministic_algorithms_enabled()
@@ -112,7 +112,7 @@ def framework_state(execution: ExecutionConfig) -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            # Remarks on hardware and worker counts that the user chose, or on Lightning's own internals.
+            # Messages about hardware and worker counts that the user chose, or about Lightning's internals.
             warnings.filterwarnings("ignore", module=r"lightning\..*")
             warnings.filterwarnings("ignore", category=FutureWarning)
             warnings.filterwarnings("ignore", category=DeprecationWarning)

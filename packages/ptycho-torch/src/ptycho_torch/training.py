@@ -31,7 +31,7 @@ from ptycho_torch.trainer import framework_state, make_keeper, make_trainer, req
 
 
 class _Module(pl.LightningModule):
-    """The model with its loss, optimiser and schedule, as Lightning wants them."""
+    """The model with its loss, optimiser and schedule, as Lightning expects them."""
 
     mask: Tensor | None
     validation_mask: Tensor | None
@@ -84,7 +84,7 @@ class _Module(pl.LightningModule):
         return self.model.loss(batch, canvas_shape=self._canvas_shape, kind=self._training.loss, mask=mask)
 
     def _light(self, batch: dict[str, Tensor]) -> Tensor:
-        """What the batch's loss divides by: its counts on good pixels, in units of the mean counts."""
+        """Divisor of the batch's loss: its counts on good pixels, in units of the mean counts."""
         light = batch["counts"] / batch["mean_counts"][:, None, None, None]
         return (light if self.mask is None else light * torch.fft.fftshift(self.mask)).sum()
 
@@ -92,7 +92,7 @@ class _Module(pl.LightningModule):
         """Weight of this process' loss, so that the mean over processes is the loss of their batches as one.
 
         Args:
-            mine: What this process' loss divides by.
+            mine: Divisor of this process' loss.
         """
         if self.trainer.world_size == 1:
             return 1.0
@@ -165,7 +165,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
         state = SafetensorsCheckpoints().load_checkpoint(keeper.best_model_path)
         module.load_state_dict(state["state_dict"])
         kept = state["callbacks"][recovery.state_key]["figures"]
-    # .float() leaves complex buffers alone; .to(torch.float32) would drop their imaginary part.
+    # .float() does not change complex buffers; .to(torch.float32) would drop their imaginary part.
     device = str(trainer.strategy.root_device)
     module.float().cpu()
     model.eval()
@@ -179,7 +179,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
         epochs=sum(math.ceil(steps / steps_per_epoch) for steps in of_attempts),
         steps=trainer.global_step,
         losses=losses,
-        kept=kept or losses,  # processes that were spawned keep their callbacks to themselves
+        kept=kept or losses,  # spawned processes do not return their callbacks
         device=device,
         stopped_early=recovery.stopped_epoch > 0,
         is_first_rank=trainer.is_global_zero,

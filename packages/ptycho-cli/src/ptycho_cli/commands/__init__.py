@@ -1,4 +1,4 @@
-"""The commands of ptycho-cli, one module a command."""
+"""The commands of ptycho-cli, one module per command."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def convert(
     /,
     *,
     format: Annotated[
-        FormatName | None, Parameter(name="--format", help="Format to write; by TARGET's suffix where not given.")
+        FormatName | None, Parameter(name="--format", help="Format to write (default: by the suffix of TARGET).")
     ] = None,
     companion: Annotated[
         Path | None,
@@ -38,12 +38,12 @@ def convert(
             name="--geometry",
             negative=(),
             help="KEY=VALUE of the set-up, once each: photon_energy_ev, detector_distance_m, detector_pixel_size_m, "
-            "object_pixel_size_m; three of them make the fourth.",
+            "object_pixel_size_m; three of them determine the fourth.",
         ),
     ] = (),
     measurement: Annotated[Measurement, Parameter(name="--measurement", help="What the patterns are.")] = "auto",
     nphotons: Annotated[
-        float | None, Parameter(name="--nphotons", help="Mean photons a pattern, for normalised amplitude.")
+        float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -66,9 +66,9 @@ def parsed_geometry(words: Sequence[str]) -> dict[str, float]:
     """Scalars of the set-up from ``KEY=VALUE`` words.
 
     Raises:
-        ContractError: words of another form, repeated keys, values that are no numbers; all at once.
+        ContractError: words of another form, repeated keys, values that are not numbers; all at once.
     """
-    found: dict[str, float] = {}
+    scalars: dict[str, float] = {}
     problems = []
     for word in words:
         key, _, text = word.partition("=")
@@ -82,12 +82,12 @@ def parsed_geometry(words: Sequence[str]) -> dict[str, float]:
                     "--geometry", "geometry.word", "KEY=VALUE, such as photon_energy_ev=8800", repr(word), "write it so"
                 )
             )
-        elif key in found:
+        elif key in scalars:
             problems.append(Problem("--geometry", "geometry.repeated", f"'{key}' once", "it twice", "remove one"))
-        found[key] = value
+        scalars[key] = value
     if problems:
         raise ContractError(problems)
-    return found
+    return scalars
 
 
 def _check_target(source: Path, target: Path, format: str | None, *, is_image: bool) -> str:

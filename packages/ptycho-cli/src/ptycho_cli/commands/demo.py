@@ -1,4 +1,4 @@
-"""The command ``demo``: simulate, train, image an object never seen, compare with its truth (specs/cli.md, CLI-14)."""
+"""The command ``demo``: simulate, train, infer another object, compare with its truth (specs/cli.md, CLI-14)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAIN_SEED, TEST_SEED = 1, 2
 PATTERNS, SIDE_PX, STEP_PX, PHOTONS = 1500, 64, 5.0, 1e5
 LEAST_SECONDS = 30.0
 RESERVE = 0.3
-"""Fraction of the time that imaging, comparing and drawing may take."""
+"""Fraction of the time for inference, comparison and drawing."""
 
 _FIGURES = (
     ("complex_correlation", "complex correlation"),
@@ -40,12 +40,12 @@ _FIGURES = (
 def demo(
     *,
     output_dir: OutputDir = Path("demo-output"),
-    max_seconds: Annotated[float, Parameter(name="--max-seconds", help="Wall time for all of it.")] = 170.0,
+    max_seconds: Annotated[float, Parameter(name="--max-seconds", help="Wall time in seconds.")] = 170.0,
     backend: BackendFlag = None,
     quiet: Quiet = False,
     typed: Typed = (),
 ) -> None:
-    """Simulate two objects, train on one, image the other, compare with the truth."""
+    """Simulate two objects, train on one, infer the other, compare with the truth."""
     lines = run_demo(output_dir, max_seconds=max_seconds, backend=backend or "torch", quiet=quiet, command=typed)
     if not quiet:
         print("\n".join(lines))
@@ -58,7 +58,7 @@ def run_demo(
 
     Raises:
         ContractError: too little time, a bad folder, no backend.
-        WorkFailedError: training or imaging failed.
+        WorkFailedError: training or inference failed.
     """
     started = time.monotonic()
     if not max_seconds >= LEAST_SECONDS:
@@ -82,7 +82,7 @@ def run_demo(
             command=command,
             progress=progress,
         )
-        image, imaged = run_infer(
+        image, inferred = run_infer(
             output_dir / "model" / MODEL_NAME,
             test_file,
             output_dir=output_dir / "image",
@@ -101,11 +101,11 @@ def run_demo(
         "seeds": {"train": TRAIN_SEED, "test": TEST_SEED},
         "seconds": time.monotonic() - started,
         "train": trained,
-        "infer": imaged,
+        "infer": inferred,
     }
     table = [f"{label:<32} {_number(figures[name])}" for name, label in _FIGURES]
     _write_report(output_dir, comparison, summary, figures)
-    first = f"trained on one simulated object, imaged another that it never saw, in {summary['seconds']:.0f} s"
+    first = f"trained on one simulated object and inferred another one, in {summary['seconds']:.0f} s"
     return [first, *table, f"wrote {output_dir / 'report.md'}, comparison.png, summary.json"]
 
 
@@ -140,7 +140,7 @@ def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any],
     text = [
         "# Demonstration",
         "",
-        f"A network was trained on {PATTERNS} simulated patterns of one object (seed {TRAIN_SEED}) and then imaged",
+        f"A network was trained on {PATTERNS} simulated patterns of one object (seed {TRAIN_SEED}) and then inferred",
         f"another object (seed {TEST_SEED}) from its patterns alone, {summary['seconds']:.0f} s in all.",
         "",
         "![truth, image and difference](comparison.png)",
@@ -149,7 +149,7 @@ def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any],
         "| --- | --- |",
         *rows,
         "",
-        "Figures are taken after removing scale, global phase, phase ramp and shift, inside the scanned area.",
+        "Figures are computed after removing scale, global phase, phase ramp and shift, inside the scanned area.",
         "`summary.json` holds all of them, with settings, versions and times. The same by hand:",
         "",
         "```",

@@ -59,7 +59,7 @@ def evaluate(
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
-    """Score an image beside a truth, or a scan without one: R beside its floor, FRC of half scans, advice."""
+    """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
     _check_evaluation(image, truth, scan, backend, settings)
     if image is not None and truth is not None:
@@ -81,7 +81,7 @@ def evaluate(
 def run_compare(
     image: Path, truth: Path, *, output_dir: Path | None, overrides: Mapping[str, Any], command: Sequence[str] = ()
 ) -> Summary:
-    """Score an image beside a truth; writes ``evaluation.json`` and figures if a folder is given.
+    """Score an image against a truth; writes ``evaluation.json`` and figures if a folder is given.
 
     Args:
         image, truth: An object.npz, and a scan with its truth or another object.npz.
@@ -111,7 +111,7 @@ def run_evaluate(
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Summary:
-    """R beside its floor and the FRC of two half scans; writes as :func:`run_compare`.
+    """R with its floor and the FRC of two half scans; writes as :func:`run_compare`.
 
     Raises:
         ContractError, MissingFileError: bad input.
@@ -138,7 +138,7 @@ def run_evaluate(
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for a person."""
+    """The report as lines of text."""
     if report["kind"] == "truth":
         for name, label in FIGURES:
             yield f"{label:<36} {shown(report['figures'][name])}"
@@ -163,7 +163,7 @@ def _resolution(curve: Mapping[str, Any]) -> str:
 
 
 def shown(value: float | None) -> str:
-    """A figure for a person; None is one that has no meaning here."""
+    """A figure as text; None means that it is undefined here."""
     if value is None:
         return "undefined"
     return str(value) if isinstance(value, int) else f"{value:.4f}"
@@ -172,7 +172,7 @@ def shown(value: float | None) -> str:
 def _check_evaluation(
     image: Path | None, truth: Path | None, scan: Path | None, backend: str | None, settings: Mapping[str, Any]
 ) -> None:
-    """Refuse what is neither an image beside a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
+    """Refuse what is neither an image with a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
     problems = []
 
     def problem(code: str, expected: str, found: str, remedy: str) -> None:

@@ -76,7 +76,7 @@ def run_infer(
     """Infer the object of a scan with a trained model and write the reconstruction's files.
 
     Raises:
-        ContractError, MissingFileError: bad input, found before any work.
+        ContractError, MissingFileError: bad input, reported before any work.
         WorkFailedError: the refinement diverged.
     """
     resolved = resolve(INFER_SECTIONS, {"explicit": overrides})

@@ -22,7 +22,7 @@ def inspect(
     ] = None,
     measurement: Annotated[Measurement, Parameter(name="--measurement", help="What the patterns are.")] = "auto",
     nphotons: Annotated[
-        float | None, Parameter(name="--nphotons", help="Mean photons a pattern, for normalised amplitude.")
+        float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,
     companion: Annotated[
         Path | None,
@@ -35,14 +35,16 @@ def inspect(
         ),
     ] = False,
 ) -> None:
-    """Say what a file holds and whether it is fit for use; changes nothing."""
+    """Show what a file holds and whether it is fit for use; changes nothing."""
     from ptycho_cli.output.inspection import draw_previews, inspect_file, lines
 
     if output_dir is not None:
         require_output_dir(output_dir)
-    found = inspect_file(file, measurement=measurement, nphotons=nphotons, companion=companion, orientation=orientation)
-    written = draw_previews(found, output_dir) if output_dir is not None else []
-    report = {**found.report(), "previews": [str(path) for path in written]}
+    content = inspect_file(
+        file, measurement=measurement, nphotons=nphotons, companion=companion, orientation=orientation
+    )
+    written = draw_previews(content, output_dir) if output_dir is not None else []
+    report = {**content.report(), "previews": [str(path) for path in written]}
     if as_json:
         print_json(report)
         return

@@ -15,24 +15,24 @@ from ptycho_cli.output.progress import Progress, progress_on
 Backend = Literal["torch", "tf", "pytorch", "tensorflow"]
 Measurement = Literal["auto", "counts", "amplitude", "normalised-amplitude"]
 
-OutputDir = Annotated[Path, Parameter(name="--output-dir", help="Folder for the results; created when missing.")]
+OutputDir = Annotated[Path, Parameter(name="--output-dir", help="Folder for the results; created if missing.")]
 Typed = Annotated[tuple[str, ...], Parameter(parse=False)]
 ConfigFile = Annotated[
-    Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags beat it.")
+    Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags override it.")
 ]
 Resume = Annotated[
     bool,
     Parameter(
-        name="--resume", negative=(), help="Go on from OUT/checkpoints/joint_fit.safetensors, with the same settings."
+        name="--resume", negative=(), help="Resume from OUT/checkpoints/joint_fit.safetensors, with the same settings."
     ),
 ]
-BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="What computes (default: torch).")]
+BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 
 
 def chosen_backend(flag: str | None, settings: dict[str, Any]) -> str:
-    """The backend of a command line, else of its configuration file, which is taken out of the settings."""
+    """The backend of a command line, otherwise of its configuration file; removed from the settings."""
     configured = settings.pop("backend", "torch")
     return str(flag or configured)
 
@@ -43,5 +43,5 @@ def reading(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def progress_for(execution: ExecutionConfig, given: Progress | None) -> Any:
-    """The caller's callback, else progress on stderr unless the user asked for quiet."""
+    """The caller's callback, otherwise progress on stderr, unless the run is quiet."""
     return nullcontext(given) if given else progress_on(quiet=not execution.enable_progress_bar)

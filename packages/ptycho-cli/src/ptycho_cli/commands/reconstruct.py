@@ -70,7 +70,7 @@ def run_reconstruct(
     """Joint reconstruction of object and probe; writes the reconstruction's files.
 
     Raises:
-        ContractError, MissingFileError: bad input, found before any work.
+        ContractError, MissingFileError: bad input, reported before any work.
         WorkFailedError: the reconstruction diverged.
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})

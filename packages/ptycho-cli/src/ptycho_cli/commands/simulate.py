@@ -24,16 +24,16 @@ def simulate(
     object_kind: Annotated[ObjectKind, Parameter(name="--object", help="Kind of object.")] = "lines",
     probe_kind: Annotated[ProbeKind, Parameter(name="--probe", help="Kind of probe.")] = "defocused_disc",
     probe_file: Annotated[
-        Path | None, Parameter(name="--probe-file", help="Take the probe of this scan file instead; it decides N.")
+        Path | None, Parameter(name="--probe-file", help="Take the probe of this scan file instead; its size sets N.")
     ] = None,
     scan_kind: Annotated[ScanKind, Parameter(name="--scan", help="Kind of scan.")] = "jittered",
     N: Annotated[int, Parameter(name="--N", help="Side of a pattern in pixels.")] = 64,
     patterns: Annotated[int, Parameter(name="--patterns", help="Number of patterns.")] = 1500,
-    step_px: Annotated[float, Parameter(name="--step-px", help="Distance of neighbouring positions.")] = 5.0,
-    photons: Annotated[float, Parameter(name="--photons", help="Mean photons a pattern.")] = 1e6,
-    modes: Annotated[int, Parameter(name="--modes", help="Incoherent modes of the made probe.")] = 1,
+    step_px: Annotated[float, Parameter(name="--step-px", help="Step between positions in pixels.")] = 5.0,
+    photons: Annotated[float, Parameter(name="--photons", help="Mean photons per pattern.")] = 1e6,
+    modes: Annotated[int, Parameter(name="--modes", help="Incoherent modes of the simulated probe.")] = 1,
     poisson: Annotated[bool, Parameter(name="--poisson", negative="--no-poisson", help="Draw photon noise.")] = True,
-    background: Annotated[float, Parameter(name="--background", help="Background photons a pixel.")] = 0.0,
+    background: Annotated[float, Parameter(name="--background", help="Background photons per pixel.")] = 0.0,
     seed: Annotated[int, Parameter(name="--seed", help="Seed of object, positions and noise.")] = 0,
     quiet: Quiet = False,
 ) -> None:

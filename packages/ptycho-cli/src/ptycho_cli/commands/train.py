@@ -72,7 +72,7 @@ def run_train(
     """Train on scans and write ``model.safetensors`` and ``summary.json``; returns the summary.
 
     Raises:
-        ContractError, MissingFileError: bad input, found before any work.
+        ContractError, MissingFileError: bad input, reported before any work.
         WorkFailedError: the training failed, or collapsed; in that case the files are written.
     """
     resolve(TRAIN_SECTIONS, {"explicit": overrides})

@@ -1,4 +1,4 @@
-"""The checkpoint that a descent keeps in its output folder (specs/cli.md, CLI-27), and options that it alone reads."""
+"""The checkpoint that a fit keeps in its output folder (specs/cli.md, CLI-27), and options that only a fit reads."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ CHECKPOINT = Path("checkpoints") / "joint_fit.safetensors"
 
 
 def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict[str, Any]:
-    """What a backend is told about checkpoints; refuses what cannot be gone on from, before any work.
+    """Arguments of a backend about checkpoints; refuses a run that cannot be resumed, before any work.
 
     Args:
         output_dir: Folder of the results.
         keeps: Whether this run fits anything and may keep checkpoints.
-        resume: Whether it is to go on from one.
+        resume: Whether to resume from one.
 
     Raises:
         ContractError: ``checkpoint.disabled``, a run that keeps none.
@@ -31,9 +31,9 @@ def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict
             Problem(
                 "--resume",
                 "checkpoint.disabled",
-                "a descent that keeps checkpoints",
+                "a fit that keeps checkpoints",
                 "none: --disable-checkpointing, or infer without --refine",
-                "give the options of the run before, or leave --resume out",
+                "give the options of the previous run, or leave --resume out",
             )
         )
     if resume:
@@ -44,7 +44,7 @@ def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict
 
 
 def discard_checkpoint(output_dir: Path) -> None:
-    """Remove the checkpoint of a run whose results stand in their place, and its folder where nothing else is in it."""
+    """Remove the checkpoint of a run whose results are written, and its folder if that is empty."""
     path = output_dir / CHECKPOINT
     path.unlink(missing_ok=True)
     with suppress(OSError):  # a training's checkpoints may be beside it
@@ -52,7 +52,7 @@ def discard_checkpoint(output_dir: Path) -> None:
 
 
 def require_validation(overrides: Mapping[str, Any], val_fraction: float) -> None:
-    """Refuse a patience that nothing would try.
+    """Refuse a patience for early stopping without validation patterns.
 
     Raises:
         ContractError: ``config.without_validation``.
@@ -63,7 +63,7 @@ def require_validation(overrides: Mapping[str, Any], val_fraction: float) -> Non
                 "execution.early_stop_patience",
                 "config.without_validation",
                 "val_fraction above 0",
-                "val_fraction 0, so that no pattern judges the descent",
+                "val_fraction 0, so that there are no validation patterns",
                 "give val_fraction, such as 0.1, or leave early_stop_patience out",
             )
         )

@@ -23,7 +23,7 @@ _HEADER_LIMIT = 1 << 26
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What was found in a file; ``kind`` is ``scan``, ``bundle`` or ``reconstruction``."""
+    """The content of a file; ``kind`` is ``scan``, ``bundle`` or ``reconstruction``."""
 
     path: Path
     kind: str
@@ -53,7 +53,7 @@ def inspect_file(
     companion: Path | None = None,
     orientation: bool = False,
 ) -> Found:
-    """Read a file of any kind and judge it.
+    """Read a file of any kind and check it.
 
     Args:
         path: A scan in any format, a bundle or a reconstruction.
@@ -62,7 +62,7 @@ def inspect_file(
 
     Raises:
         MissingFileError: no such file.
-        ContractError: nothing of ours reads it, or its content breaks a contract.
+        ContractError: no reader accepts it, or its content breaks a contract.
     """
     require_files([("File", path)] + ([("Companion", companion)] if companion else []))
     kind = "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
@@ -79,25 +79,25 @@ def inspect_file(
     return _scan(path, measurement, nphotons, companion, orientation)
 
 
-def draw_previews(found: Found, output_dir: Path) -> list[Path]:
-    """Pictures of what was found; none for a bundle."""
-    if found.scan is None and found.reconstruction is None:
+def draw_previews(content: Found, output_dir: Path) -> list[Path]:
+    """Pictures of the content; none for a bundle."""
+    if content.scan is None and content.reconstruction is None:
         return []
     with staged(output_dir) as stage:
-        if found.scan is not None:
+        if content.scan is not None:
             from ptycho_cli.plots.scans import draw_scan
 
-            written = draw_scan(*found.scan, stage)
+            written = draw_scan(*content.scan, stage)
         else:
             from ptycho_cli.plots.maps import draw_reconstruction
 
-            assert found.reconstruction is not None
-            written = draw_reconstruction(found.reconstruction, stage)
+            assert content.reconstruction is not None
+            written = draw_reconstruction(content.reconstruction, stage)
     return [output_dir / path.name for path in written]
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report for a person."""
+    """The report as lines of text."""
     yield f"{report['file']}: {report['kind']}"
     for name, layout in report["arrays"].items():
         yield f"  {name:<22} {layout}"
@@ -153,7 +153,7 @@ def _reconstruction(path: Path) -> Found:
     }
     if seen.any():
         low, high = np.percentile(np.abs(result.object[seen]), (1, 99))
-        facts["amplitude"] = f"{low:.3g} to {high:.3g} (1st to 99th percentile of what was seen)"
+        facts["amplitude"] = f"{low:.3g} to {high:.3g} (1st to 99th percentile of the illuminated pixels)"
     arrays = {name: _layout(getattr(result, name)) for name in names}
     return Found(path, "reconstruction", arrays, facts, reconstruction=result)
 

@@ -16,7 +16,7 @@ def print_json(report: Mapping[str, Any]) -> None:
 
 
 def say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping[str, Any]) -> None:
-    """The outcome in one line on stdout, and a hint if R stays high, unless quiet was asked for."""
+    """The outcome in one line on stdout, and a hint if R stays high, unless the run is quiet."""
     from ptycho_data.checks.advice import hint
 
     if not settings.get("enable_progress_bar", True):

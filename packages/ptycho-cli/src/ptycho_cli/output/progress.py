@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, else one line a finished stage (specs/cli.md, CLI-24)."""
+"""Progress on stderr: bars on a terminal, otherwise one line per finished stage (specs/cli.md, CLI-24)."""
 
 from __future__ import annotations
 

@@ -33,16 +33,16 @@ def require_output_dir(path: Path) -> None:
         return
 
 
-def require_files(wanted: Sequence[tuple[str, Path]]) -> None:
+def require_files(files: Sequence[tuple[str, Path]]) -> None:
     """Refuse missing inputs, all at once.
 
     Args:
-        wanted: What each file is, such as ``"Training data file"``, and its path.
+        files: What each file is, such as ``"Training data file"``, and its path.
 
     Raises:
         MissingFileError: naming every missing path.
     """
-    missing = [(what, path) for what, path in wanted if not path.exists()]
+    missing = [(what, path) for what, path in files if not path.exists()]
     if missing:
         raise MissingFileError(
             Problem(f"{what} not found: {path}", "file.missing", "an existing file", "nothing", "check the path")
@@ -64,7 +64,7 @@ def staged(output_dir: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write strict JSON; NumPy values become plain ones, paths texts, and numbers that are not finite null."""
+    """Write strict JSON; NumPy values become plain ones, paths become strings, and numbers that are not finite null."""
     path.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -23,13 +23,13 @@ _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that shape a result."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def described_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def published(
     result: Reconstruction,
     report: Mapping[str, Any],
 ) -> tuple[Reconstruction, Summary]:
-    """The results in their place, the checkpoint of the run gone; the reconstruction and the whole summary."""
+    """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
     outputs = ["object.npz", "amplitude.png", "phase.png", "summary.json"]
     summary = full_summary(command, inputs, outputs, report)
     publish_reconstruction(output_dir, result, summary)
@@ -91,7 +91,7 @@ def published(
 def published_evaluation(
     output_dir: Path | None, command: Sequence[str], inputs: Sequence[Mapping[str, Any]], evaluation: Evaluation
 ) -> Summary:
-    """The evaluation in its folder, if there is one; the whole report."""
+    """Publish the evaluation in its folder, if there is one; returns the whole report."""
     outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
     outputs += ["convergence.png"] if outputs and evaluation.convergence else []
     summary = full_summary(command, inputs, sorted(outputs), evaluation.report)

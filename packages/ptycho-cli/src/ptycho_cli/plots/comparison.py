@@ -33,12 +33,12 @@ def comparison_figure(alignment: Alignment, *, names: tuple[str, str] = ("truth"
         ("amplitude", np.abs(truth), np.abs(image), np.abs(image) - np.abs(truth)),
         ("phase [rad]", np.angle(truth), np.angle(image), turned),
     )
-    for row, (label, wanted, found, difference) in zip(panels, parts, strict=True):
-        limits = contrast(wanted, mask)
+    for row, (label, expected, estimated, difference) in zip(panels, parts, strict=True):
+        limits = contrast(expected, mask)
         half = (limits[1] - limits[0]) / 2
         for axes, name, picture, scale, cmap in (
-            (row[0], names[0], wanted, limits, "gray"),
-            (row[1], names[1], found, limits, "gray"),
+            (row[0], names[0], expected, limits, "gray"),
+            (row[1], names[1], estimated, limits, "gray"),
             (row[2], "difference", difference, (-half, half), "RdBu_r"),
         ):
             draw_map(figure, axes, np.ma.masked_array(picture, ~mask), scale, label=label, cmap=cmap)

@@ -15,8 +15,8 @@ WELL_LIT = 0.05
 
 def amplitude_and_phase(reconstruction: Reconstruction) -> tuple[Any, Any]:
     """Amplitude, and phase in rad relative to its circular mean; masked where the weight is 0."""
-    lit = well_lit(reconstruction.weight)
-    mean = np.sum(reconstruction.object[lit]) if lit.any() else np.complex64(1)
+    illuminated = well_lit(reconstruction.weight)
+    mean = np.sum(reconstruction.object[illuminated]) if illuminated.any() else np.complex64(1)
     rotation = np.conj(mean) / abs(mean) if abs(mean) > 0 else np.complex64(1)
     unseen = reconstruction.weight <= 0
     amplitude = np.ma.masked_array(np.abs(reconstruction.object), unseen)
@@ -25,16 +25,16 @@ def amplitude_and_phase(reconstruction: Reconstruction) -> tuple[Any, Any]:
 
 
 def well_lit(weight: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels with at least 5 % of the median positive weight: those that judge contrast."""
+    """Pixels with at least 5 % of the median positive weight: those that set the contrast."""
     seen = weight > 0
     if not seen.any():
         return seen
     return np.asarray(weight >= WELL_LIT * np.median(weight[seen]))
 
 
-def contrast(picture: Any, lit: NDArray[np.bool_]) -> tuple[float, float]:
-    """Grey scale limits: 1st to 99th percentile of the well lit pixels, never empty."""
-    values = np.asarray(picture)[lit]
+def contrast(picture: Any, illuminated: NDArray[np.bool_]) -> tuple[float, float]:
+    """Grey scale limits: 1st to 99th percentile of the well-illuminated pixels, never empty."""
+    values = np.asarray(picture)[illuminated]
     if not values.size:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(values, (1, 99)))

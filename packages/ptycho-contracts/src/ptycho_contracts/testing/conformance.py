@@ -1,8 +1,8 @@
 """Checks that every backend passes in a process of its own: values, adjoints, gradients, losses, network.
 
 A backend is given as an :class:`Adapter`: plain functions from NumPy arrays to NumPy arrays, in single precision.
-They are compared with the complex128 reference on sizes that have gone wrong before, and with the golden vectors
-of specs/vectors, which the reference made once.
+They are compared with the NumPy reference in complex128, on sizes that failed before, and with the golden vectors
+of specs/vectors, which the NumPy reference produced once.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """All checks against the reference: odd and even N, one to three modes, batches of 1 and of primes, zeros."""
-    found = []
+    """All checks against the NumPy reference: odd and even N, one to three modes, batches of 1 and of primes, zeros."""
+    checks = []
     for N, modes, batch in ((8, 1, 1), (9, 2, 7), (16, 3, 5), (17, 1, 13), (31, 2, 1)):
         for name, function in (
             ("extract and add", _extract_and_add),
@@ -81,14 +81,14 @@ def checks() -> list[Check]:
             ("gradients of simulation", _simulate_gradients),
             ("alone as in a batch", _alone),
         ):
-            found.append(Check(f"{name}, N {N}, modes {modes}, batch {batch}", _bound(function, N, modes, batch)))
+            checks.append(Check(f"{name}, N {N}, modes {modes}, batch {batch}", _bound(function, N, modes, batch)))
         for kind in ("amplitude", "poisson"):
-            found.append(Check(f"{kind} loss, N {N}, batch {batch}", _bound(_loss, N, batch, kind)))
-    found += [Check(f"{kind} loss of 2^18 values", _bound(_long_loss, kind)) for kind in ("amplitude", "poisson")]
-    found += [Check("dark object and probe", _dark)]
-    found += [Check(f"{kind} loss of no photons", _bound(_dark_loss, kind)) for kind in ("amplitude", "poisson")]
-    found += [Check(f"network: {case.name}", _bound(_network, case)) for case in small_cases()]
-    return found
+            checks.append(Check(f"{kind} loss, N {N}, batch {batch}", _bound(_loss, N, batch, kind)))
+    checks += [Check(f"{kind} loss of 2^18 values", _bound(_long_loss, kind)) for kind in ("amplitude", "poisson")]
+    checks += [Check("dark object and probe", _dark)]
+    checks += [Check(f"{kind} loss of no photons", _bound(_dark_loss, kind)) for kind in ("amplitude", "poisson")]
+    checks += [Check(f"network: {case.name}", _bound(_network, case)) for case in small_cases()]
+    return checks
 
 
 def corpus(folder: Path) -> list[Check]:
@@ -113,7 +113,7 @@ def corpus(folder: Path) -> list[Check]:
 
 
 def distance(found: Array, expected: Array) -> float:
-    """Norm of the difference over the norm of what is expected; the norm of what was found where that is 0."""
+    """Norm of the difference over the norm of the expected values; the norm of the result if that is 0."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"shape {found.shape} instead of {expected.shape}"
     assert np.isfinite(found).all(), "NaN or infinite values"
@@ -122,7 +122,7 @@ def distance(found: Array, expected: Array) -> float:
 
 
 def close(found: Array, expected: Array, tolerance: float, what: str) -> None:
-    """Raise AssertionError, naming the figure, where two arrays differ by more than the tolerance."""
+    """Raise AssertionError, with the relative difference, if two arrays differ by more than the tolerance."""
     figure = distance(found, expected)
     assert figure <= tolerance, f"{what}: relative difference {figure:.3g}, tolerance {tolerance:g}"
 
@@ -146,10 +146,10 @@ def _scene(N: int, modes: int, batch: int) -> tuple[Any, ...]:
 def _extract_and_add(adapter: Adapter, N: int, modes: int, batch: int) -> None:
     rng, positions, origin, shape = _scene(N, modes, batch)
     canvas, patches = _complex(rng, shape), _complex(rng, (batch, N, N))
-    found = adapter.extract(canvas, positions, N, origin)
-    close(found, reference.extract_patches(canvas, positions, N, origin), FORWARD, "extract (PHY-4)")
-    found = adapter.add(patches, positions, shape, origin)
-    close(found, reference.scatter_add(patches, positions, shape, origin), FORWARD, "add (PHY-5)")
+    result = adapter.extract(canvas, positions, N, origin)
+    close(result, reference.extract_patches(canvas, positions, N, origin), FORWARD, "extract (PHY-4)")
+    result = adapter.add(patches, positions, shape, origin)
+    close(result, reference.scatter_add(patches, positions, shape, origin), FORWARD, "add (PHY-5)")
 
 
 def _adjoint(adapter: Adapter, N: int, modes: int, batch: int) -> None:
@@ -164,15 +164,15 @@ def _adjoint(adapter: Adapter, N: int, modes: int, batch: int) -> None:
 def _extract_gradient(adapter: Adapter, N: int, modes: int, batch: int) -> None:
     rng, positions, origin, shape = _scene(N, modes, batch)
     canvas, upstream = _complex(rng, shape), _complex(rng, (batch, N, N))
-    found = adapter.extract_gradient(canvas, positions, upstream, origin)
-    close(found, reference.scatter_add(upstream, positions, shape, origin), GRADIENT, "gradient of extract")
+    result = adapter.extract_gradient(canvas, positions, upstream, origin)
+    close(result, reference.scatter_add(upstream, positions, shape, origin), GRADIENT, "gradient of extract")
 
 
 def _simulate(adapter: Adapter, N: int, modes: int, batch: int) -> None:
     rng, *_ = _scene(N, modes, batch)
     patches, probe = _complex(rng, (batch, N, N)), _complex(rng, (modes, N, N))
-    found = adapter.simulate(patches, probe)
-    close(found, reference.simulate_counts(patches, probe), FORWARD, "simulate (PHY-8)")
+    result = adapter.simulate(patches, probe)
+    close(result, reference.simulate_counts(patches, probe), FORWARD, "simulate (PHY-8)")
 
 
 def _simulate_gradients(adapter: Adapter, N: int, modes: int, batch: int) -> None:
@@ -194,7 +194,7 @@ def intensity_gradients(patches: Array, probe: Array, upstream: Array) -> tuple[
 
 
 def _alone(adapter: Adapter, N: int, modes: int, batch: int) -> None:
-    """Invariant 8: a pattern does not know its batch."""
+    """Invariant 8: the result of a pattern does not depend on its batch."""
     rng, *_ = _scene(N, modes, batch)
     patches, probe = _complex(rng, (batch, N, N)), _complex(rng, (modes, N, N))
     together = adapter.simulate(patches, probe)
@@ -205,7 +205,7 @@ def _alone(adapter: Adapter, N: int, modes: int, batch: int) -> None:
 def loss_and_gradient(
     kind: str, simulated: Array, measured: Array, eps: float, good: Array | None
 ) -> tuple[float, Array]:
-    """A loss of the reference and its gradient by I: ``1 - sqrt((n + eps) / (I + eps))`` (amplitude) or
+    """A loss of the NumPy reference and its gradient by I: ``1 - sqrt((n + eps) / (I + eps))`` (amplitude) or
     ``1 - (n + eps) / (I + eps)`` (Poisson), over sum n, at good pixels."""
     function = reference.amplitude_loss if kind == "amplitude" else reference.poisson_loss
     I, n = np.asarray(simulated, np.float64), np.asarray(measured, np.float64)  # noqa: E741
@@ -220,7 +220,7 @@ def _loss(adapter: Adapter, N: int, batch: int, kind: str) -> None:
     simulated = rng.gamma(0.5, 20, (batch, N, N)).astype(np.float32)
     measured = rng.poisson(simulated).astype(np.float32)
     simulated[:, 0], measured[:, 1] = 0, 0
-    measured[0, 0, 0] = 1e5  # far from what is simulated: log1p(I / n - 1) would have no digit left
+    measured[0, 0, 0] = 1e5  # far from the simulated value: log1p(I / n - 1) would keep no digit
     simulated[:, 2], measured[:, 2] = 0, 0
     for good in (None, rng.random((N, N)) < 0.8):
         value, gradient = adapter.loss(kind, simulated, measured, EPS_COUNTS, good)
@@ -274,10 +274,10 @@ def _network(adapter: Adapter, case: NetworkCase) -> None:
 def _compare_network(
     adapter: Adapter, case: NetworkCase, estimates: Array, total: float, last: float, slopes: Mapping[str, float]
 ) -> None:
-    found, found_total, found_last, gradients = adapter.network(case)
-    for number, (mine, expected) in enumerate(zip(found, estimates, strict=True)):
+    result, result_total, result_last, gradients = adapter.network(case)
+    for number, (mine, expected) in enumerate(zip(result, estimates, strict=True)):
         close(mine, expected, FORWARD, f"estimate {number} (NET-5, NET-6)")
-    close(np.array([found_total, found_last]), np.array([total, last]), LOSS, "training loss (TRN-1)")
+    close(np.array([result_total, result_last]), np.array([total, last]), LOSS, "training loss (TRN-1)")
     assert set(gradients) == set(case.weights), "every weight has a gradient (NET-11)"
     for name, slope in slopes.items():
         direction = case.direction(name)

@@ -1,4 +1,4 @@
-"""Small cases of the network ``unrolled``: weights, patterns and sites, with what the reference makes of them."""
+"""Small cases of the network ``unrolled``: weights, patterns and sites, with the results of the NumPy reference."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class NetworkCase:
     loss: str
 
     def expected(self, weights: Mapping[str, Any] | None = None) -> tuple[NDArray[np.complex128], float, float]:
-        """Estimates (iteration, B, H, W), training loss and last loss of the reference."""
+        """Estimates (iteration, B, H, W), training loss and last loss of the NumPy reference."""
         given = {
             name.removeprefix("network."): np.asarray(value, np.float64)
             for name, value in (weights or self.weights).items()
@@ -80,19 +80,19 @@ class NetworkCase:
 
     def direction(self, name: str) -> NDArray[np.float64]:
         """A fixed direction of one weight, of norm 1."""
-        found = np.random.default_rng(zlib.crc32(name.encode())).normal(size=self.weights[name].shape)
-        return found / np.linalg.norm(found)
+        result = np.random.default_rng(zlib.crc32(name.encode())).normal(size=self.weights[name].shape)
+        return result / np.linalg.norm(result)
 
     def slopes(self, *, step: float = 1e-5) -> dict[str, float]:
-        """Derivative of the reference's training loss along the direction of each weight, by central differences."""
-        found = {}
+        """Derivative of the NumPy reference's training loss along each weight's direction, by central differences."""
+        result = {}
         for name, value in self.weights.items():
             ends = []
             for sign in (1, -1):
                 moved = {**self.weights, name: value.astype(np.float64) + sign * step * self.direction(name)}
                 ends.append(self.expected(moved)[1])
-            found[name] = (ends[0] - ends[1]) / (2 * step)
-        return found
+            result[name] = (ends[0] - ends[1]) / (2 * step)
+        return result
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """As arrays for an ``.npz`` file."""
@@ -191,11 +191,11 @@ def _weights(config: ModelConfig, rng: np.random.Generator) -> dict[str, NDArray
         "merge": (2 * w, 2 * w, 3),
         "out_conv": (8, 2 * w, 3),
     }
-    found = {}
+    result = {}
     for number in range(config.iterations):
         for layer, (out, into, side) in layers.items():
             scale = 0.5 / np.sqrt(into * side**2)
             name = f"network.nets.{number}.{layer}"
-            found[f"{name}.weight"] = rng.normal(0, scale, (out, into, side, side)).astype(np.float32)
-            found[f"{name}.bias"] = rng.normal(0, 0.05, out).astype(np.float32)
-    return found
+            result[f"{name}.weight"] = rng.normal(0, scale, (out, into, side, side)).astype(np.float32)
+            result[f"{name}.bias"] = rng.normal(0, 0.05, out).astype(np.float32)
+    return result

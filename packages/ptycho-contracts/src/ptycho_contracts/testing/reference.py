@@ -1,4 +1,4 @@
-"""specs/physics.md in NumPy, complex128, written to be read: the oracle of the conformance tests.
+"""specs/physics.md in NumPy, complex128, written for readability: the oracle of the conformance tests.
 
 Shapes: M patterns of N x N pixels, K probe modes. Positions are (M, 2) [x, y] in object pixels.
 Nothing here is fast, and nothing is shared with the backends.
@@ -20,7 +20,7 @@ Shape = tuple[int, int]
 
 
 def canvas_geometry(positions_px: ArrayLike, N: int) -> tuple[Real, Shape]:
-    """Origin (2,) [y, x] in whole object pixels, and shape, of the least canvas (PHY-3).
+    """Origin (2,) [y, x] in whole object pixels, and shape, of the smallest canvas (PHY-3).
 
     Raises:
         ContractError: positions that are not (M, 2), M >= 1.
@@ -112,12 +112,12 @@ def normalised_probe(probe: ArrayLike, mean_counts: float) -> Complex:
     energy = float(np.sum(np.abs(probe) ** 2))
     if not energy > 0:
         raise ContractError(Problem("probe", "physics.dark", "energy in the probe", f"{energy:g}", "give a probe"))
-    gauged: Complex = probe * np.sqrt(mean_counts / energy)
-    return gauged
+    normalised: Complex = probe * np.sqrt(mean_counts / energy)
+    return normalised
 
 
 def twin(canvas: ArrayLike, probe: ArrayLike, positions_px: ArrayLike, origin_yx: ArrayLike) -> tuple[Any, ...]:
-    """The twin of object, probe, positions and origin: the same data (PHY-13)."""
+    """The twin image of object, probe, positions and origin: the same data (PHY-13)."""
     canvas = np.asarray(canvas, dtype=np.complex128)
     probe = np.asarray(probe, dtype=np.complex128)
     N = probe.shape[-1]
@@ -189,7 +189,9 @@ def _positions(positions_px: ArrayLike) -> Real:
     positions = np.asarray(positions_px, dtype=np.float64)
     if positions.ndim != 2 or positions.shape[1] != 2 or not len(positions):
         raise ContractError(
-            Problem("positions_px", "array.shape", "(pattern, 2)", f"shape {positions.shape}", "give [x, y] a pattern")
+            Problem(
+                "positions_px", "array.shape", "(pattern, 2)", f"shape {positions.shape}", "give one [x, y] per pattern"
+            )
         )
     return positions
 
@@ -217,12 +219,12 @@ def _bilinear_terms(positions: Real, N: int, origin_yx: ArrayLike, shape: Shape)
 
 
 def _good_pixels(simulated: ArrayLike, measured: ArrayLike, good: ArrayLike | None) -> tuple[Real, Real]:
-    """Both as float64, flat, good pixels only; ``good`` is (N, N) bool, True where a pixel counts."""
+    """Both as one-dimensional float64, good pixels only; ``good`` is (N, N) bool, True where a pixel counts."""
     simulated = np.asarray(simulated, dtype=np.float64)
     measured = np.asarray(measured, dtype=np.float64)
     if simulated.shape != measured.shape:
         found = f"{simulated.shape} and {measured.shape}"
-        raise ContractError(Problem("counts", "array.shape", "equal shapes", found, "compare like with like"))
+        raise ContractError(Problem("counts", "array.shape", "equal shapes", found, "give arrays of equal shape"))
     if good is None:
         return simulated.ravel(), measured.ravel()
     chosen = np.asarray(good, dtype=bool)

@@ -1,6 +1,6 @@
 """The network ``unrolled`` and its training loss in NumPy, float64 (specs/training.md, NET-5 to NET-7 and TRN-1).
 
-One group at a time, written to be read: an oracle for the backends, which fraction nothing with it.
+One group at a time, written for readability: an oracle for the backends, which share no code with it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def unrolled(
         counts: (C, N, N), zero frequency at [N // 2, N // 2].
         probe: (K, N, N), any scale.
         coords_relative: (2, C) [x, y], centre minus position.
-        mean_counts: Mean photons a pattern.
+        mean_counts: Mean photons per pattern.
         canvas_shape: (H, W); the group's centre lies on pixel [H // 2, W // 2].
         good: (N, N), True where a detector pixel counts.
     """
@@ -105,7 +105,7 @@ def training_loss(
     N = probe.shape[-1]
     weights = [EARLIER_ITERATIONS] * (len(estimates[0]) - 1) + [1.0]
     measured = counts / mean_counts[:, None, None, None]
-    # The smoothing is a count of every group's own photons: groups are summed by hand.
+    # The smoothing EPS_COUNTS is in counts: it depends on the group's mean counts, so groups are evaluated one by one.
     function = {"amplitude": reference.amplitude_loss, "poisson": reference.poisson_loss}[loss]
     chosen = np.ones((N, N), bool) if good is None else good
     total = float(measured[..., chosen].sum())
@@ -146,13 +146,13 @@ def convolution(image: Real, weight: Real, bias: Real, stride: int = 1) -> Real:
     side = weight.shape[-1]
     padded = np.pad(image, ((0, 0), (side // 2, side // 2), (side // 2, side // 2)))
     height, width = image.shape[1:]
-    found = np.zeros((len(weight), -(-height // stride), -(-width // stride)))
+    result = np.zeros((len(weight), -(-height // stride), -(-width // stride)))
     for y in range(side):
         for x in range(side):
-            found += np.einsum(
+            result += np.einsum(
                 "oi,ihw->ohw", weight[:, :, y, x], padded[:, y : y + height : stride, x : x + width : stride]
             )
-    return found + bias[:, None, None]
+    return result + bias[:, None, None]
 
 
 def unshuffled(image: Real) -> Real:

@@ -47,7 +47,7 @@ def positions(
 
 @st.composite
 def probes(draw: st.DrawFn, N: int, *, modes: int | None = None, mean_counts: float = 1e4) -> NDArray[np.complex64]:
-    """(K, N, N) complex64 in the gauge of ``mean_counts``: a soft spot with a curved wavefront and higher modes."""
+    """(K, N, N) complex64 normalised to ``mean_counts``: a soft spot with a curved wavefront and higher modes."""
     count = draw(st.integers(1, 3)) if modes is None else modes
     rng = draw(generators)
     axis = (np.arange(N) - N // 2) / N
@@ -102,7 +102,7 @@ def groups(
 
     Args:
         positions_px: (M, 2) [x, y]; M >= gridsize**2.
-        gridsize: Drawn from what M allows where None.
+        gridsize: If None, drawn from the values that M allows.
     """
     count = len(positions_px)
     side = draw(st.sampled_from([g for g in (1, 2, 3) if g * g <= count])) if gridsize is None else gridsize

@@ -34,11 +34,11 @@ class GroupSource(PatternSource, TruthSource, Protocol):
 
 
 def mean_counts(source: PatternSource, *, allowed: Any | None = None) -> dict[int, float]:
-    """Mean photons a pattern of each scan, over good pixels, summed in float64.
+    """Mean photons per pattern of each scan, over good pixels, summed in float64.
 
     Args:
         source: Scan or Store.
-        allowed: Indices of the patterns that count, such as those that are not held out; all where not given.
+        allowed: Indices of the patterns that count, such as those that are not held out; default: all.
 
     Returns:
         Value of ``scan_index`` -> mean counts per pattern of that scan's allowed patterns.
@@ -64,7 +64,7 @@ def gather(
         source: Scan or Store that the groups were made from.
         groups: All groups.
         rows: Which groups: a slice, or integers.
-        mean_counts: Mean photons a pattern by value of ``scan_index``, of the training patterns.
+        mean_counts: Mean photons per pattern by value of ``scan_index``, of the training patterns.
         truth: Also read the true object under each pattern.
 
     Returns:

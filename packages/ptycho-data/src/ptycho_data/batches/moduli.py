@@ -58,10 +58,10 @@ class ModuliStream:
         """(n, N, N) moduli of the next subset, for a probe of unit energy, zero frequency at [0, 0].
 
         Args:
-            subset: Its number; another than the one whose turn it is is refused.
+            subset: Its number; it must be the next one in order.
 
         Raises:
-            IndexError: another subset's turn, or all passes are read.
+            IndexError: not the next subset in order, or all passes are read.
         """
         if self._done >= self._steps or subset != self._done % self._subsets:
             due = "none: all passes are read" if self._done >= self._steps else f"subset {self._done % self._subsets}"

@@ -7,23 +7,23 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-Wanted = TypeVar("Wanted")
-Found = TypeVar("Found")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def read_ahead(
-    read: Callable[[Wanted], Found], wanted: Iterable[Wanted], *, workers: int, each: int = 2
-) -> Generator[Found, None, None]:
-    """``read`` of everything that is wanted, in order.
+    read: Callable[[Item], Result], wanted: Iterable[Item], *, workers: int, each: int = 2
+) -> Generator[Result, None, None]:
+    """``read`` of every requested item, in order.
 
     Args:
-        workers: Threads that read; 0 reads each thing when it is asked for.
-        each: Things that each thread reads ahead.
+        workers: Threads that read; 0 reads each item on request.
+        each: Items that each thread reads ahead.
     """
     if not workers:
         yield from map(read, wanted)
         return
-    waiting: deque[Future[Found]] = deque()
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(workers, thread_name_prefix="ptycho-reader") as pool:
         try:
             for one in wanted:

@@ -35,14 +35,14 @@ class TruthSource(Protocol):
 
 def truth_arrays(truths: Mapping[int, Truth]) -> dict[str, NDArray[Any]]:
     """Arrays by their names in a store, two for each scan."""
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for number, truth in sorted(truths.items()):
-        found |= {f"{OBJECT}_{number}": truth.object, f"{ORIGIN}_{number}": truth.origin_yx_px}
-    return found
+        arrays |= {f"{OBJECT}_{number}": truth.object, f"{ORIGIN}_{number}": truth.origin_yx_px}
+    return arrays
 
 
 def truth_specs(names: Iterable[str]) -> tuple[ArraySpec, ...]:
-    """Declarations of the truths that some of the names tell of: both arrays of each scan."""
+    """Declarations of the truths among some names: both arrays of each scan."""
     declared = {spec.name: spec for spec in SCAN_ARRAYS}
     numbers = sorted({int(match[2]) for match in map(_NAME.fullmatch, names) if match})
     return tuple(
@@ -114,7 +114,7 @@ def require_truth(source: TruthSource, indices: Any) -> None:
 
 
 def has_truth(source: TruthSource, indices: Any) -> bool:
-    """Whether :func:`require_truth` has nothing to say."""
+    """Whether :func:`require_truth` reports no problem."""
     try:
         require_truth(source, indices)
     except ContractError:

@@ -1,6 +1,6 @@
 """Canvas geometry: where patterns at given positions land on an array of object pixels (specs/grouping.md, GEO).
 
-All functions take positions in float64 and hand out integer corners and fractions in
+All functions take positions in float64 and return integer corners and fractions in
 ``[0, 1)``, so that a scan at an offset of a million pixels costs no precision and no memory.
 """
 
@@ -19,6 +19,7 @@ MAX_CANVAS_PIXELS = 1 << 32
 """Larger canvases are refused: such positions are not in object pixels."""
 
 _ROUNDING_PX = 1e-6
+"""Patches that leave the canvas by less than this are on it: the difference is rounding."""
 _POSITIONS = (ArraySpec("positions_px", ("pattern", 2), kinds="fiu", unit="px"),)
 
 
@@ -58,6 +59,10 @@ def canvas_geometry(positions_px: Any, N: int) -> CanvasGeometry:
 
     Raises:
         ContractError: bad positions, or a canvas of more than ``MAX_CANVAS_PIXELS``.
+
+    >>> frame = canvas_geometry([[10.0, 20.0], [13.5, 20.0]], 8)
+    >>> frame.origin_yx_px.tolist(), frame.shape
+    ([16.0, 6.0], (9, 12))
     """
     positions = checked_positions(positions_px, where="canvas_geometry")
     low = np.floor(positions.min(axis=0))[::-1]
@@ -79,7 +84,7 @@ def canvas_geometry(positions_px: Any, N: int) -> CanvasGeometry:
 def corners_and_fractions(
     positions_px: Any, geometry: CanvasGeometry, N: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Where each patch begins on a canvas.
+    """Where each patch starts on a canvas.
 
     Patch pixel ``[i, j]`` reads canvas pixels ``corner + [i, j]`` and the next ones down and to
     the right, with bilinear weights from the fraction.
@@ -131,7 +136,10 @@ def group_canvas_shape(coords_relative: Any, N: int, *, multiple: int = 1) -> tu
 
     Returns:
         ``(H, W)``: ``max(2 A, 2 B - 1)`` with ``A = N // 2 + ceil(s)``, ``B = N - N // 2 + floor(s) + 1``
-        and s the largest ``|coords_relative|`` in y or x: the least that has room on both sides.
+        and s the largest ``|coords_relative|`` in y or x: the smallest that has room on both sides.
+
+    >>> group_canvas_shape(np.array([2.5, -2.5, 0.0, 0.0]).reshape(1, 1, 2, 2), 8)
+    (9, 14)
     """
     spread_x, spread_y = np.abs(np.asarray(coords_relative, dtype=np.float64)).max(axis=(0, 1, 3))
     return _group_side(float(spread_y), N, multiple), _group_side(float(spread_x), N, multiple)

@@ -1,4 +1,4 @@
-"""Light on the canvas, and subsets of the patterns that light it evenly (specs/training.md, IMG-1)."""
+"""Illumination of the canvas, and subsets of the patterns that illuminate it evenly (specs/training.md, IMG-1)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def illumination(probe: NDArray[np.complex64], sites: Sites) -> NDArray[np.float
 
 
 def sparse_subsets(probe: NDArray[np.complex64], sites: Sites, *, most: int | None = None) -> list[NDArray[np.int64]]:
-    """Disjoint subsets of the patterns, each about as sparse as to light the canvas once.
+    """Disjoint subsets of the patterns, each of which illuminates the canvas about once.
 
     The order is a fixed permutation: the same scan gives the same image.
 
@@ -51,8 +51,8 @@ def sparse_subsets(probe: NDArray[np.complex64], sites: Sites, *, most: int | No
     Returns:
         Indices into ``sites``, together all of them.
     """
-    light = illumination(probe, sites)
-    layers = np.square(light).sum() / light.sum() / power_of(probe).max()
+    intensity = illumination(probe, sites)
+    layers = np.square(intensity).sum() / intensity.sum() / power_of(probe).max()
     count = max(1, min(len(sites), math.ceil(float(layers))))
     if most is not None:
         count = max(count, math.ceil(len(sites) / most))

@@ -1,8 +1,8 @@
 """Weighted patches onto an array of sums, at fractional positions (specs/grouping.md, STI-1, STI-6).
 
-Placing is the adjoint of bilinear interpolation, done as real arithmetic on contiguous memory: in
+Scatter-add is the adjoint of bilinear interpolation, done as real arithmetic on contiguous memory: in
 a patch padded by one column and one row, the next pixel to the right or below lies at a fixed
-step in flat memory. A few patches at a time, so that the work stays in the cache. Where patches
+step in memory. A few patches at a time, so that the work stays in the cache. If patches
 of one batch lie close together, they are summed in a small array of their own precision first.
 """
 
@@ -20,6 +20,8 @@ _WORK_BYTES = 1 << 20
 _TILE_PX = 192
 _MOST_IN_A_TILE = 256
 _SAFE_WEIGHTS = (2.0**-60, 2.0**60)
+"""Weights within these limits need no scaling. Reasoned: float32 ends at 2^127, so products with amplitudes and sums of
+256 patches have room."""
 
 
 class ScatterAdd:
@@ -91,40 +93,42 @@ class ScatterAdd:
         for start in range(0, len(rows), self._step):
             part = rows[start : start + self._step]
             # Complements in float64: 1 - f in float32 loses all digits where f is nearly 1.
-            shares = np.concatenate([1 - fractions[part], fractions[part]], axis=1).astype(self.real)
+            coefficients = np.concatenate([1 - fractions[part], fractions[part]], axis=1).astype(self.real)
             doubled = np.repeat(weight[part], 2, axis=-1) if shared is None else shared[1]
-            _add(values, self._values(patches[part], doubled, shares), corners[part], 2)
-            spread = self._weights(weight[part], shares) if shared is None else self._shared(shared[0], shares)
+            _add(values, self._values(patches[part], doubled, coefficients), corners[part], 2)
+            spread = (
+                self._weights(weight[part], coefficients) if shared is None else self._shared(shared[0], coefficients)
+            )
             _add(weights, spread, corners[part], 1)
 
-    def _values(self, patches: NDArray[Any], doubled: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
+    def _values(self, patches: NDArray[Any], doubled: NDArray[Any], coefficients: NDArray[Any]) -> NDArray[Any]:
         """Spread ``w p``: (n, N + 1, 2 N + 2), pairs (real, imaginary) in a row."""
         n, side = len(patches), self.N + 1
         pairs = np.ascontiguousarray(patches).view(self.real)
         np.multiply(pairs, doubled, out=self._padded[:n, : self.N, : 2 * self.N])
-        return self._spread_out(self._padded[:n].reshape(n, -1), 2, shares).reshape(n, side, 2 * side)
+        return self._spread_out(self._padded[:n].reshape(n, -1), 2, coefficients).reshape(n, side, 2 * side)
 
-    def _weights(self, weight: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
+    def _weights(self, weight: NDArray[Any], coefficients: NDArray[Any]) -> NDArray[Any]:
         """Spread weights of their own patch each: (n, N + 1, N + 1)."""
         n, side = len(weight), self.N + 1
         padded = np.zeros((n, side, side), self.real)
         padded[:, : self.N, : self.N] = weight
-        return self._spread_out(padded.reshape(n, -1), 1, shares).reshape(n, side, side)
+        return self._spread_out(padded.reshape(n, -1), 1, coefficients).reshape(n, side, side)
 
-    def _shared(self, reads: NDArray[Any], shares: NDArray[Any]) -> NDArray[Any]:
-        """Spread copies of one weight: (n, N + 1, N + 1), four shifted weights in their shares."""
+    def _shared(self, reads: NDArray[Any], coefficients: NDArray[Any]) -> NDArray[Any]:
+        """Spread copies of one weight: (n, N + 1, N + 1), four shifted weights with bilinear coefficients."""
         side = self.N + 1
-        up, left, down, right = (shares[:, column : column + 1] for column in range(4))
+        up, left, down, right = (coefficients[:, column : column + 1] for column in range(4))
         products = np.concatenate([up * left, up * right, down * left, down * right], axis=1)
-        return np.asarray(products @ reads).reshape(len(shares), side, side)
+        return np.asarray(products @ reads).reshape(len(coefficients), side, side)
 
-    def _spread_out(self, flat: NDArray[Any], width: int, shares: NDArray[Any]) -> NDArray[Any]:
-        """Padded patches (n, side * side * width) shared with the next column, then with the next row."""
-        n, size = flat.shape
+    def _spread_out(self, padded: NDArray[Any], width: int, coefficients: NDArray[Any]) -> NDArray[Any]:
+        """Padded patches (n, side * side * width) distributed to the next column, then to the next row."""
+        n, size = padded.shape
         lines, spread, part = (work[:n, :size] for work in (self._lines, self._spread, self._part))
-        up, left, down, right = (shares[:, column : column + 1] for column in range(4))
+        up, left, down, right = (coefficients[:, column : column + 1] for column in range(4))
         row = width * (self.N + 1)
-        for source, target, stays, goes, step in ((flat, lines, left, right, width), (lines, spread, up, down, row)):
+        for source, target, stays, goes, step in ((padded, lines, left, right, width), (lines, spread, up, down, row)):
             np.multiply(source, stays, out=target)
             moved = np.multiply(source[:, :-step], goes, out=part[:, :-step])
             target[:, step:] += moved
@@ -132,7 +136,7 @@ class ScatterAdd:
 
 
 def _add(sums: NDArray[np.float64], spread: NDArray[Any], corners: Indices, width: int) -> None:
-    """Add each spread patch at its corner of an array of ``width`` numbers a pixel."""
+    """Add each spread patch at its corner of an array of ``width`` numbers per pixel."""
     side = spread.shape[1]
     height, across = sums.shape[0], sums.shape[1] // width
     for patch, (top, left) in zip(spread, corners.tolist(), strict=True):
@@ -143,7 +147,7 @@ def _add(sums: NDArray[np.float64], spread: NDArray[Any], corners: Indices, widt
 
 
 def _corner_reads(weight: NDArray[Any]) -> NDArray[Any]:
-    """(4, (N + 1)^2): the weight at [0, 0], [0, 1], [1, 0], [1, 1], in the order of the shares."""
+    """(4, (N + 1)^2): the weight at [0, 0], [0, 1], [1, 0], [1, 1], in the order of the bilinear coefficients."""
     N = len(weight)
     reads = np.zeros((4, N + 1, N + 1), weight.dtype)
     for number, (down, right) in enumerate(np.ndindex(2, 2)):
@@ -152,7 +156,7 @@ def _corner_reads(weight: NDArray[Any]) -> NDArray[Any]:
 
 
 def _scale(weight: NDArray[Any]) -> float:
-    """A power of two that takes weights of unusual units out of float32's reach of overflow; else 1."""
+    """A power of two that scales weights of unusual units to avoid overflow in float32; else 1."""
     largest = float(weight.max())
     if largest == 0 or _SAFE_WEIGHTS[0] < largest < _SAFE_WEIGHTS[1]:
         return 1.0
@@ -160,7 +164,7 @@ def _scale(weight: NDArray[Any]) -> float:
 
 
 def _by_tile(corners: Indices) -> Iterator[Indices]:
-    """Numbers of patches that begin in the same tile of the canvas, in the order given."""
+    """Numbers of patches that start in the same tile of the canvas, in the order given."""
     tiles = corners // _TILE_PX
     number = tiles[:, 0] * (tiles[:, 1].max() + 1) + tiles[:, 1]
     order = np.argsort(number, kind="stable")

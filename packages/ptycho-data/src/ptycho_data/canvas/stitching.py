@@ -1,6 +1,6 @@
 """Patches and positions -> canvas, and back (specs/grouping.md, STITCH).
 
-Extraction reads a patch by bilinear interpolation; placing is its exact adjoint. A canvas is
+Extraction reads a patch by bilinear interpolation; scatter-add is its exact adjoint. A canvas is
 ``sum A^T(w p) / sum A^T(w)`` with one weight w for numerator and denominator.
 """
 
@@ -34,16 +34,16 @@ class Stitcher:
         self._scatter: ScatterAdd | None = None
 
     def add(self, patches: NDArray[Any], positions_px: NDArray[Any], weight: NDArray[Any] | None = None) -> None:
-        """Place patches, each at its own position.
+        """Scatter-add patches, each at its own position.
 
         Args:
             patches: (n, N, N) complex.
             positions_px: (n, 2) ``[x, y]`` of each patch's pixel ``[N // 2, N // 2]``.
-            weight: (N, N) or (n, N, N) real, not negative; ones where not given.
+            weight: (N, N) or (n, N, N) real, not negative; default: ones.
 
         Raises:
             ContractError: wrong shapes, unequal counts, values that are not finite, or a patch beyond
-                the canvas: nothing is placed then.
+                the canvas: nothing is added then.
         """
         patches, weight = np.asarray(patches), _checked(patches, positions_px, weight)
         if not len(patches):
@@ -61,7 +61,7 @@ class Stitcher:
     def add_groups(
         self, patches: NDArray[Any], groups: Groups, positions_px: NDArray[Any], weight: NDArray[Any] | None = None
     ) -> None:
-        """Place the patches (n, C, N, N) of n groups at the positions (M, 2) of their members."""
+        """Scatter-add the patches (n, C, N, N) of n groups at the positions (M, 2) of their members."""
         patches = np.asarray(patches)
         if patches.ndim != 4 or patches.shape[:2] != groups.nn_indices.shape:
             raise ContractError(
@@ -145,7 +145,7 @@ def _checked(patches: Any, positions_px: Any, weight: Any) -> NDArray[Any]:
             Problem(
                 "Stitcher.add: positions_px",
                 "stitch.counts_differ",
-                f"({len(patches)}, 2), one position a patch",
+                f"({len(patches)}, 2), one position per patch",
                 f"shape {positions.shape} for {len(patches)} patches",
                 "pair each patch with its position",
             )

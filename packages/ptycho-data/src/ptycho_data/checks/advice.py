@@ -17,7 +17,7 @@ TREND = 0.02
 """Change of the FRC's frequency, as a fraction of Nyquist, that counts as one."""
 FEW_MODES, MOST_MODES = 3, 8
 ENOUGH_STEPS = 400
-"""Steps of a descent below which its R is still high with any number of modes."""
+"""Steps of a joint reconstruction below which its R is still high with any number of modes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Advice:
 
 
 def over_floor(residual: Any, floor: Any) -> float | None:
-    """R over its floor; None where either is missing or not a positive number."""
+    """R over its floor; None if either is missing or not a positive number."""
     if not (_is_number(residual) and _is_number(floor)) or floor <= 0:
         return None
     return float(residual / floor)
 
 
 def try_next(modes: int, *, corrects_positions: bool = False, fits_background: bool = False) -> str:
-    """Options of ``reconstruct`` to try where R stays above its floor, the likeliest first."""
+    """Options of ``reconstruct`` to try if R stays above its floor, the likeliest first."""
     if modes < FEW_MODES:
         return f"try `modes={FEW_MODES}`"
     options = [f"`modes={min(modes + 2, MOST_MODES)}`"] if modes < MOST_MODES else []
@@ -62,27 +62,27 @@ def advise(
     Args:
         residual, floor: R of the used patterns and its Poisson floor.
         held_out: R of patterns never used, or None.
-        modes, epochs: Of the descent.
+        modes, epochs: Of the joint reconstruction.
         half_bit: Fraction of Nyquist where the FRC of the halves falls below half a bit.
-        half_bit_before: The same after fewer epochs; None where that is not known.
-        corrects_positions, fits_background: What the descent fitted beside object and probe.
+        half_bit_before: The same after fewer epochs; None if unknown.
+        corrects_positions, fits_background: What was fitted besides object and probe.
     """
     ratio = over_floor(residual, floor)
     trend = _of_trend(half_bit, half_bit_before, epochs)
     remedy = try_next(modes, corrects_positions=corrects_positions, fits_background=fits_background)
-    found = _of_residual(ratio, remedy, rising=[advice.code for advice in trend] == ["frc.rising"])
+    result = _of_residual(ratio, remedy, rising=[advice.code for advice in trend] == ["frc.rising"])
     if _is_number(held_out) and _is_number(residual) and held_out > OVERFIT * residual:  # type: ignore[operator]
-        found.append(
+        result.append(
             Advice(
                 "overfit",
                 f"held-out R {held_out:.4g} is well above the used patterns' {residual:.4g}: the fit "
                 "follows their noise; fewer modes or epochs, or more overlap",
             )
         )
-    found += trend
+    result += trend
     if ratio is not None and ratio <= NEAR_FLOOR and [advice.code for advice in trend] == ["frc.settled"]:
-        found.append(Advice("stop", "R is at or near its floor and the FRC has settled: stop here"))
-    return found
+        result.append(Advice("stop", "R is at or near its floor and the FRC has settled: stop here"))
+    return result
 
 
 def hint(command: str, summary: Mapping[str, Any]) -> str | None:
@@ -114,7 +114,7 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
 
 
 def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
-    """What to say of a training that collapsed, also after its recovery; None where it did not (CLI-28).
+    """What to say of a training that collapsed, also after its recovery; None if it did not (CLI-28).
 
     Args:
         summary: Of the training.
@@ -128,7 +128,7 @@ def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
     ways += ["`architecture=unrolled`"] if settings.get("model", {}).get("architecture") == "cnn" else []
     if not settings.get("training", {}).get("supervised_weight"):
         ways.append("`synthetic=N` with `supervised_weight`")
-    again = ", also when begun anew at a third of the learning rate" if training.get("restarts") else ""
+    again = ", also when restarted at a third of the learning rate" if training.get("restarts") else ""
     return Problem(
         model,
         "training.collapsed",
@@ -140,7 +140,7 @@ def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
 
 
 def _longer(summary: Mapping[str, Any], own: Mapping[str, Any]) -> str:
-    """What a short descent with few modes should try first; else nothing."""
+    """What a short fit with few modes should try first; else nothing."""
     epochs, used = summary.get("epochs", 0), summary.get("patterns", {}).get("used", 0)
     fitted = used - (summary.get("validation") or {}).get("patterns", 0)
     an_epoch = math.ceil(fitted / own.get("batch_size", 1))
@@ -155,9 +155,9 @@ def _longer(summary: Mapping[str, Any], own: Mapping[str, Any]) -> str:
 
 
 def _of_calibration(summary: Mapping[str, Any]) -> str | None:
-    """What to try where a training's calibrated probe does not explain its patterns."""
-    told, settings = (summary.get("probe") or {}).get("calibration") or {}, summary.get("settings", {})
-    residual, floor, steps = told.get("residual"), told.get("poisson_floor"), told.get("steps")
+    """What to try if a training's calibrated probe does not explain its patterns."""
+    calibration, settings = (summary.get("probe") or {}).get("calibration") or {}, summary.get("settings", {})
+    residual, floor, steps = calibration.get("residual"), calibration.get("poisson_floor"), calibration.get("steps")
     ratio = over_floor(residual, floor)
     if ratio is None or ratio <= NEAR_FLOOR or not steps or summary.get("training", {}).get("collapsed"):
         return None
@@ -165,8 +165,8 @@ def _of_calibration(summary: Mapping[str, Any]) -> str | None:
         int(settings.get(section, {}).get(name, 1))
         for section, name in (("model", "modes"), ("training", "calibration_epochs"))
     )
-    wanted = FEW_MODES if modes < FEW_MODES else min(modes + 2, MOST_MODES)
-    more = f"`modes={wanted}`" if modes < MOST_MODES else ""
+    suggested = FEW_MODES if modes < FEW_MODES else min(modes + 2, MOST_MODES)
+    more = f"`modes={suggested}`" if modes < MOST_MODES else ""
     if steps < ENOUGH_STEPS:
         remedy = f"try `calibration_epochs={math.ceil(ENOUGH_STEPS / (steps / epochs))}`"
         remedy += f", then {more}" if more else ""
@@ -180,13 +180,15 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
         return []
     times = f"R is {ratio:.2f} times its Poisson floor"
     if ratio <= AT_FLOOR:
-        return [Advice("residual.floor", f"{times}: the patterns are explained; R cannot tell more, go by the FRC")]
+        return [
+            Advice("residual.floor", f"{times}: the patterns are explained; R cannot distinguish further, use the FRC")
+        ]
     if ratio <= NEAR_FLOOR:
         return [Advice("residual.near", f"{times}: the patterns are nearly explained")]
     if rising:
         then = remedy.replace("more `epochs`, ", "")
         also = f"; if R stays with more epochs, {then}" if then != "try more `epochs`" else ""
-        return [Advice("residual.above", f"{times}: the descent is not done{also}")]
+        return [Advice("residual.above", f"{times}: the fit has not converged{also}")]
     return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
 
 
@@ -194,12 +196,12 @@ def _of_trend(now: float | None, before: float | None, epochs: int) -> list[Advi
     if not (_is_number(now) and _is_number(before)):
         return []
     change = now - before  # type: ignore[operator]
-    course = f"half-bit FRC went from {before:.3f} to {now:.3f} of Nyquist with the last half of the epochs"
+    text = f"half-bit FRC went from {before:.3f} to {now:.3f} of Nyquist with the last half of the epochs"
     if change > TREND:
-        return [Advice("frc.rising", f"{course}: still rising; try `epochs={2 * epochs}`")]
+        return [Advice("frc.rising", f"{text}: still rising; try `epochs={2 * epochs}`")]
     if change < -TREND:
-        return [Advice("frc.falling", f"{course}: falling, the halves fit their own noise; try `epochs={epochs // 2}`")]
-    return [Advice("frc.settled", f"{course}: settled")]
+        return [Advice("frc.falling", f"{text}: falling, the halves fit their own noise; try `epochs={epochs // 2}`")]
+    return [Advice("frc.settled", f"{text}: settled")]
 
 
 def _used(figures: Any) -> Any:

@@ -17,14 +17,18 @@ from scipy.spatial import cKDTree
 Progress = Callable[[str, int, int], None]
 
 _SIDE_PX = 128
+"""Larger patterns are cropped to at least this side, for speed."""
 _LEAST_STEP_PX = 2.0
+"""Least median distance of neighbours after cropping, so that positions rounded to pixels still differ."""
 _CLEAR = 0.5
+"""Fraction of the gain by which another orientation must be worse than the best (ORI-3)."""
 _LEAST_GAIN = 0.1
+"""Least gain that decides, as a fraction of the median residual (ORI-3)."""
 
 
 @dataclass(frozen=True)
 class Orientation:
-    """A change of the position axes: first swapped, then turned round."""
+    """A change of the position axes: first swapped, then reversed."""
 
     swap_xy: bool = False
     flip_x: bool = False
@@ -37,7 +41,7 @@ class Orientation:
 
     @property
     def twin(self) -> Orientation:
-        """Both axes turned round: the object and the probe conjugated and rotated by 180 degrees."""
+        """The conjugate twin: both axes reversed, object and probe conjugated and rotated by 180 degrees."""
         return Orientation(self.swap_xy, not self.flip_x, not self.flip_y)
 
     def __str__(self) -> str:
@@ -54,11 +58,11 @@ class OrientationRanking:
     """Outcome of :func:`rank_orientations`.
 
     Attributes:
-        residuals: Far-field residual R of each orientation, least first.
-        decided: The best is clearly better than all others but its twin. False where the object
+        residuals: Far-field residual R of each orientation, lowest first.
+        decided: The best is clearly better than all others except its conjugate twin. False if the object
             shows nothing, the overlap is too small, or the scan is too symmetric.
-        twin_is_equal: The twin of the best explains the data about as well, or nothing is decided:
-            only a better probe guess could tell which of the two is right.
+        twin_is_equal: The conjugate twin of the best explains the data about as well, or nothing is decided:
+            only a better probe guess could decide between the two.
         patterns: Number of patterns that were used.
     """
 
@@ -69,26 +73,26 @@ class OrientationRanking:
 
     @property
     def best(self) -> Orientation:
-        """The orientation of least residual."""
+        """The orientation of lowest residual."""
         return self.residuals[0][0]
 
     @property
     def twin(self) -> Orientation:
-        """The twin of the best."""
+        """The conjugate twin of the best."""
         return self.best.twin
 
 
 def rank_orientations(
     scan: Scan, *, iterations: int = 5, patterns: int = 100, seed: int = 0, progress: Progress | None = None
 ) -> OrientationRanking:
-    """Rank the eight swaps and turns of the position axes by how well an object explains the patterns.
+    """Rank the eight swaps and reversals of the position axes by how well an object explains the patterns.
 
-    For each orientation, some passes of ePIE (Maiden and Rodenburg, Ultramicroscopy 109 (2009)
-    1256) from a flat object and the scan's probe, both updated, over neighbouring patterns of the
-    first scan. Positions are rounded to pixels; large patterns are cropped to their centre.
+    For each orientation, some passes of ePIE [EPIE] from a uniform object and the scan's probe, both
+    updated, over neighbouring patterns of the first scan. Positions are rounded to pixels; large
+    patterns are cropped to their centre.
 
     Args:
-        scan: Scan or Store. Without a probe the modulus of the mean pattern makes one, and twins are equal.
+        scan: Scan or Store. Without a probe the modulus of the mean pattern makes one, and conjugate twins are equal.
         iterations: Passes over the patterns.
         patterns: Neighbouring patterns used, at most.
         seed: Seed of the order of patterns.
@@ -102,18 +106,18 @@ def rank_orientations(
     side = _cropped_side(scan.N, positions)
     amplitude, good = _amplitude(scan, chosen, side)
     probe = _start_probe(scan, amplitude, side)
-    found = []
+    results = []
     for number, orientation in enumerate(ORIENTATIONS, 1):
         where = orientation.apply(positions) * (side / scan.N)
-        found.append((orientation, _residual(amplitude, good, where, probe, iterations, np.random.default_rng(seed))))
+        results.append((orientation, _residual(amplitude, good, where, probe, iterations, np.random.default_rng(seed))))
         if progress is not None:
             progress("orientation", number, len(ORIENTATIONS))
-    return _judged(found, len(chosen))
+    return _ranked(results, len(chosen))
 
 
-def _judged(found: list[tuple[Orientation, float]], patterns: int) -> OrientationRanking:
-    """Rank, and say what is clear: gains are measured from the median, which no object explains."""
-    residuals = tuple(sorted(found, key=lambda entry: entry[1]))
+def _ranked(results: list[tuple[Orientation, float]], patterns: int) -> OrientationRanking:
+    """Rank and decide: gains are relative to the median residual, at which no object explains the patterns."""
+    residuals = tuple(sorted(results, key=lambda entry: entry[1]))
     best, least = residuals[0]
     by_orientation = dict(residuals)
     rest = [value for orientation, value in residuals if orientation not in (best, best.twin)]
@@ -170,7 +174,7 @@ def _amplitude(scan: Scan, chosen: NDArray[np.int64], side: int) -> tuple[NDArra
 
 
 def _start_probe(scan: Scan, amplitude: NDArray[np.float32], side: int) -> NDArray[np.complex64]:
-    """(modes, side, side) in the gauge of these patterns."""
+    """(modes, side, side), normalised to the mean counts of these patterns."""
     if scan.probe is None:
         mean = np.sqrt(np.mean(np.square(amplitude), axis=0))
         probe = fft.fftshift(fft.ifft2(mean), axes=(0, 1))[None]
@@ -190,7 +194,7 @@ def _residual(
     iterations: int,
     rng: np.random.Generator,
 ) -> float:
-    """R of the last pass, each pattern judged before it changes the object and the probe."""
+    """R of the last pass, each pattern evaluated before it changes the object and the probe."""
     corners = np.rint(positions - positions.min(axis=0)).astype(np.int64)
     side = amplitude.shape[-1]
     width, height = (corners.max(axis=0) + side).tolist()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
-    """The ranking of the eight orientations as JSON values, and what it says of the positions as given.
+    """The ranking of the eight orientations as JSON values, and its result for the positions as given.
 
     Raises:
         ContractError: too few patterns, or dark ones.
@@ -33,7 +33,7 @@ def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
 
 
 def judged(ranking: OrientationRanking) -> Check:
-    """The check's words."""
+    """The check in words."""
     from ptycho_data.checks.orientation import Orientation
 
     given = Orientation()
@@ -41,11 +41,11 @@ def judged(ranking: OrientationRanking) -> Check:
     text = f"R of {ranking.patterns} patterns: {residuals[given]:.4g} as given"
     if not ranking.decided:
         return Check("orientation", "info", f"{text}; undecided: no orientation is clearly better than the others")
-    twin = f"; its twin ({ranking.twin}) explains the data as well: only a better probe tells them apart"
+    twin = f"; its twin image ({ranking.twin}) explains the data as well: only a better probe distinguishes them"
     if given == ranking.best or (given == ranking.twin and ranking.twin_is_equal):
-        other = f"; the twin ({given.twin}) explains the data as well: only a better probe tells them apart"
+        other = f"; the twin image ({given.twin}) explains the data as well: only a better probe distinguishes them"
         return Check("orientation", "ok", f"{text}, the best" + (other if ranking.twin_is_equal else ""))
-    text += f", {residuals[ranking.best]:.4g} with {ranking.best}: turn the positions so"
+    text += f", {residuals[ranking.best]:.4g} with {ranking.best}: change the positions accordingly"
     return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""))
 
 

@@ -1,4 +1,4 @@
-"""Checks of a scan before anyone trains on it. Each check says what it saw in words."""
+"""Checks of a scan before anyone trains on it. Each check reports its result in words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Check:
 
 @dataclass(frozen=True, eq=False)
 class ScanFacts:
-    """What the checks share, gathered in one pass over the patterns.
+    """Statistics that the checks use, gathered in one pass over the patterns.
 
     Attributes:
         mean_pattern: (N, N) float64, mean counts of each pixel.
@@ -60,12 +60,12 @@ def gather(scan: Scan) -> ScanFacts:
 
 def nearest_distances(scan: Scan) -> NDArray[np.float64]:
     """Distance of each position to the nearest other one of the same scan, in px."""
-    found = []
+    distances = []
     for index in np.unique(scan.scan_index):
         own = scan.positions_px[scan.scan_index == index]
         if len(own) > 1:
-            found.append(cKDTree(own).query(own, k=2)[0][:, 1])
-    return np.concatenate(found) if found else np.empty(0)
+            distances.append(cKDTree(own).query(own, k=2)[0][:, 1])
+    return np.concatenate(distances) if distances else np.empty(0)
 
 
 def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
@@ -86,7 +86,7 @@ def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
 def _unit(scan: Scan, facts: ScanFacts) -> Check:
     brightest = float(facts.max_pattern.max())
     mean = facts.pattern_counts.mean()
-    text = f"read as {scan.unit}; mean {mean:.4g} photons a pattern, brightest pixel {brightest:.4g}"
+    text = f"read as {scan.unit}; mean {mean:.4g} photons per pattern, brightest pixel {brightest:.4g}"
     if brightest < 1.5:
         return Check(
             "unit",
@@ -107,7 +107,7 @@ def _exposure(facts: ScanFacts) -> Check:
 
 
 def _statistics(scan: Scan, facts: ScanFacts) -> Check:
-    """Whether the counts look like photons: whole numbers one apart, and in dim pixels no calmer than Poisson's."""
+    """Whether the counts look like photons: whole numbers of spacing 1, at least Poisson variance in dim pixels."""
     rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), _SAMPLED_PATTERNS)).astype(np.int64))
     counts = scan.counts(rows).astype(np.float64)
     whole = np.rint(counts)
@@ -133,21 +133,25 @@ def _statistics(scan: Scan, facts: ScanFacts) -> Check:
 
 def _probe(scan: Scan, facts: ScanFacts) -> Check:
     if scan.probe is None:
-        return Check("probe", "warn", "no probe in the file: train and reconstruct find one from the patterns")
+        return Check("probe", "warn", "no probe in the file: train and reconstruct estimate one from the patterns")
     power = np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2, axis=(1, 2))
-    share = ", ".join(f"{100 * part:.1f} %" for part in power / max(power.sum(), 1e-300))
+    fractions = ", ".join(f"{100 * part:.1f} %" for part in power / max(power.sum(), 1e-300))
     ratio = float(power.sum() / max(facts.pattern_counts.mean(), 1e-300))
-    text = f"{len(power)} mode(s) ({share}), {scan.probe_kind}; its energy is {ratio:.4g} times the mean counts"
+    text = f"{len(power)} mode(s) ({fractions}), {scan.probe_kind}; its energy is {ratio:.4g} times the mean counts"
     if not np.isclose(ratio, 1, rtol=0.05):
         return Check("probe", "warn", text + ": it will be rescaled to them")
     return Check("probe", "ok", text)
 
 
 def probe_diameter_px(probe: NDArray[np.complex64]) -> float:
-    """Diameter of a uniform disc with the probe's participation area ``(sum I)^2 / sum I^2``."""
-    light = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
-    squares = float(np.sum(light**2))
-    return float(2 * np.sqrt(np.sum(light) ** 2 / squares / np.pi)) if squares > 0 else 0.0
+    """Diameter of a uniform disc with the probe's participation area ``(sum I)^2 / sum I^2``.
+
+    >>> round(probe_diameter_px(np.ones((1, 10, 10), np.complex64)), 2)
+    11.28
+    """
+    intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
+    squares = float(np.sum(intensity**2))
+    return float(2 * np.sqrt(np.sum(intensity) ** 2 / squares / np.pi)) if squares > 0 else 0.0
 
 
 def _overlap(scan: Scan, facts: ScanFacts) -> Check:
@@ -192,17 +196,17 @@ def _centre(scan: Scan, facts: ScanFacts) -> Check:
     quarter = scan.N // 4
     inner = pattern[quarter:-quarter, quarter:-quarter].sum() if quarter else total
     if inner < 0.25 * total:
-        return Check("centre", "warn", text + "; most light is at the border: are the patterns fftshifted?")
+        return Check("centre", "warn", text + "; most intensity is at the border: are the patterns fftshifted?")
     if max(abs(x - middle), abs(y - middle)) > max(1.5, 0.03 * scan.N):
         return Check("centre", "warn", text + ": shift the patterns, or expect a phase ramp")
     return Check("centre", "ok", text)
 
 
 def odd_pixels(facts: ScanFacts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Hot and dead pixels of the mean pattern, judged against the median of their neighbourhood.
+    """Hot and dead pixels of the mean pattern, compared with the median of their neighbourhood.
 
     Hot: more than 20 times the 3 x 3 median (a narrow direct beam still has bright neighbours), plus 5 of its
-    standard errors, plus half a photon. Dead: never one photon where the 5 x 5 median would give 20 in the whole
+    standard errors, plus half a photon. Dead: no photon at all where the 5 x 5 median would give 20 in the whole
     scan.
     """
     close = median_filter(facts.mean_pattern, size=3, mode="nearest")

@@ -1,4 +1,4 @@
-"""What a scan must have before work on it begins: light, photons, one object."""
+"""What a scan must have before work on it starts: a probe, photons, one object."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ptycho_contracts.records import Scan
 
 
 def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
-    """Imaging makes one object; several scans in one file are several objects (IMG-5).
+    """Inference and reconstruction give one object; several scans in one file are several objects (IMG-5).
 
     Raises:
         ContractError: more than one value of ``scan_index``.
@@ -24,7 +24,7 @@ def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
                 "scan.several",
                 "patterns of one scan",
                 f"{len(scans)} scans: {scans[:8].tolist()}",
-                "image each scan from a file of its own",
+                "store each scan in its own file",
             )
         )
 
@@ -36,7 +36,7 @@ def require_probe(scan: Scan, command: str) -> NDArray[np.complex64]:
         command: What needs it, for the error.
 
     Raises:
-        ContractError: none, or one without light.
+        ContractError: none, or one without energy.
     """
     if scan.probe is None:
         raise ContractError(
@@ -53,19 +53,19 @@ def require_probe(scan: Scan, command: str) -> NDArray[np.complex64]:
 
 
 def require_light(scan: Scan) -> None:
-    """None at all is legal: a probe is then found from the patterns (TRN-3a).
+    """No probe is legal: one is then estimated from the patterns (TRN-3a).
 
     Raises:
-        ContractError: a probe without light.
+        ContractError: a probe without energy.
     """
     if scan.probe is not None and not np.any(scan.probe):
         raise ContractError(
             Problem(
                 _name(scan),
                 "scan.dark_probe",
-                "a probe with light",
+                "a probe with energy",
                 "zeros",
-                "give a measured or modelled probe, or none: it is then found from the patterns",
+                "give a measured or modelled probe, or none: it is then estimated from the patterns",
             )
         )
 

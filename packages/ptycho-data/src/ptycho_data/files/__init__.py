@@ -1,4 +1,4 @@
-"""Files to records and back: one module a format, one registry, detection by content."""
+"""Files to records and back: one module per format, one registry, detection by content."""
 
 from ptycho_data.files.combine import combine_scans
 from ptycho_data.files.formats.ptychodus_writer import write_product

@@ -13,8 +13,8 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
     """One Scan of several: patterns in the order given, scans renumbered from 0 and never mixed.
 
     Patterns of different units become float32 counts. The probe is the first that any scan has;
-    it is exact only if every scan calls its own exact. A pixel that is bad in one scan is bad.
-    Each scan keeps its true object, where it has one (ARR-17).
+    it is exact only if every scan declares its own exact. A pixel that is bad in one scan is bad.
+    Each scan keeps its true object, if it has one (ARR-17).
 
     Raises:
         ContractError: no scan, or scans of different N.

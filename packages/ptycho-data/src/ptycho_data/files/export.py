@@ -27,7 +27,7 @@ class Export:
     Attributes:
         positions_px: (M, 2) ``[x, y]``, our convention.
         probe: (modes, N, N) complex64.
-        object: (H, W) complex64; of ones where there is none.
+        object: (H, W) complex64; of ones if there is none.
         object_kind: ``"truth"``, ``"reconstruction"`` or ``"flat"``.
         origin_yx_px: Object coordinate of ``object[0, 0]``.
         geometry: The four scalars of the set-up.
@@ -58,7 +58,7 @@ def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -
     """Terms of a scan.
 
     Raises:
-        ContractError: no probe, or a set-up that is not known.
+        ContractError: no probe, or an unknown set-up.
     """
     if scan.probe is None:
         raise ContractError(
@@ -80,10 +80,10 @@ def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -
 
 
 def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mapping[str, float], where: str) -> Export:
-    """Terms of a reconstruction; unseen pixels (weight 0) become 1, for other suites know no weight.
+    """Terms of a reconstruction; unseen pixels (weight 0) become 1, because other suites have no weight.
 
     Raises:
-        ContractError: a set-up that is not known.
+        ContractError: an unknown set-up.
     """
     seen = np.where(reconstruction.weight > 0, reconstruction.object, np.complex64(1))
     return Export(
@@ -97,7 +97,7 @@ def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mappin
 
 
 def counts_of(scan: Scan) -> NDArray[Any]:
-    """Photon counts: as stored; of amplitude the squares, as integers where all of them are."""
+    """Photon counts: as stored; for amplitude the squares, as integers if all of them are."""
     if scan.unit == "counts":
         return scan.measurements
     squares = np.square(scan.measurements.astype(np.float64))
@@ -108,7 +108,7 @@ def counts_of(scan: Scan) -> NDArray[Any]:
 
 
 def store_patterns(group: h5py.Group, name: str, patterns: NDArray[Any]) -> h5py.Dataset:
-    """Patterns in chunks of about 1 MiB, compressed by what every HDF5 has, with a checksum a chunk."""
+    """Patterns in chunks of about 1 MiB, compressed by a filter that every HDF5 has, with a checksum per chunk."""
     rows = max(1, min(len(patterns), _CHUNK_BYTES // max(1, patterns[0].nbytes)))
     return group.create_dataset(
         name,

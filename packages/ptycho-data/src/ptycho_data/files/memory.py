@@ -50,8 +50,8 @@ def scan_from_arrays(
         bad_pixels: (N, N), True or 1 where bad, or None.
         scan_index: (M,) integer, or None: one scan.
         object_truth: (H, W) complex, or None.
-        object_origin_yx_px: (2,), object coordinate of ``object_truth[0, 0]``; 0, 0 where None.
-        nphotons: Mean photons a pattern, for normalised amplitude.
+        object_origin_yx_px: (2,), object coordinate of ``object_truth[0, 0]``; 0, 0 if None.
+        nphotons: Mean photons per pattern, for normalised amplitude.
         geometry: Scalars of the set-up, as in ``Scan.metadata["geometry"]``.
 
     Raises:
@@ -98,7 +98,7 @@ def _check_words(order: str, positions: NDArray[Any]) -> None:
                 "scan.positions_shape",
                 "(M, 2) numbers",
                 f"{positions.dtype} of shape {positions.shape}",
-                "give one row [x, y] a pattern",
+                "give one row [x, y] per pattern",
             )
         )
     if problems:

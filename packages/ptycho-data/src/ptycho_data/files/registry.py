@@ -1,4 +1,4 @@
-"""All file formats in one list; a file's format is found from its content (specs/files.md, FILE)."""
+"""All file formats in one list; a file's format is detected from its content (specs/files.md, FILE)."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class WritableFormat(Format, Protocol):
 
 
 FORMATS: tuple[Format, ...] = (ptychodus, npz, cxi, ptyd, mapping, unknown_hdf5)  # type: ignore[assignment]
-"""In the order in which they are asked whether a file is theirs."""
+"""In the order in which they are tried."""
 
 
 def read_scan(
     path: Path | str, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | str | None = None
 ) -> Scan:
-    """Read a scan from a file of any known format, found by content and not by suffix.
+    """Read a scan from a file of any known format, detected by content and not by suffix.
 
     Args:
         path: The file.
         measurement: What the patterns hold: ``"counts"``, ``"amplitude"``,
-            ``"normalised-amplitude"``, or ``"auto"``: the file's own word, else measured, else refused.
-        nphotons: Mean photons a pattern for normalised amplitude; the file's key where not given.
+            ``"normalised-amplitude"``, or ``"auto"``: as the file declares, else measured, else refused.
+        nphotons: Mean photons per pattern for normalised amplitude; default: the file's key.
         companion: Second file of formats that have two: Ptychodus' product beside its diffraction
             (or the reverse), or the data file of a mapping.
 
@@ -86,7 +86,7 @@ def read_scan(
 
 
 def format_of(path: Path | str) -> str | None:
-    """Name of a file's format, found by content; None where no format knows it.
+    """Name of a file's format, detected by content; None if unknown.
 
     Raises:
         MissingFileError: no such file.
@@ -104,13 +104,13 @@ def write_scan(
     Args:
         path: The file to write.
         scan: What to write.
-        format: Name of the format; by the path's suffix where not given.
+        format: Name of the format; default: by the path's suffix.
         geometry: Scalars of the set-up that the scan does not know, for formats in metres:
             ``photon_energy_ev``, ``detector_distance_m``, ``detector_pixel_size_m``,
-            ``object_pixel_size_m``; three of them make the fourth.
+            ``object_pixel_size_m``; the fourth follows from three.
 
     Raises:
-        ContractError: unknown format, one that needs a probe or a set-up that is not known, or scans with true
+        ContractError: unknown format, one that needs a probe or an unknown set-up, or scans with true
             objects of their own: a file holds one.
         MissingFileError: the folder does not exist.
     """

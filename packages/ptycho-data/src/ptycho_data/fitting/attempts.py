@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 COLLAPSE_FRACTION = 0.98
 """A val_loss above this fraction of the uniform-object baseline is a network that has learned nothing. Networks that
-learn pass it in their first steps (benchmarks/reliability.py: the least of twenty reaches 0.6); noise moves it by less
-than 0.01."""
+learn fall below it in their first steps (benchmarks/reliability.py: the worst of twenty reaches 0.6); noise moves it by
+less than 0.01."""
 JUDGED_FROM = 0.25
-"""Fraction of the budget after which a training is judged: learning may begin late."""
+"""Fraction of the budget after which a training is tested for collapse: learning may start late."""
 LEAST_LEFT = 0.25
 """Fraction of the budget that a second attempt has at least."""
 SLOWER = 1 / 3
@@ -66,17 +66,17 @@ class Attempts:
     reason: str | None
 
     def look(self, agreed: Callable[[float], float] = lambda fraction: fraction) -> None:
-        """Look at the clock.
+        """Read the clock.
 
         Args:
-            agreed: What all processes make of this one's fraction of the time: their learning rates must agree.
+            agreed: Gives all processes the same fraction of the time, from this one's: their learning rates must agree.
         """
         if self._limit is not None:
             self._elapsed = agreed((self._clock() - self._began) / self._limit)
 
     @property
     def expired(self) -> bool:
-        """Whether the time was over at the last look."""
+        """Whether the time was over at the last reading."""
         return self._elapsed >= 1
 
     def fraction(self, step: int) -> float:
@@ -104,7 +104,7 @@ class Attempts:
         return True
 
     def restart(self, step: int, steps: int) -> None:
-        """Begin the second attempt: slower, with the steps and the time that are left.
+        """Start the second attempt: slower, with the steps and the time that are left.
 
         Args:
             step: Steps done.

@@ -22,12 +22,12 @@ _SEALED = ("state", "facts")
 SPACING_SECONDS = 2.0
 """Least time between two checkpoints."""
 SPACING_FACTOR = 20.0
-"""Least time between two checkpoints, in units of what the last one took: at most a twentieth goes into them."""
+"""Least time between two checkpoints, in units of what the last one took: at most a twentieth is spent on them."""
 
 
 @dataclass(frozen=True, eq=False)
 class FitState:
-    """What a joint reconstruction goes on from.
+    """What a joint reconstruction resumes from.
 
     Attributes:
         arrays: float32, by the names of CKP-3.
@@ -55,7 +55,7 @@ class CheckpointPlan:
     Attributes:
         path: The file.
         facts: JSON values that say what the run is: backend, versions, device, settings (CKP-5).
-        resume: Whether to go on from the file.
+        resume: Whether to resume from the file.
         clock: Seconds, for the spacing.
     """
 
@@ -84,11 +84,11 @@ class Checkpoints:
     Args:
         path: The file.
         facts: JSON values that say whose state it is.
-        resume: Whether to go on from it; then it is read now.
+        resume: Whether to resume from it; then it is read now.
         clock: Seconds, for the spacing.
 
     Attributes:
-        state: What to go on from; None for a fit that begins.
+        state: What to resume from; None for a new fit.
 
     Raises:
         MissingFileError: ``checkpoint.missing``.
@@ -124,17 +124,17 @@ class Checkpoints:
 def checkpoint_plan(
     path: Path | None, *, resume: bool, enabled: bool, settings: Iterable[Mapping[str, Any]], **facts: Any
 ) -> CheckpointPlan | None:
-    """Where a workflow keeps the state of its joint reconstruction; None where none is kept.
+    """Where a workflow keeps the state of its joint reconstruction; None if none is kept.
 
     Args:
         path: The file; None for none.
-        resume: Whether to go on from it.
-        enabled: Whether checkpoints are wanted.
+        resume: Whether to resume from it.
+        enabled: Whether checkpoints are enabled.
         settings: Options of the run; paths among them are no facts.
         facts: JSON values that say whose state it is.
 
     Raises:
-        MissingFileError, ContractError: nothing to go on from, a broken file, or another run's.
+        MissingFileError, ContractError: nothing to resume from, a broken file, or another run's.
     """
     if path is None or not enabled:
         if resume:
@@ -158,14 +158,14 @@ def checkpoint_plan(
 
 def _require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that differs in any of these facts."""
-    mine, theirs = _flat(facts), _flat({name: kept.get(name) for name in facts})
+    mine, theirs = _flattened(facts), _flattened({name: kept.get(name) for name in facts})
     problems = [
         Problem(
             f"{path}: {name}",
             "checkpoint.other",
             f"{_short(mine.get(name))}, as this run has it",
             _short(theirs.get(name)),
-            "resume with the settings, model and data of the run that was interrupted, or start anew without `resume`",
+            "resume with the settings, model and data of the run that was interrupted, or restart without `resume`",
         )
         for name in sorted(mine.keys() | theirs.keys())
         if mine.get(name) != theirs.get(name)
@@ -229,7 +229,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], FitState]:
 
 
 def require_checkpoint(path: Path) -> None:
-    """Refuse to go on from a file that is not there.
+    """Refuse to resume from a missing file.
 
     Raises:
         MissingFileError: ``checkpoint.missing``.
@@ -254,16 +254,18 @@ def broken(path: Path, found: str) -> ContractError:
             "checkpoint.broken",
             f"a whole checkpoint of format '{FORMAT}', schema {SCHEMA}",
             found,
-            "start anew without `resume`",
+            "restart without `resume`",
         )
     )
 
 
-def _flat(facts: Any, name: str = "") -> dict[str, Any]:
+def _flattened(facts: Any, name: str = "") -> dict[str, Any]:
     """Facts by their dotted names."""
     if not isinstance(facts, dict) or not facts:
         return {name: facts}
-    return {key: value for inner in facts for key, value in _flat(facts[inner], f"{name}.{inner}".strip(".")).items()}
+    return {
+        key: value for inner in facts for key, value in _flattened(facts[inner], f"{name}.{inner}".strip(".")).items()
+    }
 
 
 def _short(value: Any) -> str:

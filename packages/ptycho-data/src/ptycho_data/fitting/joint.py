@@ -1,7 +1,7 @@
 """Joint reconstruction of object, probe modes, positions and background (specs/physics.md, PHY-27 to PHY-32).
 
-Minibatch gradient descent with Adam on the far-field loss, in the manner of [AutomaticDifferentiation] with the mixed
-states of [MixedStates] (specs/references.md). Framework-free: what is differentiated is a backend's.
+Minibatch gradient descent with Adam [Adam] on the far-field loss, in the manner of [AutomaticDifferentiation] with
+the mixed states of [MixedStates] (specs/references.md). Framework-free: a backend differentiates.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ptycho_data.fitting.probes import orthogonal_modes
 from ptycho_data.stages import Progress
 
 ADAM_BETAS = (0.9, 0.99)
-"""A short second memory: the loss falls by orders of magnitude within a few hundred steps."""
+"""Of [Adam]. A short second memory: the loss falls by orders of magnitude within a few hundred steps."""
 FIRST_ROOT_BACKGROUND = 1e-3
 """The background is the square of its parameter, so that it is never negative; at 0 it would have no gradient."""
 _BLOCK_PATTERNS = 64
@@ -87,8 +87,8 @@ class JointFit:
         probe: (K, N, N) complex64 of unit energy, orthogonal modes, strongest first.
         losses: Mean training loss of each epoch that was finished.
         shifts_yx_px: (M, 2) float64, what to add to each position to get where its pattern saw this object; 0 for
-            patterns that were not fitted, and where positions were kept.
-        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 where none was fitted.
+            patterns that were not fitted, and if positions were kept.
+        background: (N, N) float32 in units of the mean counts, zero frequency at [0, 0]; 0 if none was fitted.
         history: Validation, stopping and checkpoints.
     """
 
@@ -140,9 +140,9 @@ def joint_reconstruction(
         background_learning_rate: Step in units of the root mean intensity of a pixel; 0 fits none.
         object_start: (H, W) complex for a probe of unit energy; default: empty space.
         max_seconds: The schedule ends after this wall time, if not earlier.
-        validation: Patterns that are not fitted, and whose loss picks the epoch that is handed out.
+        validation: Patterns that are not fitted, and whose loss selects the epoch that is returned.
         patience: Epochs without a lower validation loss before the fit stops; default: never.
-        checkpoints: Where the state is kept between epochs, and whether to go on from it.
+        checkpoints: Where the state is kept between epochs, and whether to resume from it.
         progress: Called as ``progress(stage, steps done, steps in all)``.
 
     Raises:
@@ -185,7 +185,7 @@ def joint_facts(
     """Whose state a checkpoint of this fit is (CKP-5); every pattern that is used is read once.
 
     Args:
-        problem: What is fitted. If it begins with an object, the plan of the checkpoints says what made that.
+        problem: What is fitted. If it starts from an object, the plan of the checkpoints says how that was made.
         indices, validation: Patterns that are fitted, and that validate.
         options: JSON values.
     """
@@ -210,20 +210,20 @@ def joint_facts(
     }
 
 
-def _outcome(problem: JointProblem, found: Arrays, indices: NDArray[np.int64], history: History) -> JointFit:
+def _outcome(problem: JointProblem, fitted: Arrays, indices: NDArray[np.int64], history: History) -> JointFit:
     """Orthogonal modes of unit energy, and the object, positions and background that go with them."""
     sites, (_, _, position_rate, background_rate) = problem.sites, problem.rates
-    modes = orthogonal_modes(from_pairs(found["modes"]) * np.float32(problem.peak))
+    modes = orthogonal_modes(from_pairs(fitted["modes"]) * np.float32(problem.peak))
     scale = float(np.sqrt((np.abs(modes) ** 2).sum(dtype=np.float64)))
     shifts = np.zeros((len(sites), 2))
     if position_rate > 0:
-        # As they were used: held on the canvas.
+        # As used in the fit: clipped to the canvas.
         start = sites.corners_yx + sites.fractions_yx
-        moved = np.clip(start + found["shifts_yx_px"], 0, problem.last_start_yx)
+        moved = np.clip(start + fitted["shifts_yx_px"], 0, problem.last_start_yx)
         shifts[indices] = (moved - start)[indices]
-    background = np.square(found["root_background"]) * np.float32(problem.pixel if background_rate > 0 else 0.0)
+    background = np.square(fitted["root_background"]) * np.float32(problem.pixel if background_rate > 0 else 0.0)
     return JointFit(
-        object=from_pairs(found["object"]) * np.complex64(scale),
+        object=from_pairs(fitted["object"]) * np.complex64(scale),
         probe=modes / np.float32(scale),
         losses=history.losses,
         shifts_yx_px=shifts,
@@ -233,7 +233,7 @@ def _outcome(problem: JointProblem, found: Arrays, indices: NDArray[np.int64], h
 
 
 def to_pairs(values: NDArray[Any]) -> NDArray[np.float32]:
-    """Complex values as (..., 2) real ones, each with moments of its own.
+    """Complex values as (..., 2) real ones, each with its own moments.
 
     >>> to_pairs(np.array([1 + 2j])).tolist()
     [[1.0, 2.0]]

@@ -1,6 +1,6 @@
 """The fit loop of a joint reconstruction: order, schedule, validation, stopping, checkpoints (PHY-27 to PHY-32).
 
-NumPy only: what is fitted, and how a step is taken, is a backend's.
+NumPy only: a backend holds the parameters and takes the steps, with Adam [Adam].
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ptycho_data.stages import Progress
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Moments = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], int]]
-"""Adam's first and second moment and number of steps, by parameter; of those that have been stepped."""
+"""Adam's [Adam] first and second moment and number of steps, by parameter; of those that have been stepped."""
 
 _POSITIONS_WAIT = 0.1
-"""Fraction of the fit after which positions begin to move: before, there is no object to align them to."""
+"""Fraction of the fit after which positions start to move: before, there is no object to align them to."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class History:
     Attributes:
         losses: Mean training loss of each epoch that was finished.
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
-        val_losses: Validation loss of each epoch, also of one that the clock cut short; empty without validation.
-        best_epoch: Epoch, from 1, whose state is handed out; None without validation: the last one's.
+        val_losses: Validation loss of each epoch, also of one that the time limit cut short; empty without validation.
+        best_epoch: Epoch, from 1, whose state is returned; None without validation: the last one's.
         resumed_from_epoch: Epochs that a checkpoint had; 0 for a fit from its beginning.
         checkpoints_written: Number of checkpoints.
     """
@@ -49,7 +49,7 @@ class History:
 
 
 class Fit(Protocol):
-    """What a backend fits. Arrays that it hands out are copies."""
+    """What a backend fits. Arrays that it returns are copies."""
 
     def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Any:
         """One step on these patterns, rates times ``factor``; the loss before it, as anything that ``float`` takes."""
@@ -61,13 +61,13 @@ class Fit(Protocol):
         """All parameters by the names of CKP-3."""
 
     def restore(self, parameters: Arrays) -> None:
-        """Take these parameters."""
+        """Set these parameters."""
 
     def moments(self) -> Moments:
         """Adam's state."""
 
     def restore_moments(self, moments: Moments) -> None:
-        """Take this state of Adam."""
+        """Set this state of Adam."""
 
 
 def fit_loop(
@@ -84,16 +84,16 @@ def fit_loop(
     progress: Progress | None = None,
     stage: str = "reconstruction",
 ) -> History:
-    """Take all steps of a fit; it then holds what is to be handed out.
+    """Run all steps of a fit; it then holds the result.
 
     Args:
         fit: What is fitted.
         indices: Patterns to fit.
         epochs, batch_size, seed: Passes, patterns per step, seed of the order.
         max_seconds: The schedule ends after this wall time, if not earlier.
-        validation: Patterns whose loss picks the epoch that is handed out; default: none.
+        validation: Patterns whose loss selects the epoch that is returned; default: none.
         patience: Epochs without a lower validation loss before the fit stops.
-        checkpoints: Where the state is kept, and what to go on from.
+        checkpoints: Where the state is kept, and what to resume from.
         progress: Called as ``progress(stage, steps done, steps in all)``.
 
     Raises:
@@ -136,7 +136,7 @@ class _Loop:
         while stopped_by is None:
             stopped_by = self._stopped() or (None if self._epoch() else "max_seconds")
         if not all(np.isfinite(value).all() for value in self.fit.parameters().values()):
-            # Its last steps, which no loss has seen yet, may have ruined it.
+            # The last steps, whose loss is not known yet, may have diverged.
             raise self._diverged("NaN or infinite values in what was fitted")
         if self.best_epoch != len(self.val_losses):
             self.fit.restore(self.best)
@@ -156,7 +156,7 @@ class _Loop:
         return "early stopping" if self.patience is not None and self.val_losses and waited >= self.patience else None
 
     def _epoch(self) -> bool:
-        """One pass; False where the clock ended the fit instead."""
+        """One pass; False if the time limit ended the fit."""
         epoch, batches = len(self.losses), math.ceil(len(self.indices) / self.batch_size)
         steps, values = self.epochs * batches, list[Any]()
         # The order of an epoch depends on seed and epoch alone, not on the epochs before.
@@ -211,7 +211,7 @@ class _Loop:
         )
 
     def _resume(self) -> int:
-        """Take the state of a checkpoint, if there is one to go on from; the number of its epochs."""
+        """Set the state of a checkpoint, if there is one to resume from; the number of its epochs."""
         state = None if self.checkpoints is None else self.checkpoints.state
         if state is None or self.checkpoints is None:
             return 0
@@ -224,8 +224,8 @@ class _Loop:
             for name in (*names, *moments, *best)
             if name.removeprefix("best.").split(".")[0] in parameters
         }
-        found = {name: value.shape for name, value in state.arrays.items()}
-        if found != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
+        kept = {name: value.shape for name, value in state.arrays.items()}
+        if kept != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
             raise broken(self.checkpoints.path, "tensors of another fit")
         self.fit.restore({name: state.arrays[name] for name in names})
         self.fit.restore_moments(

@@ -1,6 +1,6 @@
-"""A scan's probe by joint reconstruction: calibrated from a guess, or found if there is none (TRN-3).
+"""A scan's probe by joint reconstruction: calibrated from a guess, or estimated if there is none (TRN-3).
 
-How a reconstruction is made and judged is a backend's, and given as a :class:`Solver`.
+A backend makes and evaluates the reconstruction; it is given as a :class:`Solver`.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ JUDGED_PATTERNS = 256
 SEARCH_PATTERNS = 150
 SEARCH_EPOCHS = 6
 DEFOCUS_CYCLES = (0.0, 0.5, -0.5, 1.0, -1.0, 2.0, -2.0, 4.0, -4.0, 8.0, -8.0, 16.0, -16.0)
-"""Defoci tried where no probe is given; the best one's surroundings are tried next."""
+"""Defoci tried if no probe is given; values around the best one are tried next."""
 
 
 class ProbeFit(Protocol):
-    """What a joint reconstruction comes to."""
+    """Outcome of a joint reconstruction."""
 
     @property
     def object(self) -> NDArray[np.complex64]: ...
@@ -114,7 +114,7 @@ def calibrate(
     stage: str = "calibration",
     patterns: int = CALIBRATION_PATTERNS,
 ) -> ProbeFit:
-    """A joint descent on a scan, or on its middle part where it is large; its outcome holds the calibrated probe.
+    """A joint reconstruction of a scan, or of its middle part if it is large; its outcome holds the calibrated probe.
 
     Args:
         solver: The backend's joint reconstruction.
@@ -122,7 +122,7 @@ def calibrate(
         positions_px: (M, 2) [x, y] of all its patterns.
         probe: (K, N, N) guess, any scale.
         indices: Patterns of one scan that may be used.
-        mean_counts: Their mean photons a pattern.
+        mean_counts: Their mean photons per pattern.
         config: Epochs, rates, loss and seed.
     """
     mine = central(positions_px, indices, patterns)
@@ -152,7 +152,7 @@ def calibration_quality(
 
     Args:
         solver: The backend's residual.
-        fit: Outcome of :func:`calibrate`, with whose arguments this is called.
+        fit: Outcome of :func:`calibrate`, called with the same arguments.
     """
     mine = central(positions_px, indices, patterns)
     few = np.linspace(0, len(mine) - 1, min(len(mine), JUDGED_PATTERNS)).round().astype(np.int64)
@@ -178,8 +178,8 @@ def find_probe(
 ) -> tuple[NDArray[np.complex64], dict[str, Any]]:
     """A probe from the patterns alone: the mean pattern's modulus at the defocus that explains a few patterns best.
 
-    Each defocus starts a short joint descent; the lowest loss wins, first on a coarse ladder, then around its best.
-    The twin (PHY-13) explains the patterns as well: which of the two is found is arbitrary.
+    Each defocus starts a short joint reconstruction; the lowest loss wins, first on a coarse grid, then near its best.
+    The twin image (PHY-13) explains the patterns as well: which of the two results is arbitrary.
 
     Returns:
         (1, N, N) probe, and for the summary the defoci with their losses.
@@ -226,7 +226,7 @@ def training_probe(
     stages: Stages,
     progress: Progress | None = None,
 ) -> tuple[NDArray[np.complex64], dict[str, Any]]:
-    """The probe to train with: given, calibrated on the first scan, or found where the file has none.
+    """The probe to train with: given, calibrated on the first scan, or estimated if the file has none.
 
     Args:
         solver: The backend's joint reconstruction and residual.
@@ -247,22 +247,22 @@ def training_probe(
         "mean_counts": means[int(scans[0])],
         "config": ReconstructionConfig(epochs=training.calibration_epochs, seed=training.seed, loss=training.loss),
     }
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     start = scan.probe
     if start is None:
         with stages.measure("probe search"):
-            start, found["search"] = find_probe(solver, source, scan.positions_px, **first, progress=progress)
+            start, facts["search"] = find_probe(solver, source, scan.positions_px, **first, progress=progress)
     probe = with_modes(start, modes)
     calibrates = training.calibrate_probe
     if calibrates is None:
         calibrates = scan.probe is None or scan.probe_kind == "guess"
-    found |= {"calibrated": calibrates, "calibration": None}
+    facts |= {"calibrated": calibrates, "calibration": None}
     if calibrates:
         with stages.measure("calibration"):
             fit = calibrate(solver, source, scan.positions_px, probe, **first, progress=progress)
-            found["calibration"] = calibration_quality(solver, source, scan.positions_px, fit, **first)
+            facts["calibration"] = calibration_quality(solver, source, scan.positions_px, fit, **first)
         probe = fit.probe
-        found |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
-    found["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
-    found["mode_powers"] = mode_powers(probe)
-    return probe, found
+        facts |= {"epochs": len(fit.losses), "losses": list(fit.losses)}
+    facts["overlap_with_given"] = None if scan.probe is None else overlap(probe, scan.probe)
+    facts["mode_powers"] = mode_powers(probe)
+    return probe, facts

@@ -1,4 +1,4 @@
-"""Start and finish of a probe's modes: guesses for missing modes, gauge, orthogonal modes."""
+"""Start and finish of a probe's modes: guesses for missing modes, normalisation, orthogonal modes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 Probe = NDArray[np.complex64]
 
-_START_SHARE = 0.01
-"""Share of the first mode's energy that an added mode starts with."""
+_START_FRACTION = 0.01
+"""Fraction of the first mode's energy that an added mode starts with."""
 
 # Powers of x and y that turn the main mode into starting points for weaker ones, as in Hermite-Gauss beams.
 _ORDERS = ((1, 0), (0, 1), (1, 1), (2, 0), (0, 2), (2, 1), (1, 2))
@@ -20,6 +20,12 @@ def with_modes(probe: Probe, modes: int) -> Probe:
     """(K, N, N) probe brought to ``modes`` modes: the strongest are kept, missing ones are started weakly.
 
     An added mode is the first mode times a polynomial of the pixel coordinates, made orthogonal to the others.
+    Such mixed states model partial coherence [MixedStates].
+
+    >>> probe = np.zeros((1, 4, 4), np.complex64)
+    >>> probe[0, 1:3, 1:3] = 1
+    >>> [round(power, 3) for power in mode_powers(with_modes(probe, 2))]
+    [0.99, 0.01]
     """
     kept = [mode.astype(np.complex128) for mode in orthogonal_modes(probe)[:modes]]
     side = probe.shape[-1]
@@ -33,33 +39,41 @@ def with_modes(probe: Probe, modes: int) -> Probe:
         mode = main * (x / width) ** order_x * (y / width) ** order_y
         for other in kept:
             mode = mode - other * np.vdot(other, mode) / np.vdot(other, other).real
-        kept.append(mode * np.sqrt(_START_SHARE * power.sum() / (np.abs(mode) ** 2).sum()))
+        kept.append(mode * np.sqrt(_START_FRACTION * power.sum() / (np.abs(mode) ** 2).sum()))
     return np.stack(kept).astype(np.complex64)
 
 
 def orthogonal_modes(probe: Probe) -> Probe:
-    """The same incoherent sum in orthogonal modes, strongest first (singular value decomposition)."""
+    """The same incoherent sum of mixed states [MixedStates] in orthogonal modes, strongest first (by an SVD)."""
     if len(probe) == 1:
         return probe
-    flat = probe.reshape(len(probe), -1).astype(np.complex128)
-    _, scales, modes = np.linalg.svd(flat, full_matrices=False)
+    rows = probe.reshape(len(probe), -1).astype(np.complex128)
+    _, scales, modes = np.linalg.svd(rows, full_matrices=False)
     # The sign of a singular vector is arbitrary: keep each mode's phase near that of the given ones.
-    phases = np.exp(1j * np.angle(np.einsum("kp,kp->k", modes.conj(), flat)))
-    found: Probe = ((scales * phases)[:, None] * modes).reshape(probe.shape).astype(np.complex64)
-    return found
+    phases = np.exp(1j * np.angle(np.einsum("kp,kp->k", modes.conj(), rows)))
+    result: Probe = ((scales * phases)[:, None] * modes).reshape(probe.shape).astype(np.complex64)
+    return result
 
 
 def normalised_probe(probe: Probe, mean_counts: float) -> Probe:
-    """The probe with ``sum_k sum |P_k|^2 = mean_counts`` (PHY-10)."""
+    """The probe with ``sum_k sum |P_k|^2 = mean_counts`` (PHY-10).
+
+    >>> normalised_probe(np.ones((1, 2, 2), np.complex64), 16.0).real.tolist()
+    [[[2.0, 2.0], [2.0, 2.0]]]
+    """
     energy = float((np.abs(probe.astype(np.complex128)) ** 2).sum())
     scaled: Probe = (probe * np.sqrt(mean_counts / energy)).astype(np.complex64)
     return scaled
 
 
 def mode_powers(probe: Probe) -> list[float]:
-    """Share of each mode in the probe's energy."""
+    """Fraction of each mode in the probe's energy.
+
+    >>> mode_powers(np.array([[[3.0]], [[1.0]]], np.complex64))
+    [0.9, 0.1]
+    """
     power = (np.abs(probe.astype(np.complex128)) ** 2).sum((1, 2))
-    return [float(share) for share in power / power.sum()]
+    return [float(fraction) for fraction in power / power.sum()]
 
 
 def overlap(first: Probe, second: Probe) -> float:
@@ -73,7 +87,7 @@ def from_mean_pattern(modulus: NDArray[np.floating[Any]], *, defocus_cycles: flo
 
     Args:
         modulus: (N, N) square root of the mean pattern, zero frequency at ``[N // 2, N // 2]``.
-        defocus_cycles: d in the far field's phase ``pi d N |q|^2``, q in cycles a pixel: light at the Nyquist
+        defocus_cycles: d in the far field's phase ``pi d N |q|^2``, q in cycles per pixel: intensity at the Nyquist
             frequency is displaced by d N / 2 pixels.
 
     Returns:
@@ -83,5 +97,5 @@ def from_mean_pattern(modulus: NDArray[np.floating[Any]], *, defocus_cycles: flo
     q = (np.arange(side) - side // 2) / side
     phase = np.pi * defocus_cycles * side * (q[:, None] ** 2 + q[None] ** 2)
     field = np.fft.ifftshift(modulus * np.exp(1j * phase))
-    wave = np.fft.fftshift(np.fft.ifft2(field, norm="ortho"))
-    return (wave / np.linalg.norm(wave))[None].astype(np.complex64)
+    wavefield = np.fft.fftshift(np.fft.ifft2(field, norm="ortho"))
+    return (wavefield / np.linalg.norm(wavefield))[None].astype(np.complex64)

@@ -1,11 +1,12 @@
-"""Courses of the learning rate over the fraction of a fit that is done (specs/training.md, TRN-6)."""
+"""Schedules of the learning rate over the fraction of a fit that is done (specs/training.md, TRN-6)."""
 
 from __future__ import annotations
 
 import math
 
 LAST_RATE = 0.02
-"""What a half cosine leaves of the first rate: small enough to settle, large enough not to waste the last steps."""
+"""Last rate of the half cosine, in units of the first. Reasoned: small enough to settle, large enough not to waste the
+last steps."""
 EXPONENTIAL_DECADES = 1.7
 """An exponential schedule ends at the same rate as the half cosine: 10^-1.7 = 0.02."""
 

@@ -1,4 +1,4 @@
-"""What a training comes to, whichever backend ran it (specs/training.md, TRN)."""
+"""Outcome of a training with any backend (specs/training.md, TRN)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from ptycho_contracts.problems import Problem, WorkFailedError
 from ptycho_data.fitting.attempts import Attempts, no_better_than_uniform
 
 WEIGHT_DECAY = 1e-3
+"""Of [AdamW] (TRN-6)."""
 PATCH_VARIANCE = "patch_variance"
-"""Name of the logged figure that tells a collapse (TRN-14)."""
+"""Name of the logged figure that indicates a collapse (TRN-14)."""
 
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """What a training came to.
+    """Outcome of a training.
 
     Attributes:
-        epochs: Passes begun.
+        epochs: Passes started.
         steps: Steps of the optimiser.
         losses: Last value of each logged metric.
         device: Where the model was trained.
@@ -27,7 +28,7 @@ class TrainingOutcome:
         uniform_loss: Loss of a uniform object on the validation groups.
         collapsed: Whether the trained network explains the validation groups no better than a uniform object.
         patch_variance: Variance of its estimate across the validation patterns (TRN-14).
-        restarts: 0, or 1 where the training collapsed and was restarted (TRN-16).
+        restarts: 0, or 1 if the training collapsed and was restarted (TRN-16).
         restart_reason: Why, in words, or None.
         is_first_rank: Whether this process is the one that writes results.
     """

@@ -13,6 +13,7 @@ Indices = NDArray[np.int64]
 _MOST_NUMBERED = 1 << 31
 _MOST_LISTED = 1 << 12
 _GOLDEN = (math.sqrt(5) - 1) / 2
+"""Golden section: successive draws of a seed are then far apart in the order of subsets."""
 
 
 def draw_subsets(row: Indices, rounds: Indices, K: int, count: int, rng: np.random.Generator) -> Indices:
@@ -23,10 +24,16 @@ def draw_subsets(row: Indices, rounds: Indices, K: int, count: int, rng: np.rand
         rounds: (n,) which of its seed's groups it is, less than ``binom(K, count)``.
         K: Number of ranks.
         count: Ranks a subset has.
-        rng: Where a seed begins among the subsets is random.
+        rng: Draws the subset at which each seed starts.
 
     Returns:
         (n, count) int64, ascending ranks.
+
+    One seed with all its ``binom(3, 2) = 3`` groups:
+
+    >>> drawn = draw_subsets(np.zeros(3, int), np.arange(3), 3, 2, np.random.default_rng(0))
+    >>> sorted(drawn.tolist())
+    [[0, 1], [0, 2], [1, 2]]
     """
     if not len(row):
         return np.empty((0, count), np.int64)
@@ -50,7 +57,11 @@ def _stride(draws: int) -> int:
 
 
 def _numbered(number: Indices, K: int, count: int) -> Indices:
-    """Subsets of ``count`` of K ranks by their number in lexicographic order, each ascending."""
+    """Subsets of ``count`` of K ranks by their number in lexicographic order, each ascending.
+
+    >>> _numbered(np.arange(3), 3, 2).tolist()
+    [[0, 1], [0, 2], [1, 2]]
+    """
     number = number.copy()
     result = np.empty((len(number), count), np.int64)
     missing = np.full(len(number), count)
@@ -64,7 +75,7 @@ def _numbered(number: Indices, K: int, count: int) -> Indices:
 
 
 def _random_subsets(row: Indices, K: int, count: int, rng: np.random.Generator) -> Indices:
-    """Subsets too many to be numbered: drawn at random, again where a seed meets one a second time."""
+    """Subsets too many to be numbered: drawn at random, and again if the seed already has the subset."""
     result = np.empty((len(row), count), np.int64)
     todo = np.arange(len(row))
     while len(todo):

@@ -28,7 +28,7 @@ _BLOCK_GROUPS = 1 << 16
 
 @dataclass(frozen=True)
 class _Request:
-    """What is asked of the groups beside the positions; distances in pixels."""
+    """What is requested of the groups, besides the positions; distances in pixels."""
 
     gridsize: int
     n_groups: int | None
@@ -52,7 +52,7 @@ class _Pool:
 
     Attributes:
         members: Their numbers, ascending or as the caller gave them.
-        nearest: (members, K) int32 neighbours as numbers within the pool, -1 where there are fewer;
+        nearest: (members, K) int32 neighbours as numbers within the pool, -1 if there are fewer;
             None until they are needed.
         available: (members,) how many neighbours each has, or one number for all.
     """
@@ -90,18 +90,18 @@ def group(
 ) -> Groups:
     """Groups of C = gridsize**2 patterns: a seed and C - 1 of its K nearest neighbours.
 
-    Groups are dealt in rounds: in each round every seed gets one group, in ascending order of
+    Groups are assigned in rounds: in each round every seed gets one group, in ascending order of
     seeds; the last round takes a random subset of seeds. A seed's groups all differ, and it
     leaves the rounds when all ``binom(K, C - 1)`` draws are used.
 
     Args:
         positions_px: (M, 2) ``[x, y]``.
         gridsize: Patterns along one side of a group.
-        n_groups: Number of groups; one for every seed where not given.
-        neighbor_count: K; C + 2 where not given, at most the scan's other allowed patterns.
+        n_groups: Number of groups; default: one for every seed.
+        neighbor_count: K; default: C + 2, at most the scan's other allowed patterns.
         seed: Seed of the draws.
-        scan_index: (M,) integers; members of a group share one value. One scan where not given.
-        allowed: Indices of the patterns that may be used; all where not given. For a part of a
+        scan_index: (M,) integers; members of a group share one value. Default: one scan.
+        allowed: Indices of the patterns that may be used; default: all. For a part of a
             large scan give :func:`ptycho_data.grouping.selection.subsample_indices`.
         oversampling: Instead of ``n_groups``: full rounds, so that every seed has this many
             groups, or all that it can have.
@@ -112,21 +112,24 @@ def group(
 
     Returns:
         Groups: ``nn_indices`` (n_groups, C), seed in column 0, then the neighbours drawn, nearest
-        first; centres and relative positions computed in float64, handed out in float32.
+        first; centres and relative positions computed in float64, returned in float32.
 
     Raises:
         ContractError: bad arrays; a scan with fewer than C patterns; fewer than C - 1
             neighbours; more groups than there are different ones.
+
+    >>> group([[0, 0], [1, 0], [2, 0], [9, 0]], gridsize=2).nn_indices.tolist()
+    [[0, 1, 2, 3], [1, 2, 0, 3], [2, 1, 0, 3], [3, 2, 1, 0]]
     """
     positions = checked_positions(positions_px, where="group")
     usable = np.arange(len(positions)) if allowed is None else checked_indices(allowed, len(positions), where="allowed")
     request = _checked_request(gridsize, n_groups, oversampling, neighbor_count, min_distance_px, max_distance_px)
     pools = _pools(positions, usable, _checked_scan_index(scan_index, len(positions)), request)
-    wanted = _checked_count(pools, request)
+    requested = _checked_count(pools, request)
     rng = np.random.default_rng(seed)
-    dealt = _deal(wanted, pools, request.C - 1, rng, sequential)
-    indices = np.empty((wanted, request.C), np.int64)
-    for pool, (rows, seeds, rounds) in zip(pools, dealt, strict=True):
+    assigned = _assign(requested, pools, request.C - 1, rng, sequential)
+    indices = np.empty((requested, request.C), np.int64)
+    for pool, (rows, seeds, rounds) in zip(pools, assigned, strict=True):
         indices[rows, 0] = pool.members[seeds]
         if request.C > 1 and len(rows):
             _draw_neighbours(indices, rows, _searched(positions, pool, request), seeds, rounds, rng)
@@ -139,6 +142,10 @@ def groups_at(positions_px: Any, nn_indices: Any) -> Groups:
     Args:
         positions_px: (M, 2) ``[x, y]``.
         nn_indices: (n, C) integers.
+
+    >>> groups = groups_at([[0.0, 0.0], [4.0, 2.0]], [[0, 1]])
+    >>> groups.coords_offsets.ravel().tolist(), groups.coords_relative[0, 0].tolist()
+    ([2.0, 1.0], [[2.0, -2.0], [1.0, -1.0]])
     """
     positions = checked_positions(positions_px, where="groups_at")
     indices = np.asarray(nn_indices, dtype=np.int64)
@@ -178,7 +185,7 @@ def _checked_request(
                 "groups.count",
                 "n_groups or oversampling",
                 "both",
-                "give the number of groups, or the groups a seed has",
+                "give the number of groups, or the groups per seed",
             )
         )
     nearest, farthest = 0.0 if low is None else low, math.inf if high is None else high
@@ -207,7 +214,7 @@ def _checked_scan_index(scan_index: Any | None, count: int) -> Indices | None:
             Problem(
                 "group: scan_index",
                 "array.shape",
-                f"({count},) integers, one a position",
+                f"({count},) integers, one per position",
                 f"{array.shape} {array.dtype}",
                 "give each pattern the number of its scan",
             )
@@ -270,26 +277,26 @@ def _checked_count(pools: Sequence[_Pool], request: _Request) -> int:
             Problem(
                 "group: oversampling",
                 "groups.count",
-                f"1 to {most} groups a seed (binom(K, C - 1))",
+                f"1 to {most} groups per seed (binom(K, C - 1))",
                 str(request.oversampling),
                 "lower oversampling or raise neighbor_count",
             )
         )
     rounds = request.oversampling or 1
     full = sum(int(pool.draws(count, rounds).sum()) for pool in pools)
-    wanted = full if request.n_groups is None else request.n_groups
-    if not 1 <= wanted <= bound:
+    requested = full if request.n_groups is None else request.n_groups
+    if not 1 <= requested <= bound:
         parts = " + ".join(_words(pool, count) for pool in pools[:4]) + (" + ..." if len(pools) > 4 else "")
         raise ContractError(
             Problem(
                 "group: n_groups",
                 "groups.count",
                 f"1 to {bound} different groups (patterns * binom(K, C - 1): {parts})",
-                str(wanted),
+                str(requested),
                 "lower n_groups, raise neighbor_count or widen the distances",
             )
         )
-    return wanted
+    return requested
 
 
 def _words(pool: _Pool, count: int) -> str:
@@ -298,17 +305,17 @@ def _words(pool: _Pool, count: int) -> str:
     return " + ".join(f"{many} * binom({k}, {count})" for k, many in enumerate(np.bincount(pool.available)) if many)
 
 
-def _deal(
-    wanted: int, pools: Sequence[_Pool], count: int, rng: np.random.Generator, sequential: bool
+def _assign(
+    requested: int, pools: Sequence[_Pool], count: int, rng: np.random.Generator, sequential: bool
 ) -> list[tuple[Indices, Indices, Indices]]:
     """Rows of the result, seeds (as numbers within the pool) and rounds that each pool serves."""
     owner = np.repeat(np.arange(len(pools), dtype=np.int32), [len(pool.members) for pool in pools])
     local = np.concatenate([np.arange(len(pool.members)) for pool in pools])
     by_seed = np.argsort(np.concatenate([pool.members for pool in pools]), kind="stable")
     owner, local = owner[by_seed], local[by_seed]
-    draws = np.concatenate([pool.draws(count, wanted) for pool in pools])[by_seed]
+    draws = np.concatenate([pool.draws(count, requested) for pool in pools])[by_seed]
     chosen: list[Indices] = []
-    left = wanted
+    left = requested
     while left:
         live = np.flatnonzero(draws > len(chosen))
         if left < len(live):

@@ -21,32 +21,32 @@ def nearest_neighbours(
 ) -> Ranks:
     """The K nearest others of every point, nearest first.
 
-    Points are visited in order of place: a tree's nodes then stay in the cache, and the time
+    Points are visited in spatial order: a tree's nodes then stay in the cache, and the time
     grows in proportion to the number of points.
 
     Args:
         points: (M, 2) float64, finite.
-        K: Neighbours wanted, at most M - 1.
+        K: Number of neighbours, at most M - 1.
         min_distance_px: Nearer points are no neighbours.
         max_distance_px: Farther points are no neighbours.
 
     Returns:
-        (M, K) int32, numbers of points; -1 fills up where the bounds leave fewer than K.
+        (M, K) int32, numbers of points; -1 where the bounds leave fewer than K.
     """
     result = np.full((len(points), K), -1, np.int32)
     if K == 0:
         return result
     order = _by_place(points)
-    placed = points[order] - _low(points)
-    tree = cKDTree(placed)
+    shifted = points[order] - _low(points)
+    tree = cKDTree(shifted)
     bounded = min_distance_px > 0 or max_distance_px < np.inf
     for start in range(0, len(points), block := max(1, _BLOCK_ENTRIES // (K + 1))):
         rows = np.arange(start, min(start + block, len(points)))
         if not bounded:
-            result[order[rows]] = order[_nearest(tree, placed, rows, K)]
+            result[order[rows]] = order[_nearest(tree, shifted, rows, K)]
             continue
-        for some, found in _bounded(tree, placed, rows, K, min_distance_px, max_distance_px):
-            result[order[some]] = np.where(found < 0, -1, order[found])
+        for some, neighbours in _bounded(tree, shifted, rows, K, min_distance_px, max_distance_px):
+            result[order[some]] = np.where(neighbours < 0, -1, order[neighbours])
     return result
 
 
@@ -67,30 +67,32 @@ def _by_place(points: Positions) -> Ranks:
     return np.asarray(key % len(points), dtype=np.int32)
 
 
-def _nearest(tree: cKDTree, placed: Positions, rows: NDArray[np.int64], K: int) -> NDArray[np.int64]:
-    _, found = tree.query(placed[rows], k=K + 1)
-    if (found[:, 0] == rows).all():
-        return np.asarray(found[:, 1:], dtype=np.int64)
-    is_self = found == rows[:, None]
+def _nearest(tree: cKDTree, shifted: Positions, rows: NDArray[np.int64], K: int) -> NDArray[np.int64]:
+    _, neighbours = tree.query(shifted[rows], k=K + 1)
+    if (neighbours[:, 0] == rows).all():
+        return np.asarray(neighbours[:, 1:], dtype=np.int64)
+    is_self = neighbours == rows[:, None]
     # Where many patterns share one position, the seed itself may not be among the K + 1 nearest.
     is_self[~is_self.any(axis=1), -1] = True
-    return np.asarray(found[~is_self].reshape(len(rows), K), dtype=np.int64)
+    return np.asarray(neighbours[~is_self].reshape(len(rows), K), dtype=np.int64)
 
 
 def _bounded(
-    tree: cKDTree, placed: Positions, rows: NDArray[np.int64], K: int, low: float, high: float
+    tree: cKDTree, shifted: Positions, rows: NDArray[np.int64], K: int, low: float, high: float
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Rows with their neighbours between two distances: a wider search for those with too few of them."""
-    wide, M = K + 1, len(placed)
+    wide, M = K + 1, len(shifted)
     while len(rows):
         wide = min(wide, M)
         short = []
         for part in np.array_split(rows, -(-len(rows) * wide // _BLOCK_ENTRIES)):
             # Slack, because the tree compares squares: the bound itself is applied to the distances.
-            distance, found = tree.query(placed[part], k=np.arange(1, wide + 1), distance_upper_bound=high * _SLACK)
-            good = (distance >= low) & (distance <= high) & (found != part[:, None]) & (found < M)
+            distance, neighbours = tree.query(
+                shifted[part], k=np.arange(1, wide + 1), distance_upper_bound=high * _SLACK
+            )
+            good = (distance >= low) & (distance <= high) & (neighbours != part[:, None]) & (neighbours < M)
             ended = (good.sum(axis=1) >= K) | (wide == M) | ~np.isfinite(distance[:, -1])
-            kept = np.where(good, found, -1)[ended]
+            kept = np.where(good, neighbours, -1)[ended]
             front = np.argsort(kept < 0, axis=1, kind="stable")[:, :K]
             chosen = np.take_along_axis(kept, front, axis=1)
             yield part[ended], np.pad(chosen, ((0, 0), (0, K - chosen.shape[1])), constant_values=-1)

@@ -33,6 +33,9 @@ def held_out_indices(spec: HoldOut, M: int, seed: int) -> NDArray[np.int64]:
     Raises:
         ContractError: a fraction out of range, bad indices, or nothing left to use.
         MissingFileError: the file of indices does not exist.
+
+    >>> held_out_indices([4, 1], 6, 0).tolist(), len(held_out_indices(0.5, 6, 0)), len(held_out_indices(None, 6, 0))
+    ([1, 4], 3, 0)
     """
     if spec is None:
         return np.empty(0, np.int64)
@@ -49,7 +52,7 @@ def held_out_indices(spec: HoldOut, M: int, seed: int) -> NDArray[np.int64]:
                     "selection.fraction",
                     "a fraction in [0, 1) or the path of an .npy file",
                     str(spec),
-                    "give the share of patterns to hold out, such as 0.1",
+                    "give the fraction of patterns to hold out, such as 0.1",
                 )
             )
         held = np.sort(np.random.default_rng(seed).permutation(M)[: round(fraction * M)])
@@ -128,13 +131,13 @@ def subsample_indices(
 
     Args:
         M: Number of patterns.
-        count: Patterns of each scan, all where it has fewer; or
-        fraction: share of each scan's patterns in (0, 1], rounded, at least one.
-        seed: Seed of the choice; each scan is chosen with a generator of its own, from the seed
+        count: Patterns of each scan, all if it has fewer; or
+        fraction: fraction of each scan's patterns in (0, 1], rounded, at least one.
+        seed: Seed of the choice; each scan is chosen with its own generator, from the seed
             and the scan's number, so that other scans change nothing.
         sequential: The first ones in the order of acquisition instead of a random choice.
-        scan_index: (M,) integers; one scan where not given.
-        allowed: Choose among these only, such as those that are not held out; all where not given.
+        scan_index: (M,) integers; default: one scan.
+        allowed: Choose among these only, such as those that are not held out; default: all.
 
     Returns:
         (n,) int64, ascending.
@@ -160,7 +163,7 @@ def subsample_indices(
             Problem(
                 "subsample_indices: scan_index",
                 "array.shape",
-                f"({M},) integers, one a pattern",
+                f"({M},) integers, one per pattern",
                 f"{owner.shape} {owner.dtype}",
                 "give each pattern the number of its scan",
             )
@@ -168,10 +171,10 @@ def subsample_indices(
     chosen = []
     for scan in np.unique(owner[among]):
         members = among[owner[among] == scan]
-        share = max(1, round(fraction * len(members))) if count is None else min(count, len(members))  # type: ignore[operator]
+        size = max(1, round(fraction * len(members))) if count is None else min(count, len(members))  # type: ignore[operator]
         if not sequential:
             members = np.random.default_rng([seed, abs(int(scan))]).permutation(members)
-        chosen.append(members[:share])
+        chosen.append(members[:size])
     return np.sort(np.concatenate(chosen)).astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""Remove what no experiment fixes: scale, global phase, phase ramp, shift (specs/metrics.md, MET-1 to MET-6)."""
+"""Remove what no experiment determines: scale, global phase, phase ramp, shift (specs/metrics.md, MET-1 to MET-6)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,21 @@ _ITERATIONS = 30
 _CONVERGED = 1e-9
 _REFINED_PX = 1.5  # how far refinement may move a start value before it meets the truth's border
 _ROUNDING = 1e-13
+"""Gains below this are rounding: the score is at most 1, in float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """An estimate brought to a truth, on the estimate's pixels.
+    """An estimate aligned with a truth, on the estimate's pixels.
 
     Attributes:
         estimate: (H, W) complex128, with scale, global phase and ramp removed.
         truth: (H, W) complex128, resampled onto the estimate's pixels.
         mask: (H, W) bool, scanned pixels inside the truth.
         scale: Real factor that was applied to the estimate.
-        phase_rad: Global phase that was taken from the estimate, at the area's centroid.
-        ramp_yx_rad_per_px: (2,) ramp that was taken from the estimate.
-        shift_yx_px: (2,) how far the estimate lay beyond the truth.
+        phase_rad: Global phase that was removed from the estimate, at the area's centroid.
+        ramp_yx_rad_per_px: (2,) ramp that was removed from the estimate.
+        shift_yx_px: (2,) shift of the estimate relative to the truth.
     """
 
     estimate: Complex
@@ -62,11 +63,11 @@ def align(
         estimate: (H, W) complex.
         truth: (H', W') complex.
         weight: (H, W) summed illumination or boolean mask of the estimate; all pixels if None.
-        truth_weight: (H', W') the same of the truth, where it is a reconstruction too.
+        truth_weight: (H', W') the same for the truth, if it is a reconstruction, too.
         offset_yx_px: Truth pixel at which the estimate's pixel [0, 0] lies.
         remove_ramp: Remove a linear phase ramp.
         remove_shift: Remove a shift.
-        max_shift_px: Largest shift looked for, along each axis.
+        max_shift_px: Largest shift tried, along each axis.
 
     Returns:
         The aligned pair and what was removed.
@@ -79,9 +80,9 @@ def align(
     offset = np.asarray(offset_yx_px, np.float64)
     search = _Search(estimate, truth, area, truth_weight, offset)
     ramp, shift = np.zeros(2), np.zeros(2)
-    flat_ramp = search.ramp_if_flat(remove_ramp)
-    if flat_ramp is not None:
-        ramp = flat_ramp
+    uniform_ramp = search.ramp_if_uniform(remove_ramp)
+    if uniform_ramp is not None:
+        ramp = uniform_ramp
     elif remove_ramp or remove_shift:
         ramp, shift = search.start(remove_ramp, remove_shift, max_shift_px)
         ramp, shift = search.refine(ramp, shift, remove_ramp, remove_shift, max_shift_px)
@@ -101,7 +102,7 @@ class _Search:
     ) -> None:
         self.offset, self.shape = offset, estimate.shape
         self.truth_area = None if truth_weight is None else scanned_area(truth_weight)
-        # The truth's own ramp is taken from both images while they are compared: a steep ramp interpolates badly.
+        # The truth's own ramp is removed from both images while they are compared: a steep ramp interpolates badly.
         seen = np.ones(truth.shape, bool) if self.truth_area is None else self.truth_area
         self.tilt = own_ramp(truth, seen, np.zeros(2))
         self.truth = SplineImage(without_ramp(truth, self.tilt, np.zeros(2)))
@@ -116,7 +117,7 @@ class _Search:
                     "array.not_finite",
                     "finite values in the scanned area",
                     "NaN or infinite values",
-                    "mend the estimate",
+                    "correct the estimate",
                 )
             )
         self.full_area, self.scored = area, self.area
@@ -140,7 +141,7 @@ class _Search:
         """Estimate without a ramp, 0 outside the area."""
         return without_ramp(self.estimate, ramp, self.centroid) if ramp.any() else self.estimate
 
-    def ramp_if_flat(self, with_ramp: bool) -> Vector | None:
+    def ramp_if_uniform(self, with_ramp: bool) -> Vector | None:
         """Ramp to remove from an estimate that has no contrast but its ramp; None for one that has."""
         if not with_ramp:
             return np.zeros(2) if is_flat(self.estimate[self.area]) else None
@@ -288,11 +289,13 @@ def _check(
     for name, given, image in (("weight", weight, estimate), ("truth_weight", truth_weight, truth)):
         if given is not None and given.shape != image.shape:
             problems.append(
-                Problem(name, "array.shape", f"shape {image.shape}", f"shape {given.shape}", "give one weight a pixel")
+                Problem(
+                    name, "array.shape", f"shape {image.shape}", f"shape {given.shape}", "give one weight per pixel"
+                )
             )
     if not problems and not np.isfinite(truth).all():
         problems.append(
-            Problem("truth", "array.not_finite", "finite values", "NaN or infinite values", "mend the truth")
+            Problem("truth", "array.not_finite", "finite values", "NaN or infinite values", "correct the truth")
         )
     if problems:
         raise ContractError(problems)

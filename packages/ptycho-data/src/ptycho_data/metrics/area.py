@@ -26,7 +26,7 @@ def scanned_area(weight: NDArray[Any]) -> NDArray[np.bool_]:
         return array
     if not np.isfinite(array).all():
         raise ContractError(
-            Problem("weight", "array.not_finite", "finite weights", "NaN or infinite values", "mend the weight map")
+            Problem("weight", "array.not_finite", "finite weights", "NaN or infinite values", "correct the weight map")
         )
     positive = array[array > 0]
     if positive.size == 0:
@@ -43,7 +43,7 @@ def no_area(where: str, found: str) -> ContractError:
 
 
 def largest_rectangle(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
-    """Rows and columns of the largest rectangle of True pixels; empty slices where there is none.
+    """Rows and columns of the largest rectangle of True pixels; empty slices if there is none.
 
     Row by row, each column's run of True pixels above is a bar; the largest rectangle under the
     bars is found with a stack of rising bars, in time linear in the pixels.

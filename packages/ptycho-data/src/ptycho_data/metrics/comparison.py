@@ -14,6 +14,7 @@ from ptycho_data.metrics.frc import FrcCurve, frc, is_flat
 from ptycho_data.metrics.ramps import own_ramp, without_ramp
 
 SSIM_WINDOW_PX = 7
+"""Side of the uniform window of the SSIM (MET-12)."""
 _NO_RANGE = 1e-6
 
 
@@ -78,7 +79,7 @@ def compare(
         estimate: (H, W) complex.
         truth: (H', W') complex.
         weight: (H, W) summed illumination of the estimate, or a boolean mask.
-        truth_weight: (H', W') the same of the truth, where it is a reconstruction too.
+        truth_weight: (H', W') the same for the truth, if it is a reconstruction, too.
         estimate_origin_yx_px, truth_origin_yx_px: (2,) object coordinate of each array's pixel [0, 0].
         remove_ramp, remove_shift, max_shift_px: As of :func:`ptycho_data.metrics.align`.
 
@@ -100,7 +101,7 @@ def compare(
     ours, theirs, mask = alignment.estimate, alignment.truth, alignment.mask
     own = _nearest_pixels(np.asarray(truth), offset - alignment.shift_yx_px, mask.shape)
     if remove_ramp:
-        # The data fix no ramp: figures must not depend on the truth's, nor a blank image profit from it.
+        # The data determine no ramp: figures must not depend on the truth's, and a blank image must not gain from it.
         centre = np.argwhere(mask).mean(axis=0)
         ramp = own_ramp(theirs, mask, centre)
         ours, theirs, own = (without_ramp(image, ramp, centre) for image in (ours, theirs, own))
@@ -129,7 +130,7 @@ def compare(
 
 
 def complex_correlation(first: NDArray[Any], second: NDArray[Any]) -> float | None:
-    """``|<a - mean a, b - mean b>| / (||a - mean a|| ||b - mean b||)``; None where either is flat."""
+    """``|<a - mean a, b - mean b>| / (||a - mean a|| ||b - mean b||)``; None if either is uniform."""
     if is_flat(first) or is_flat(second):
         return None
     a, b = first - first.mean(), second - second.mean()
@@ -143,7 +144,7 @@ def _phase(image: NDArray[np.complex128], mask: NDArray[np.bool_]) -> NDArray[np
 
 
 def _nearest_pixels(truth: NDArray[Any], start_yx: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Truth pixels nearest to the estimate's: their range owes nothing to interpolation."""
+    """Truth pixels nearest to the estimate's: their range does not depend on interpolation."""
     rows, columns = (
         np.clip(np.rint(start_yx[axis] + np.arange(shape[axis])).astype(int), 0, truth.shape[axis] - 1)
         for axis in (0, 1)
@@ -166,7 +167,7 @@ def _figures(
 def _ssim(
     image: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], data_range: float
 ) -> float | None:
-    """Mean structural similarity over the pixels whose whole window lies in the mask."""
+    """Mean structural similarity [SSIM] over the pixels whose whole window lies in the mask."""
     try:
         from skimage.metrics import structural_similarity  # an extra, and slow to import
     except ImportError as error:

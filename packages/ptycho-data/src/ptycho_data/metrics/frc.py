@@ -13,13 +13,14 @@ from scipy import fft
 from ptycho_data.metrics.area import largest_rectangle
 
 FLAT = 1e-6
-"""An image is flat where its deviation from its mean is below this part of its norm."""
+"""An image is uniform if its deviation from its mean is below this fraction of its norm (MET-8)."""
 MIN_SIDE_PX = 8
+"""Shorter side of the smallest area that has a resolution (MET-14)."""
 
 
 @dataclass(frozen=True, eq=False)
 class FrcCurve:
-    """Fourier ring correlation of two images.
+    """Fourier ring correlation of two images [FRC].
 
     Attributes:
         frequency: (ring,) float64, fraction of Nyquist.
@@ -37,20 +38,24 @@ class FrcCurve:
 
 
 def frc(image_a: NDArray[Any], image_b: NDArray[Any], *, mask: NDArray[np.bool_] | None = None) -> FrcCurve:
-    """Correlate two aligned images ring by ring in Fourier space.
+    """Correlate two aligned images ring by ring in Fourier space [FRC].
 
     Args:
         image_a, image_b: (H, W) real or complex, in one frame, without relative ramp and phase.
         mask: (H, W) bool; the largest rectangle inside it is used. All pixels if None.
 
     Returns:
-        The curve; empty and undefined where the rectangle is smaller than ``MIN_SIDE_PX``, all
-        NaN and undefined where an image is flat.
+        The curve; empty and undefined if the rectangle is smaller than ``MIN_SIDE_PX``, all
+        NaN and undefined if an image is uniform.
 
     Raises:
         ContractError: images of different shapes.
 
-    Reference: M. van Heel, M. Schatz, J. Struct. Biol. 151, 250 (2005).
+    An image agrees with itself at all frequencies:
+
+    >>> image = np.random.default_rng(0).normal(size=(16, 16))
+    >>> frc(image, image).resolution_half_bit
+    1.0
     """
     if image_a.ndim != 2 or image_a.shape != image_b.shape:
         raise ContractError(
@@ -74,9 +79,10 @@ def frc(image_a: NDArray[Any], image_b: NDArray[Any], *, mask: NDArray[np.bool_]
     pixels = np.sqrt(np.bincount(ring, minlength=rings))
     keep = slice(1, short // 2 + 1)
     norm = np.sqrt(powers[0]) * np.sqrt(powers[1])
-    flat = any(is_flat(image) for image in (first, second))
+    uniform = any(is_flat(image) for image in (first, second))
     correlation = np.full(rings, np.nan)
-    np.divide(cross, norm, out=correlation, where=(norm > 0) & (not flat))
+    np.divide(cross, norm, out=correlation, where=(norm > 0) & (not uniform))
+    # Half-bit threshold [FRC].
     half_bit = (0.2071 + 1.9102 / pixels) / (1.2071 + 0.9102 / pixels)
     frequency = 2 * np.arange(rings) / short
     frequency, correlation, half_bit = frequency[keep], np.clip(correlation[keep], -1, 1), half_bit[keep]
@@ -84,8 +90,8 @@ def frc(image_a: NDArray[Any], image_b: NDArray[Any], *, mask: NDArray[np.bool_]
         frequency=frequency,
         correlation=correlation,
         half_bit=half_bit,
-        resolution_half=None if flat else _crossing(frequency, correlation - 0.5),
-        resolution_half_bit=None if flat else _crossing(frequency, correlation - half_bit),
+        resolution_half=None if uniform else _crossing(frequency, correlation - 0.5),
+        resolution_half_bit=None if uniform else _crossing(frequency, correlation - half_bit),
     )
 
 
@@ -117,5 +123,5 @@ def _crossing(frequency: NDArray[np.float64], excess: NDArray[np.float64]) -> fl
         return 0.0
     if np.isnan(excess[first]):
         return float(frequency[first - 1])
-    share = excess[first - 1] / (excess[first - 1] - excess[first])
-    return float(frequency[first - 1] + share * (frequency[first] - frequency[first - 1]))
+    fraction = excess[first - 1] / (excess[first - 1] - excess[first])
+    return float(frequency[first - 1] + fraction * (frequency[first] - frequency[first - 1]))

@@ -20,7 +20,7 @@ def without_ramp(image: NDArray[Any], ramp_yx: Vector, centre_yx: Vector) -> NDA
 
 
 def own_ramp(image: NDArray[Any], mask: NDArray[np.bool_], centre_yx: Vector) -> Vector:
-    """Ramp k that maximises ``|sum image exp(-i k . r)|`` over the mask: what makes the image flattest.
+    """Ramp k that maximises ``|sum image exp(-i k . r)|`` over the mask: which makes the image most uniform.
 
     Args:
         image: (H, W) complex.
@@ -28,7 +28,7 @@ def own_ramp(image: NDArray[Any], mask: NDArray[np.bool_], centre_yx: Vector) ->
         centre_yx: Where the ramp's phase is 0.
 
     Returns:
-        (2,) float64, [y, x], radians a pixel.
+        (2,) float64, [y, x], radians per pixel.
     """
     masked = np.where(mask, image, 0).astype(np.complex128)
     starts = [np.zeros(2), ramp_of_peak(masked)]
@@ -37,7 +37,10 @@ def own_ramp(image: NDArray[Any], mask: NDArray[np.bool_], centre_yx: Vector) ->
 
 
 def ramp_of_peak(product: NDArray[np.complex128]) -> Vector:
-    """Ramp of the highest peak of an image's transform, to a fraction of a cycle across the image."""
+    """Ramp of the highest peak of an image's transform, to a fraction of a cycle across the image.
+
+    A registration in Fourier space, as of shifts by cross-correlation [Registration].
+    """
     size = [fft.next_fast_len(2 * length) for length in product.shape]
     ramp: Vector = 2 * np.pi * peak(np.abs(fft.fft2(product, size))) / size
     return ramp
@@ -72,7 +75,7 @@ def _climb(image: NDArray[np.complex128], ramp: Vector, centre_yx: Vector) -> Ve
         mixed = y @ turned @ x
         second = np.array([[(y**2) @ rows, mixed], [mixed, (x**2) @ columns]]) / total
         hessian = (np.outer(first, first) - second).real
-        if np.linalg.eigvalsh(hessian).max() >= 0:  # no maximum near: keep what there is
+        if np.linalg.eigvalsh(hessian).max() >= 0:  # no maximum nearby: keep the start value
             break
         step = -np.linalg.solve(hessian, first.imag)
         ramp = ramp + step

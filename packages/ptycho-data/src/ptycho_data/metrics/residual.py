@@ -13,6 +13,7 @@ from scipy import special
 from scipy.interpolate import CubicSpline
 
 _LARGE = 100.0
+"""Mean counts above which the asymptotic series replaces the interpolated sum over n."""
 _BLOCK_VALUES = 1 << 20
 
 
@@ -62,14 +63,18 @@ class ResidualSum:
 
     @property
     def value(self) -> float | None:
-        """R, or None where no counts were measured."""
+        """R, or None if no counts were measured."""
         return self.numerator / self.counts if self.counts > 0 else None
 
 
 def residual(
     measured_counts: NDArray[Any], simulated_counts: NDArray[Any], *, bad_pixels: NDArray[np.bool_] | None = None
 ) -> float | None:
-    """``R = sum |sqrt n - sqrt I|^2 / sum n``; None where nothing was measured. See :class:`ResidualSum`."""
+    """``R = sum |sqrt n - sqrt I|^2 / sum n``; None if nothing was measured. See :class:`ResidualSum`.
+
+    >>> residual(np.array([[4.0, 1.0]]), np.array([[1.0, 1.0]]))
+    0.2
+    """
     total = ResidualSum()
     for measured, simulated in _blocks(measured_counts, simulated_counts):
         total.add(measured, simulated, bad_pixels=bad_pixels)
@@ -84,17 +89,17 @@ def poisson_floor(simulated_counts: NDArray[Any], *, bad_pixels: NDArray[np.bool
         bad_pixels: (N, N) bool, True where a pixel is ignored.
 
     Returns:
-        The floor, or None where no light is expected.
+        The floor, or None if no counts are expected.
 
     Raises:
         ContractError: negative or non-finite counts.
     """
-    noise = light = 0.0
+    noise = total = 0.0
     for (block,) in _blocks(simulated_counts):
         counts = _checked("simulated_counts", block, bad_pixels)
         noise += float(expected_square_error(counts).sum())
-        light += float(counts.sum())
-    return noise / light if light > 0 else None
+        total += float(counts.sum())
+    return noise / total if total > 0 else None
 
 
 def expected_square_error(mean_counts: NDArray[Any]) -> NDArray[np.float64]:
@@ -136,7 +141,7 @@ def _checked(name: str, counts: NDArray[Any], bad_pixels: NDArray[np.bool_] | No
                     "array.shape",
                     f"shape {array.shape[-2:]}",
                     f"shape {bad_pixels.shape}",
-                    "give one flag a detector pixel",
+                    "give one flag per detector pixel",
                 )
             )
         array = array[..., ~bad_pixels]

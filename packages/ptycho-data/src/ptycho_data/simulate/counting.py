@@ -29,11 +29,16 @@ def far_field_counts(probe: NDArray[Any], patches: NDArray[Any]) -> NDArray[np.f
 
     Returns:
         (pattern, N, N) float64 counts, zero frequency at ``[N // 2, N // 2]``.
+
+    The counts have the energy of the wavefield; a uniform one has zero frequency alone:
+
+    >>> far_field_counts(np.ones((1, 2, 2)), np.ones((1, 2, 2))).tolist()
+    [[[0.0, 0.0], [0.0, 4.0]]]
     """
     total = np.zeros(patches.shape)
     for mode in np.asarray(probe, np.complex128):
-        wave = fft.fft2(mode * patches, norm="ortho")
-        total += wave.real**2 + wave.imag**2
+        wavefield = fft.fft2(mode * patches, norm="ortho")
+        total += wavefield.real**2 + wavefield.imag**2
     shifted: NDArray[np.float64] = fft.fftshift(total, axes=(-2, -1))
     return shifted
 
@@ -93,8 +98,8 @@ def simulate_scan(
         progress: Called with stage name, patterns done, patterns in all.
 
     Returns:
-        A :class:`~ptycho_contracts.records.Scan` in counts with its truth. Probe and truth are in
-        the suite's gauge: ``sum |P|^2`` is the mean measured counts per pattern, and probe times
+        A :class:`~ptycho_contracts.records.Scan` in counts with its truth. The probe is
+        normalised: ``sum |P|^2`` is the mean measured counts per pattern, and probe times
         truth reproduces the expected counts without background.
 
     Raises:
@@ -105,15 +110,15 @@ def simulate_scan(
     modes = from_array(probe)
     origin = np.asarray(object_origin_yx_px, np.float64)
 
-    # Parseval: the light on the detector is the light behind the object.
-    light = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=0)
-    blocks = _patches(obj, positions, origin, len(light))
-    seen = sum(float(np.sum(light * np.abs(patches) ** 2)) for _, patches in blocks) / len(positions)
+    # Parseval: the energy on the detector is the energy behind the object.
+    intensity = np.sum(np.abs(modes.astype(np.complex128)) ** 2, axis=0)
+    blocks = _patches(obj, positions, origin, len(intensity))
+    seen = sum(float(np.sum(intensity * np.abs(patches) ** 2)) for _, patches in blocks) / len(positions)
     if not seen > 0:
         raise ContractError(
-            Problem("obj", "simulate.dark", "an object that passes light", "no light on the detector", "mend it")
+            Problem("obj", "simulate.dark", "an object that transmits", "no intensity on the detector", "correct it")
         )
-    # sum |P|^2 = sum |modes|^2 = 1 now; in the gauge it is the mean measured counts.
+    # sum |P|^2 = sum |modes|^2 = 1 now; normalised, it is the mean measured counts.
     mean_counts = photons_per_pattern + background_counts * modes.shape[-1] ** 2
     power = photons_per_pattern / seen
     lit = (modes * np.sqrt(mean_counts)).astype(np.complex64)
@@ -184,7 +189,7 @@ def _check(obj: NDArray[Any], photons_per_pattern: float, background_counts: flo
             Problem("obj", "array.shape", "(H, W) complex", f"{obj.shape} {obj.dtype}", "give a complex image")
         )
     elif not np.isfinite(obj).all():
-        problems.append(Problem("obj", "array.not_finite", "finite values", "NaN or infinite values", "mend it"))
+        problems.append(Problem("obj", "array.not_finite", "finite values", "NaN or infinite values", "correct it"))
     if not 0 < photons_per_pattern <= 1e15:
         problems.append(
             Problem(

@@ -1,4 +1,4 @@
-"""Random objects scanned as a given scan was: its positions, its probe, its dose (specs/simulation.md, SIM-14)."""
+"""Synthetic scans from a scan: random objects with its positions, probe and dose (specs/simulation.md, SIM-14)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def scans_from(
 ) -> Scan:
     """Several scans of random objects at the same positions, as one record with a ``scan_index`` for each object.
 
-    Kinds of objects and their contrasts take turns, so that a network cannot learn one of them by heart.
+    Kinds of objects and their contrasts take turns, so that a network cannot memorise one of them.
 
     Args:
-        positions_px: (M, 2) ``[x, y]`` of the scan to be imitated.
+        positions_px: (M, 2) ``[x, y]`` of the given scan.
         probe: (mode, N, N) complex, its probe.
         count: Number of objects.
         photons_per_pattern: Its mean counts.

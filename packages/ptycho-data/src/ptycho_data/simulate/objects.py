@@ -85,7 +85,7 @@ def random_field(
     """Gaussian random fields with power ``frequency ** -exponent``; other arguments as in :func:`lines`.
 
     Args:
-        exponent: Fall of the power spectrum; larger is smoother.
+        exponent: Decay of the power spectrum; larger is smoother.
         shared: Correlation of the amplitude's field with the phase's.
     """
     _check(shape, amplitude_range, phase_range_rad, blur_px)
@@ -107,7 +107,7 @@ def siemens_star(
     """Siemens star over weak random fields; other arguments as in :func:`lines`.
 
     Args:
-        spokes: Number of bright spokes; the seed turns them.
+        spokes: Number of bright spokes; the seed rotates them.
     """
     _check(shape, amplitude_range, phase_range_rad, blur_px)
     rng = np.random.default_rng(seed)
@@ -139,11 +139,11 @@ def _check(shape: tuple[int, int], amplitude_range: Range, phase_range_rad: Rang
         problems.append(Problem("shape", "simulate.shape", "(H, W) of 4 px or more", repr(shape), "enlarge it"))
     if not 0 <= low <= high <= 1:
         problems.append(
-            Problem("amplitude_range", "simulate.range", "0 <= low <= high <= 1", repr(amplitude_range), "mend it")
+            Problem("amplitude_range", "simulate.range", "0 <= low <= high <= 1", repr(amplitude_range), "correct it")
         )
     if not 0 <= largest - least < 2 * np.pi:
         problems.append(
-            Problem("phase_range_rad", "simulate.range", "0 <= high - low < 2 pi", repr(phase_range_rad), "mend it")
+            Problem("phase_range_rad", "simulate.range", "0 <= high - low < 2 pi", repr(phase_range_rad), "correct it")
         )
     if not blur_px >= 0:
         problems.append(Problem("blur_px", "simulate.range", "0 or more", repr(blur_px), "give a blur in pixels"))

@@ -25,7 +25,7 @@ def defocused_disc(
 
     Args:
         N: Side of the probe in pixels.
-        aperture: Radius of the aperture, in cycles a pixel (below 0.5).
+        aperture: Radius of the aperture, in cycles per pixel (below 0.5).
         radius_px: Radius of the defocused beam; by default 0.22 N. 0 is in focus.
         modes: Incoherent modes, at most 8.
         mode_decay: Power of each mode over that of the mode before.
@@ -55,7 +55,7 @@ def zone_plate(
     """
     if not 0 <= central_stop < 1:
         raise ContractError(
-            Problem("central_stop", "simulate.probe", "0 <= central_stop < 1", repr(central_stop), "stop less")
+            Problem("central_stop", "simulate.probe", "0 <= central_stop < 1", repr(central_stop), "lower it")
         )
     return _through_aperture(N, (central_stop * aperture, aperture), radius_px, modes, mode_decay)
 
@@ -75,9 +75,11 @@ def from_array(probe: NDArray[Any], *, where: str = "probe") -> NDArray[np.compl
             Problem(where, "array.shape", "(N, N) or (mode, N, N)", f"shape {array.shape}", "give square modes")
         )
     if not problems and not np.isfinite(array).all():
-        problems.append(Problem(where, "array.not_finite", "finite values", "NaN or infinite values", "mend the probe"))
+        problems.append(
+            Problem(where, "array.not_finite", "finite values", "NaN or infinite values", "correct the probe")
+        )
     if not problems and not np.any(array):
-        problems.append(Problem(where, "simulate.probe", "some energy", "zeros only", "give a probe with light in it"))
+        problems.append(Problem(where, "simulate.probe", "some energy", "zeros only", "give a probe with energy"))
     if problems:
         raise ContractError(problems)
     return _unit_energy(array.reshape(-1, *array.shape[-2:]))
@@ -107,7 +109,7 @@ PROBES: Mapping[str, Callable[..., NDArray[np.complex64]]] = MappingProxyType(
 def _through_aperture(
     N: int, ring: tuple[float, float], radius_px: float | None, modes: int, mode_decay: float
 ) -> NDArray[np.complex64]:
-    """Inverse transform of a soft ring (inner, outer radius in cycles a pixel) with quadratic phase.
+    """Inverse transform of a soft ring (inner, outer radius in cycles per pixel) with quadratic phase.
 
     A phase D (k/k_edge)^2 moves the ray at k by D k N / (pi k_edge^2) pixels: D = pi aperture radius_px
     sends the edge ray to radius_px.
@@ -149,7 +151,7 @@ def _check(N: int, aperture: float, radius_px: float, modes: int, mode_decay: fl
             Problem(
                 "aperture",
                 "simulate.probe",
-                f"{1.5 / max(N, 1):.3g} < aperture <= 0.4 cycles a pixel",
+                f"{1.5 / max(N, 1):.3g} < aperture <= 0.4 cycles per pixel",
                 repr(aperture),
                 "give an aperture that fits the detector",
             )
@@ -167,6 +169,6 @@ def _check(N: int, aperture: float, radius_px: float, modes: int, mode_decay: fl
     if not 1 <= modes <= MAX_MODES:
         problems.append(Problem("modes", "simulate.probe", f"1 to {MAX_MODES}", repr(modes), "ask for fewer modes"))
     if not 0 < mode_decay <= 1:
-        problems.append(Problem("mode_decay", "simulate.probe", "0 < mode_decay <= 1", repr(mode_decay), "mend it"))
+        problems.append(Problem("mode_decay", "simulate.probe", "0 < mode_decay <= 1", repr(mode_decay), "correct it"))
     if problems:
         raise ContractError(problems)

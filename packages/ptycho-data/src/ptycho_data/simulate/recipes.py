@@ -39,7 +39,7 @@ def simulate(
 
     Args:
         object_kind: A name in :data:`ptycho_data.simulate.OBJECTS`.
-        probe_kind: A name in :data:`ptycho_data.simulate.PROBES`; unused where ``probe`` is given.
+        probe_kind: A name in :data:`ptycho_data.simulate.PROBES`; unused if ``probe`` is given.
         scan_kind: A name in :data:`ptycho_data.simulate.SCANS`.
         N: Side of a pattern in pixels; a given probe decides it.
         n_patterns: Number of patterns.
@@ -55,7 +55,7 @@ def simulate(
         progress: Called with stage name, patterns done, patterns in all.
 
     Returns:
-        The scan with its truth, as of :func:`~ptycho_data.simulate.simulate_scan`; the recipe stands
+        The scan with its truth, as of :func:`~ptycho_data.simulate.simulate_scan`; the recipe is
         in ``metadata["simulation"]``.
 
     Raises:

@@ -41,7 +41,7 @@ def jittered(n_patterns: int, *, step_px: float, seed: Seed, jitter: float = 0.3
 
 
 def spiral(n_patterns: int, *, step_px: float) -> Positions:
-    """Fermat spiral with one position an area of ``step_px ** 2``."""
+    """Fermat spiral with one position per area of ``step_px ** 2``."""
     _check(n_patterns, step_px)
     index = np.arange(n_patterns)
     radius = step_px * np.sqrt((index + 0.5) / np.pi)

@@ -1,4 +1,4 @@
-"""Random drawings with values in [0, 1], of which simulated objects are made (specs/simulation.md)."""
+"""Random drawings with values in [0, 1], from which simulated objects are made (specs/simulation.md)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def leaves(
 
 
 def star(shape: tuple[int, int], rng: np.random.Generator, *, spokes: int) -> Image:
-    """Siemens star about the image's centre, turned at random, with ring gaps at radii that double."""
+    """Siemens star about the image's centre, rotated at random, with ring gaps at radii that double."""
     y, x = _grid((slice(0, shape[0]), slice(0, shape[1])), (np.array(shape) - 1) / 2)
     radius, angle = np.hypot(y, x), np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)
     outer = 0.47 * min(shape)

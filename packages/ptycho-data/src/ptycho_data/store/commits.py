@@ -35,7 +35,7 @@ def commit_folder(
     A folder that already does is left untouched, byte for byte; another folder of ours is
     replaced. Everything is written to a hidden sibling first, so that a killed writer leaves
     either the old folder, or none, or the new one. Of several writers one wins and all succeed.
-    The data are read once, or twice where they must be compared with a folder of the same layout.
+    The data are read once, or twice if they must be compared with a folder of the same layout.
 
     Args:
         path: The folder.
@@ -45,7 +45,7 @@ def commit_folder(
         progress: Called as ``progress(stage, done, total)`` with stages compare, write, commit.
 
     Raises:
-        ContractError: the path holds something else than such a folder, or facts are not JSON.
+        ContractError: the path holds something other than such a folder, or facts are not JSON.
         MissingFileError: the parent folder does not exist.
         WorkFailedError: the disk refused the data.
     """
@@ -79,7 +79,7 @@ class ArrayWriter:
         path: The file; a new one, or one to be continued after ``done`` rows.
         shape: Shape when finished.
         dtype: Its dtype.
-        done: Rows already in the file, all of them taken up by ``checksum``.
+        done: Rows already in the file, all of them included in ``checksum``.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class ArrayWriter:
 
 
 def write_array(folder: Path, name: str, array: NDArray[Any], advance: Callable[[int], None]) -> dict[str, Any]:
-    """Write one array as ``<name>.npy`` and hand back its entry in the manifest."""
+    """Write one array as ``<name>.npy`` and return its entry in the manifest."""
     writer = ArrayWriter(folder / f"{name}.npy", array.shape, array.dtype)
     try:
         for piece in pieces(array):
@@ -164,7 +164,7 @@ def finish_folder(
     """Write the manifest of a staged folder and put it in place by one rename.
 
     Args:
-        without: File that the staged folder needs until then, to be continued where it was left; removed last.
+        without: File that the staged folder needs until then, so that it can be continued; removed last.
     """
     content = {"format": FORMAT, "kind": kind, "schema": list(SCHEMA), "arrays": dict(entries), "facts": facts}
     key = digest(content)
@@ -236,7 +236,7 @@ def json_facts(facts: Mapping[str, Any], path: Path) -> Any:
 
 
 def disk_error(path: Path, error: OSError) -> WorkFailedError:
-    """What the user is told when the disk refuses."""
+    """The error of a failed write to disk."""
     return WorkFailedError(
         Problem(str(path), "store.write", "a disk that takes the data", str(error), "free space or choose another")
     )
@@ -272,7 +272,7 @@ def _unchanged(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts:
 
 
 def _take_place(staging: Path, path: Path) -> bool:
-    """Rename the finished folder into place; False if a folder with content stands there."""
+    """Rename the finished folder into place; False if a folder with content is there."""
     try:
         os.rename(staging, path)
     except OSError as error:

@@ -42,7 +42,7 @@ class ArrayFolder:
 def open_folder(path: Path, kind: str) -> ArrayFolder:
     """Open a folder without reading its arrays: manifest, headers and sizes only.
 
-    Manifest and arrays are of one commit, also where a writer replaces the folder meanwhile.
+    Manifest and arrays are of one commit, even if a writer replaces the folder meanwhile.
 
     Raises:
         MissingFileError: no such folder.
@@ -96,12 +96,12 @@ def _opened(path: Path, kind: str) -> ArrayFolder:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which manifest stands there: a folder that is replaced brings another file."""
+    """Identity of the present manifest: a replaced folder has another file."""
     try:
-        found = (path / MANIFEST).stat()
+        status = (path / MANIFEST).stat()
     except OSError:
         return None
-    return found.st_ino, found.st_mtime_ns
+    return status.st_ino, status.st_mtime_ns
 
 
 def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) -> None:
@@ -123,14 +123,14 @@ def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) ->
             progress("verify", done, total)
 
     for name, array in folder.arrays.items():
-        found, wanted = checksum_of(array, advance), declared[name]["checksum"]
-        if found != wanted:
+        actual, expected = checksum_of(array, advance), declared[name]["checksum"]
+        if actual != expected:
             problems.append(
                 Problem(
                     str(path / f"{name}.npy"),
                     "store.checksum",
-                    f"checksum {str(wanted)[:16]}...",
-                    f"{found[:16]}...",
+                    f"checksum {str(expected)[:16]}...",
+                    f"{actual[:16]}...",
                     "the data were altered; build the store again",
                 )
             )
@@ -139,7 +139,11 @@ def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) ->
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of its keys."""
+    """SHA-256 of a JSON value, independent of the order of its keys.
+
+    >>> digest({"a": 1, "b": 2}) == digest({"b": 2, "a": 1})
+    True
+    """
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

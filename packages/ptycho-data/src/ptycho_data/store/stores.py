@@ -44,7 +44,7 @@ class Store:
 
     @property
     def measurements(self) -> NDArray[Any]:
-        """(M, N, N), storage dtype; what a pixel holds is said by ``unit``."""
+        """(M, N, N), storage dtype; ``unit`` says what a pixel holds."""
         return self.arrays["measurements"]
 
     @property
@@ -131,7 +131,7 @@ class Store:
     ) -> Groups:
         """Groups of this store's patterns, as :func:`ptycho_data.grouping.groups.group` makes them.
 
-        They are kept in ``groups-<key>`` inside the store, where it can be written, and read
+        They are kept in ``groups-<key>`` inside the store, if it is writable, and read
         from there the next time; the patterns are never repeated.
 
         Raises:
@@ -177,10 +177,10 @@ def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = No
         path: Folder of the store. A store of other content there is replaced; anything else is refused.
         scan: The scan.
         progress: Called as ``progress(stage, done, total)`` in bytes, with stages compare
-            (where a store of this layout is there), write, commit.
+            (if a store of this layout is there), write, commit.
 
     Raises:
-        ContractError: the path holds something that is no store, or metadata are not JSON.
+        ContractError: the path holds something that is not a store, or metadata are not JSON.
         MissingFileError: the parent folder does not exist.
         WorkFailedError: the disk refused the data, or rows written differ from rows declared.
     """
@@ -227,7 +227,10 @@ def verify_store(path: Path | str, *, progress: Progress | None = None) -> None:
     path = Path(path)
     open_store(path)
     problems: list[Problem] = []
-    for folder, kind in ((path, KIND), *((found, GROUPS_KIND) for found in sorted(path.glob("groups-*")))):
+    for folder, kind in (
+        (path, KIND),
+        *((folder_of_groups, GROUPS_KIND) for folder_of_groups in sorted(path.glob("groups-*"))),
+    ):
         try:
             verify_folder(folder, kind, progress=progress)
         except ContractError as error:
@@ -237,7 +240,7 @@ def verify_store(path: Path | str, *, progress: Progress | None = None) -> None:
 
 
 def _kept_groups(folder: Path, request: Mapping[str, Any]) -> Groups | None:
-    """Groups of an earlier, equal request; None where there are none or they are damaged."""
+    """Groups of an earlier, equal request; None if there are none or they are damaged."""
     try:
         kept = open_folder(folder, GROUPS_KIND)
         return Groups(**kept.arrays) if kept.facts.get("request") == request else None

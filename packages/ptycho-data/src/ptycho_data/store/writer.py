@@ -1,4 +1,4 @@
-"""Stores written pattern by pattern, and taken up again after a break (specs/store.md, STORE-4 to STORE-6)."""
+"""Stores written pattern by pattern, and resumed after an interruption (specs/store.md, STORE-4 to STORE-6)."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class StoreWriter:
 
     With a ``resume_key`` the patterns written so far outlive a killed process, hidden beside the
     store: the next writer with the same key and the same arrays has them in ``done``, verified
-    by their checksums, and goes on from there. Nothing opens before :meth:`commit`.
+    by their checksums, and resumes from there. Nothing opens before :meth:`commit`.
 
     Args:
-        path: Folder of the store; what may stand there is as for ``create_store``.
+        path: Folder of the store; what may exist there is as for ``create_store``.
         shape: (M, N, N) of all patterns.
         dtype: Storage dtype, an integer or float.
         unit: ``"counts"`` or ``"amplitude"``.
@@ -209,7 +209,7 @@ def create_store_from_chunks(
     Args:
         chunks: ``chunks(start)`` gives the patterns from number ``start`` on, as (n, N, N) blocks
             of any n: ``lambda start: (data[i : i + 256] for i in range(start, len(data), 256))``.
-            ``start`` is not 0 where an interrupted creation is taken up again.
+            ``start`` is not 0 if an interrupted creation is resumed.
         path, shape, dtype, unit, positions_px, arrays, probe_kind, metadata, resume_key, progress: as
             for :class:`StoreWriter`, which raises the same errors.
     """
@@ -254,7 +254,7 @@ class _Lock:
             os.close(handle)
 
     def release(self, *, forget: bool) -> None:
-        """Give the lock back, and remove its file where nothing is left to be locked."""
+        """Release the lock, and remove its file if nothing is left to lock."""
         if self._handle < 0:
             return
         if forget:
@@ -274,9 +274,9 @@ def _whole_blocks(path: Path, journal: Path, report: Progress) -> list[bytes]:
             read_header(stream, where=str(path))
         except ContractError:
             return []
-        for number, wanted in enumerate(declared, 1):
+        for number, expected in enumerate(declared, 1):
             sums.update(memoryview(stream.read(BLOCK_BYTES)))
-            if len(sums.blocks) < number or sums.blocks[-1].hex() != wanted:
+            if len(sums.blocks) < number or sums.blocks[-1].hex() != expected:
                 return sums.blocks[: number - 1]
             report("resume", number * BLOCK_BYTES, total)
     return sums.blocks
@@ -287,20 +287,20 @@ def _sums(arrays: Mapping[str, NDArray[Any]]) -> dict[str, list[Any]]:
 
 
 def _check_arrays(arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """All that can be wrong with a Scan but the values of its patterns."""
+    """All problems of a Scan except the values of its patterns."""
     specs = (*SCAN_ARRAYS, *truth_specs(arrays))
     known = {spec.name for spec in specs}
     patterns = np.broadcast_to(np.zeros((), dtype), shape)
-    found = [
+    problems = [
         Problem(f"StoreWriter: {name}", "array.unknown", f"one of {', '.join(sorted(known))}", name, "leave it out")
         for name in sorted(set(arrays) - known | ({_PATTERNS} & set(arrays)))
     ]
-    found += problems_of({**arrays, _PATTERNS: patterns}, specs, where="StoreWriter", content=False)
-    if not found:
+    problems += problems_of({**arrays, _PATTERNS: patterns}, specs, where="StoreWriter", content=False)
+    if not problems:
         others = [spec for spec in specs if spec.name != _PATTERNS]
-        found = problems_of(arrays, others, where="StoreWriter")
-    if found:
-        raise ContractError(found)
+        problems = problems_of(arrays, others, where="StoreWriter")
+    if problems:
+        raise ContractError(problems)
 
 
 def _check_patterns(patterns: NDArray[Any], done: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
@@ -315,6 +315,6 @@ def _check_patterns(patterns: NDArray[Any], done: int, shape: tuple[int, ...], d
                 "give the patterns that were declared, in order",
             )
         )
-    found = problems_of({_PATTERNS: patterns}, SCAN_ARRAYS[:1], where=where) if len(patterns) else []
-    if found:
-        raise ContractError(found)
+    problems = problems_of({_PATTERNS: patterns}, SCAN_ARRAYS[:1], where=where) if len(patterns) else []
+    if problems:
+        raise ContractError(problems)

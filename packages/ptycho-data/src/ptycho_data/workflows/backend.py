@@ -108,7 +108,7 @@ class Backend(Protocol):
     def infer_groups(
         self, model: Any, groups: GroupBatches, *, batch_size: int, num_workers: int, device: str
     ) -> Iterator[tuple[NDArray[np.complex64], NDArray[np.int64]]]:
-        """Patches (n, N, N) under the members of some groups after another, and their indices (n,)."""
+        """Patches (n, N, N) under the members of some groups, group by group, and their indices (n,)."""
 
     def joint_fit(
         self, source: PatternSource, sites: Sites, probe: NDArray[np.complex64], *, device: str, **options: Any

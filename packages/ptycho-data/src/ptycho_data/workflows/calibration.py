@@ -1,4 +1,4 @@
-"""The probe of a scan, found and calibrated by a backend's joint reconstruction (specs/training.md, TRN-3)."""
+"""The probe of a scan, estimated and calibrated by a backend's joint reconstruction (specs/training.md, TRN-3)."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ def evaluate_scan(
 
     image, full = run("all patterns", scan, config, used)
     if scan.probe is None:
-        # Two searches could end in different probes, and the halves would differ for a reason of their own.
+        # Two searches could end in different probes, and the halves would differ for that reason alone.
         scan = replace(scan, probe=image.probe, probe_kind="guess")
     late = [run(f"half {name}", scan, config, half) for name, half in zip("ab", halves, strict=True)]
     early = None
@@ -177,7 +177,7 @@ def evaluate_scan(
 
 
 def named(part: str, progress: Progress | None) -> Progress | None:
-    """A callback whose stages begin with a part's name."""
+    """A callback whose stage names start with a part's name."""
     if progress is None:
         return None
 

@@ -1,6 +1,6 @@
 """The suite in a notebook: one object with everything that a scientist calls, for one backend.
 
-A backend's package hands these names out itself: ``import ptycho_torch as pt; pt.reconstruct(scan, epochs=20)``.
+A backend's package provides these names itself: ``import ptycho_torch as pt; pt.reconstruct(scan, epochs=20)``.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Facade:
 
 
 def facade_attribute(package: str, name: str) -> Any:
-    """An attribute that a backend's package hands out, loaded now: importing the package loads nothing.
+    """An attribute that a backend's package provides, loaded now: importing the package loads nothing.
 
     Args:
         package: Such as ``"ptycho_torch"``; its module ``backend`` holds ``BACKEND``.

@@ -47,12 +47,12 @@ def infer(
         payload: From a backend's ``create_inference_payload``.
         validation: Indices of patterns that validate the refinement; default: the fraction in the options.
         checkpoint: File that keeps the state of the refinement between epochs; default: none is kept.
-        resume: Go on from that file.
+        resume: Resume from that file.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
         ContractError: several scans in one file, a network that cannot infer as asked, or a checkpoint of another run.
-        MissingFileError: no checkpoint to go on from.
+        MissingFileError: no checkpoint to resume from.
         WorkFailedError: a refinement diverged.
     """
     config, execution, model = payload.pt_inference_config, payload.execution_config, payload.bundle.model
@@ -168,7 +168,7 @@ def infer_by_groups(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
-    """Each group on a canvas of its own; the patches under each position are stitched, weighted by |P|^2 (IMG-2).
+    """Each group on its own canvas; the patches under each position are stitched, weighted by |P|^2 (IMG-2).
 
     Args:
         batch_size: Most patterns at once.

@@ -1,4 +1,4 @@
-"""Sections of the configuration as parameters of the functions that they steer."""
+"""Sections of the configuration as parameters of the functions that they configure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from ptycho_contracts.config import DataConfig, ReconstructionConfig
 from ptycho_contracts.records import Scan
 
 POSITION_STEP_PX = 0.1
-"""Adam step of positions that are corrected: a pixel takes ten steps; 0.3 made star positions jump (RESULTS.md)."""
+"""Adam step of positions that are corrected: a pixel takes ten steps. Measured: 0.3 made positions of the
+Siemens star jump; on synth64 rates from 0.03 to 0.4 gave no better positions (benchmarks/RESULTS.md)."""
 BACKGROUND_STEP = 0.02
 """Adam step of a background's square root, in units of the root mean intensity of a pixel."""
 

@@ -1,6 +1,6 @@
 """Payloads: one resolved configuration with the scan or model that it is for (specs/config.md).
 
-Framework-free: a backend's ``config_factory`` hands in how it opens a bundle.
+Framework-free: a backend's ``config_factory`` passes the function that opens a bundle.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PathLike = str | Path
 ScanOrFile = Scan | str | Path
 
 _BUNDLE_OPTIONS = ("gridsize", "neighbor_count", "min_distance_px", "max_distance_px")
-"""How groups are made at imaging as they were in training."""
+"""Options with which inference makes groups as training did."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +168,7 @@ def inference_payload(
         )
     scan = combined_scan(test_data_file, given)
     _require_size(scan, model.data.N)
-    # The bundle's word on how groups are made; how this file's patterns are to be read is not the bundle's to say.
+    # The bundle decides how groups are made, but not how this file's patterns are read.
     frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
     resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
     return InferencePayload(

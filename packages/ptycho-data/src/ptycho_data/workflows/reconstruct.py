@@ -49,12 +49,12 @@ def reconstruct(
         validation: Indices of patterns that validate; default: the fraction in the options.
         measurement, nphotons: How a file is read.
         checkpoint: File that keeps the state between epochs; default: none is kept.
-        resume: Go on from that file.
+        resume: Resume from that file.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
         ContractError: bad data, several scans in one file, or a checkpoint of another run.
-        MissingFileError: no such file, or no checkpoint to go on from.
+        MissingFileError: no such file, or no checkpoint to resume from.
         WorkFailedError: the reconstruction diverged.
     """
     if not isinstance(scan, Scan):

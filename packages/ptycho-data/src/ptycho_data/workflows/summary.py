@@ -1,6 +1,6 @@
-"""What a run says of itself, with the same keys whichever backend ran it (specs/cli.md, CLI-22).
+"""The summary of a run, with the same keys for every backend (specs/cli.md, CLI-22).
 
-Settings, versions, times, residuals, and what a training, an inference or a joint reconstruction came to.
+Settings, versions, times, residuals, and the outcome of a training, an inference or a joint reconstruction.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def inference_summary(
         prepared: The scan that was inferred.
         probe: (K, N, N), of the final image.
         versions: Of all that computed.
-        results: ``assembly``, residuals of the network's image as ``network``, those of the final one, and what a
-            refinement came to.
+        results: ``assembly``, residuals of the network's image as ``network``, those of the final one, and the
+            outcome of a refinement.
     """
     config, own = payload.pt_inference_config, payload.scan.probe
     return (
@@ -155,7 +155,7 @@ def reconstruction_summary(
 def common_summary(
     sections: Sequence[Section], seed: int, stages: Stages, device: str, versions: Mapping[str, str]
 ) -> Summary:
-    """What every run says of itself.
+    """What every summary holds.
 
     Args:
         sections: Of the configuration, in their order.
@@ -172,7 +172,7 @@ def common_summary(
 
 
 def all_versions(of_backend: Mapping[str, str]) -> dict[str, str]:
-    """Versions of a backend's distributions, and of those that every backend stands on."""
+    """Versions of a backend's distributions, and of those that every backend depends on."""
     shared = {name: version(name) for name in ("ptycho-contracts", "ptycho-data")}
     return {**shared, **of_backend, "numpy": version("numpy")}
 
@@ -188,7 +188,7 @@ def residuals(prepared: PreparedScan, residual: Residual) -> Summary:
 
 
 def after_joint_fit(prepared: PreparedScan, fit: JointFit, fitted: NDArray[np.int64]) -> tuple[PreparedScan, Summary]:
-    """The scan with its corrected positions, and what a joint fit came to, for the summary.
+    """The scan with its corrected positions, and the outcome of a joint fit, for the summary.
 
     Args:
         prepared: The scan before.

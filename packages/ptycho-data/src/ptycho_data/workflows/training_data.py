@@ -1,4 +1,4 @@
-"""What a training learns from: which patterns, their groups, and simulated scans in their place."""
+"""What a training learns from: which patterns, their groups, and simulated scans instead of measured ones."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def synthetic_scans(
     means: Mapping[int, float],
     training: TrainingConfig,
 ) -> Scan:
-    """Simulated objects under the first scan's probe, at its positions, with its dose (TRN-13).
+    """Simulated objects with the first scan's probe, positions and dose (TRN-13).
 
     Args:
         scan: What was measured.

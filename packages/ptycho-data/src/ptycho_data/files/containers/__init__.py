@@ -1,1 +1,1 @@
-"""Containers of arrays read with suspicion: HDF5, zip archives, ``.npy`` (specs/files.md)."""
+"""Safe reading of untrusted containers of arrays: HDF5, zip archives, ``.npy`` (specs/files.md)."""

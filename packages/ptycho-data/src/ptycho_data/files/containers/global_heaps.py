@@ -1,4 +1,4 @@
-"""Heaps of variable-length text in HDF5, walked before libhdf5 does: it never ends on some forged ones (HDF-6)."""
+"""Heaps of variable-length text in HDF5, checked before libhdf5, which may never return from forged ones (HDF-6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _OBJECT_BYTES = 16
 
 
 def first_bad_heap(path: Path) -> int | None:
-    """Offset of the first heap collection whose objects do not fill it exactly; None where all do.
+    """Offset of the first heap collection whose objects do not fill it exactly; None if all do.
 
     A collection is: signature, version 1, its size (8 bytes); then objects of index, count, size
     and padded data. Index 0 is the free rest, whose size includes its own head.

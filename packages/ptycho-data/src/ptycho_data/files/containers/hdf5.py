@@ -21,7 +21,7 @@ _SIGNATURE_PLACES = (0, 512, 1024, 2048, 4096)
 _LARGEST_ATTRIBUTE_BYTES = 1 << 16
 _MOST_LINKS = 64
 _MOST_LISTED = 200
-# Whatever h5py makes of a damaged file: libhdf5's own errors, and its consequences in NumPy.
+# Errors that h5py raises for a damaged file: libhdf5's own, and their consequences in NumPy.
 _BROKEN = (
     OSError,
     KeyError,
@@ -99,12 +99,12 @@ class Hdf5File:
         return isinstance(self._resolve(path), h5py.Dataset)
 
     def children(self, path: str) -> list[str]:
-        """Names in a group; none where there is no group."""
+        """Names in a group; none if there is no group."""
         group = self._resolve(path)
         if not isinstance(group, h5py.Group):
             return []
         try:
-            # h5py hands out names that are no UTF-8 as bytes; no format has such names.
+            # h5py returns names that are not UTF-8 as bytes; no format has such names.
             return [name for name in group if isinstance(name, str)]
         except _BROKEN as error:
             raise self._damaged(path, error) from error
@@ -120,11 +120,11 @@ class Hdf5File:
             raise self._damaged(path, error) from error
 
     def array(self, path: str) -> NDArray[Any] | None:
-        """A numeric dataset in native byte order; None where there is nothing.
+        """A numeric dataset in native byte order; None if there is nothing.
 
         Raises:
-            ContractError: data outside the file, objects, a filter that is not there, parts never
-                written, a bomb, no room in memory, or damage.
+            ContractError: data outside the file, objects, a missing filter, parts never
+                written, a decompression bomb, too little memory, or damage.
         """
         dataset = self._resolve(path)
         if dataset is None:
@@ -140,12 +140,12 @@ class Hdf5File:
             raise self._damaged(path, error) from error
 
     def scalar(self, path: str) -> float | None:
-        """One finite number of a dataset with one element; None where there is nothing."""
+        """One finite number of a dataset with one element; None if there is nothing."""
         array = self.array(path) if self.has(path) else None
         return None if array is None else self._number(path, array)
 
     def text(self, path: str) -> str | None:
-        """The text of a string dataset with one element; None where there is nothing or no text."""
+        """The text of a string dataset with one element; None if there is nothing or no text."""
         dataset = self._resolve(path)
         if not isinstance(dataset, h5py.Dataset):
             return None
@@ -162,7 +162,7 @@ class Hdf5File:
         return None if value is None else _decode(value)
 
     def attribute(self, path: str, name: str) -> Any:
-        """A small attribute: text as str, numbers as an array; None where there is none."""
+        """A small attribute: text as str, numbers as an array; None if there is none."""
         item = self._resolve(path)
         if item is None:
             return None
@@ -190,7 +190,7 @@ class Hdf5File:
         return _decode(value) if text or isinstance(value, str | bytes) else np.asarray(value)
 
     def attribute_number(self, path: str, name: str) -> float | None:
-        """One finite number of an attribute; None where there is none."""
+        """One finite number of an attribute; None if there is none."""
         value = self.attribute(path, name)
         if value is None:
             return None
@@ -218,7 +218,7 @@ class Hdf5File:
         return float(array.reshape(-1)[0])
 
     def _resolve(self, path: str) -> Any:
-        """The object at a path, every link on the way checked; None where there is nothing."""
+        """The object at a path, every link on the way checked; None if there is nothing."""
         todo = [name for name in path.split("/") if name]
         item: Any = self._file
         trail: list[Any] = []
@@ -276,11 +276,11 @@ class Hdf5File:
         if dataset.is_virtual:
             sources = dataset.virtual_sources()
             names = sorted({source.file_name for source in sources})
-            # A virtual dataset of the file itself could still lead out over its source's links.
+            # A virtual dataset of the file itself could still lead to other files by its source's links.
             raise self._problem(path, "hdf5.virtual", "a stored dataset", f"a virtual one over {names[:3]}", remedy)
 
     def _check_heaps(self, path: str) -> None:
-        """Before the first text of variable length: libhdf5 may never come back from a forged heap."""
+        """Called before the first text of variable length: libhdf5 may never return from a forged heap."""
         if self._heaps_are_whole:
             return
         place = first_bad_heap(self.path)
@@ -312,7 +312,7 @@ class Hdf5File:
                 )
 
     def _check_size(self, path: str, dataset: h5py.Dataset) -> None:
-        """Declared size against what is stored, and against the memory."""
+        """Compare the declared size with what is stored, and with the free memory."""
         declared = math.prod(dataset.shape) * dataset.dtype.itemsize
         stored = min(dataset.id.get_storage_size(), self._bytes)
         chunk = dataset.chunks

@@ -19,7 +19,7 @@ from ptycho_data.files.sources import checked_file
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 RATIO_FREE_BYTES = 1 << 26
-"""Members that unpack to less than this may be compressed as well as they like."""
+"""Members that unpack to less than this may be compressed at any ratio."""
 LARGEST_RATIO = 200
 _BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, KeyError)
 
@@ -168,7 +168,7 @@ def is_npz(path: Path) -> bool:
 
 
 def available_bytes() -> int | None:
-    """Free memory of the machine with reclaimable caches, where the system tells."""
+    """Free memory of the machine with reclaimable caches, if the system reports it."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

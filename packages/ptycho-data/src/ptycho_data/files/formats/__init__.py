@@ -1,1 +1,1 @@
-"""File formats of scans and reconstructions, one module a format (specs/files.md)."""
+"""File formats of scans and reconstructions, one module per format (specs/files.md)."""

@@ -53,11 +53,11 @@ def read(
     Args:
         path: The file.
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
-        nphotons: Mean photons a pattern, for normalised amplitude.
+        nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the file holds the whole scan.
 
     Raises:
-        ContractError: with all problems of the file: what is missing, units that cannot be.
+        ContractError: with all problems of the file: missing data, impossible units.
     """
     refuse_companion(path, companion)
     with Hdf5File(path) as file:
@@ -74,10 +74,10 @@ def _entry(file: Hdf5File) -> str | None:
 
 
 def _patterns_path(file: Hdf5File, entry: str) -> str | None:
-    """Where the patterns are: the data group that also has positions first."""
+    """Where the patterns are: data groups that also have positions come first."""
     groups = [f"{entry}/{name}" for name in ("data_1", "instrument_1/detector_1", "data", "instrument_1/detector")]
-    found = [f"{group}/data" for group in groups if file.is_dataset(f"{group}/data")]
-    return next(iter(found), None)
+    paths = [f"{group}/data" for group in groups if file.is_dataset(f"{group}/data")]
+    return next(iter(paths), None)
 
 
 def _raw(file: Hdf5File, entry: str) -> Raw:
@@ -125,13 +125,13 @@ def _geometry(file: Hdf5File, entry: str) -> tuple[dict[str, float], dict[str, A
     # A NeXus source's energy is the storage ring's; the photons' is the beam's.
     energy_paths = [f"{instrument}/beam_1/{name}" for name in ("energy", "incident_energy")]
     energy_paths += [f"{entry}/sample_1/beam_1/incident_energy", f"{instrument}/source_1/energy"]
-    found: dict[str, float | None] = {}
+    values: dict[str, float | None] = {}
     sources: dict[str, Any] = {}
-    found["photon_energy_ev"], sources["photon_energy"] = photon_energy_ev(file, energy_paths)
+    values["photon_energy_ev"], sources["photon_energy"] = photon_energy_ev(file, energy_paths)
     for key, name in (("distance", "distance"), ("x", "x_pixel_size"), ("y", "y_pixel_size")):
-        found[key], sources[name] = quantity(file, [f"{path}/{name}" for path in detectors], LENGTH_UNITS_M, "m")
+        values[key], sources[name] = quantity(file, [f"{path}/{name}" for path in detectors], LENGTH_UNITS_M, "m")
     problems = []
-    for key, value in found.items():
+    for key, value in values.items():
         where = f"{file.path}: {key}"
         if value is None:
             problems.append(
@@ -147,7 +147,7 @@ def _geometry(file: Hdf5File, entry: str) -> tuple[dict[str, float], dict[str, A
             problems.append(Problem(where, "scan.scalar", "one positive number", repr(value), "correct the value"))
         elif key == "photon_energy_ev":
             problems += energy_problems(where, value)
-    return {key: value for key, value in found.items() if value is not None}, sources, problems
+    return {key: value for key, value in values.items() if value is not None}, sources, problems
 
 
 def _positions(
@@ -311,7 +311,7 @@ def _images(
 
 
 def _mask(file: Hdf5File, entry: str) -> NDArray[Any] | None:
-    """(N, N) bad pixels; of a mask a pattern, what is bad in any of them."""
+    """(N, N) bad pixels; of one mask per pattern, what is bad in any of them."""
     for detector in (f"{entry}/instrument_1/detector_1", f"{entry}/instrument_1/detector"):
         for name, bits in (("mask", BAD_BITS), ("pixel_mask", -1)):
             if not file.is_dataset(f"{detector}/{name}"):

@@ -23,7 +23,7 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
     """Write one scan, atomically.
 
     Raises:
-        ContractError: no probe, or a set-up that is not known.
+        ContractError: no probe, or an unknown set-up.
     """
     export = export_of(scan, geometry=geometry, where=str(path))
     positions, centre = export.ptychodus_frame()

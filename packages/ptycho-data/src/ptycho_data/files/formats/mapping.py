@@ -56,7 +56,7 @@ def read(
     Args:
         path: The mapping.
         measurement: Overrules the mapping's ``unit``; ``"auto"`` keeps it.
-        nphotons: Mean photons a pattern, for normalised amplitude.
+        nphotons: Mean photons per pattern, for normalised amplitude.
         companion: The HDF5 file, anywhere; else ``file.path``, in the mapping's own folder or below.
 
     Raises:

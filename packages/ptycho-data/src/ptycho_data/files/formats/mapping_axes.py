@@ -34,7 +34,7 @@ def ordered(array: NDArray[Any], axes: str, where: str) -> NDArray[Any]:
 
 
 def layout_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
-    """Words of a mapping that mean nothing, and declarations that lack their other half."""
+    """Unknown words of a mapping, and incomplete declarations."""
     patterns, positions = tables["patterns"], tables["positions"]
     problems = [*_axes_problems(path, tables), *_position_problems(path, positions, tables.get("geometry", {}))]
     choices = [("patterns.unit", patterns["unit"], (*UNITS, "auto"))]

@@ -49,7 +49,7 @@ def read(
     Args:
         path: The archive.
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
-        nphotons: Mean photons a pattern, for normalised amplitude.
+        nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the archive holds the whole scan.
 
     Raises:

@@ -50,7 +50,7 @@ __all__ = ["NAME", "SUFFIXES", "half_pixel", "matches", "read", "write"]
 
 
 def half_pixel(N: int) -> float:
-    """What turns Ptychodus' patch centre, (N - 1) / 2, into ours, N // 2: half a pixel for even N, 0 for odd."""
+    """Shift from Ptychodus' patch centre, (N - 1) / 2, to ours, N // 2: half a pixel for even N, 0 for odd."""
     return N // 2 - (N - 1) / 2
 
 
@@ -86,9 +86,9 @@ def read(
 
     Args:
         path: Diffraction, product (HDF5 or NPZ), a file with both, training data or export.
-        measurement: What the patterns hold, or ``"auto"``: counts, as Ptychodus says.
-        nphotons: Mean photons a pattern, for normalised amplitude.
-        companion: The product of a diffraction file, or the reverse. Where not given,
+        measurement: What the patterns hold, or ``"auto"``: counts, as Ptychodus defines.
+        nphotons: Mean photons per pattern, for normalised amplitude.
+        companion: The product of a diffraction file, or the reverse. Default:
             ``diffraction.h5`` and ``product.h5`` of one folder are companions.
 
     Raises:
@@ -107,7 +107,7 @@ def read(
 
 
 def _both(path: Path, kind: str | None, companion: Path | None) -> tuple[Path, Path, str]:
-    """Paths of diffraction and product, and who said that they belong together."""
+    """Paths of diffraction and product, and how it is known that they belong together."""
     if kind == "both":
         return path, path, "one file"
     said = "argument"
@@ -115,31 +115,31 @@ def _both(path: Path, kind: str | None, companion: Path | None) -> tuple[Path, P
         standard = (path.with_name(name) for name in STANDARD_NAMES.get(path.name, ()))
         companion = next((other for other in standard if other.is_file()), None)
         said = "standard names in one folder"
-    wanted = "diffraction" if kind in ("product", "product-npz") else "product"
+    expected = "diffraction" if kind in ("product", "product-npz") else "product"
     if companion is None:
-        missing = {"diffraction": "patterns", "product": "positions and probe"}[wanted]
+        missing = {"diffraction": "patterns", "product": "positions and probe"}[expected]
         raise ContractError(
             Problem(
                 str(path),
                 "scan.companion",
-                f"this {kind} file with its {wanted} file, which holds the {missing}",
+                f"this {kind} file with its {expected} file, which holds the {missing}",
                 "no companion",
-                f"give it (`companion={wanted}.h5`), or put {wanted}.h5 beside {path.name}",
+                f"give it (`companion={expected}.h5`), or put {expected}.h5 beside {path.name}",
             )
         )
     companion = checked_file(companion)
     other = kind_of(companion)
-    if other not in ({"diffraction", "both"} if wanted == "diffraction" else {"product", "product-npz", "both"}):
+    if other not in ({"diffraction", "both"} if expected == "diffraction" else {"product", "product-npz", "both"}):
         raise ContractError(
             Problem(
                 str(companion),
                 "scan.companion",
-                f"Ptychodus' {wanted} file",
+                f"Ptychodus' {expected} file",
                 f"{other or 'another kind of file'}",
-                f"give the {wanted} file of {path.name}",
+                f"give the {expected} file of {path.name}",
             )
         )
-    return (companion, path, said) if wanted == "diffraction" else (path, companion, said)
+    return (companion, path, said) if expected == "diffraction" else (path, companion, said)
 
 
 def _diffraction(path: Path) -> tuple[dict[str, NDArray[Any] | None], tuple[float, float], dict[str, Any]]:
@@ -177,7 +177,7 @@ def _diffraction(path: Path) -> tuple[dict[str, NDArray[Any] | None], tuple[floa
 
 
 def _pair(diffraction: Path, product_path: Path, said: str) -> Raw:
-    """Patterns and positions that share an index; every pattern must find one."""
+    """Patterns and positions that share an index; every pattern must have one."""
     arrays, pixel, notes = _diffraction(diffraction)
     product = read_product_npz(product_path) if is_npz(product_path) else read_product_h5(product_path)
     patterns, indexes = np.asarray(arrays["patterns"]), np.asarray(arrays["indexes"])
@@ -271,7 +271,7 @@ def _index_problems(path: Path, product: Product, patterns: NDArray[Any], indexe
     lost = np.setdiff1d(indexes, product.indexes)
     if not lost.size:
         return []
-    mine, theirs = (f"{found.min()} to {found.max()}" for found in (indexes, product.indexes))
+    mine, theirs = (f"{numbers.min()} to {numbers.max()}" for numbers in (indexes, product.indexes))
     return [
         Problem(
             f"{product.path}: probe_position_indexes",
@@ -320,15 +320,15 @@ def _training_scalars(
 
 def _export(path: Path) -> Raw:
     with NpzArchive(path) as archive:
-        found = archive.read(EXPORT_NAMES)
+        content = archive.read(EXPORT_NAMES)
     arrays = {
-        "patterns": found["diff3d"],
-        "bad_pixels": found["bad_pixels"],
-        "probe": found["probeGuess"],
-        "object": found["objectGuess"],
-        "x": found["xcoords"],
-        "y": found["ycoords"],
-        "scan_index": found["scan_index"],
+        "patterns": content["diff3d"],
+        "bad_pixels": content["bad_pixels"],
+        "probe": content["probeGuess"],
+        "object": content["objectGuess"],
+        "x": content["xcoords"],
+        "y": content["ycoords"],
+        "scan_index": content["scan_index"],
     }
     return _in_pixels(path, arrays, ("x", "y"), {})
 

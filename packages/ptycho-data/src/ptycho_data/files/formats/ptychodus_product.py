@@ -45,7 +45,7 @@ class Product:
         indexes: (M,) int64, index of each position.
         positions_m: (M, 2) float64 ``[x, y]``.
         probe: (modes, N, N) complex.
-        object: (H, W) complex, or None where it has several layers.
+        object: (H, W) complex, or None if it has several layers.
         scalars: Energy in eV, distance, pixel sizes and centre in m, by Ptychodus' names.
         losses: How many losses it records; 0 for an object that was never fitted.
         notes: Recorded peculiarities.
@@ -80,13 +80,13 @@ def read_product_h5(path: Path) -> Product:
         ContractError: with all problems.
     """
     with Hdf5File(path) as file:
-        found = {name: file.array(name) for name in _ARRAYS}
+        arrays = {name: file.array(name) for name in _ARRAYS}
         scalars = {name: file.attribute_number("/", name) for name in _SCALARS}
         scalars |= {name: file.attribute_number(*place) for name, place in _GEOMETRY.items()}
         far_field = file.attribute_number("/", "far_field")
         losses = file.shape("loss_values")
         opr = file.has("opr_weights")
-    return _product(path, found, scalars, far_field, losses[0] if losses else 0, opr)
+    return _product(path, arrays, scalars, far_field, losses[0] if losses else 0, opr)
 
 
 def read_product_npz(path: Path) -> Product:
@@ -160,7 +160,7 @@ def _product(
     if probe.ndim == 4 and len(probe) > 1:
         notes["probe_opr_modes"] = len(probe)
     if opr:
-        notes["opr_weights"] = "not used: the first probe stands for all positions"
+        notes["opr_weights"] = "not used: the first probe is used for all positions"
     known = {name: value for name, value in scalars.items() if value is not None}
     product = Product(
         path=path,

@@ -18,7 +18,7 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
     """Write diffraction and product in one file, which Ptychodus opens as either.
 
     Raises:
-        ContractError: no probe, or a set-up that is not known.
+        ContractError: no probe, or an unknown set-up.
     """
     export = export_of(scan, geometry=geometry, where=str(path))
     counts = counts_of(scan)
@@ -56,13 +56,13 @@ def write_product(
         path: The file to write.
         reconstruction: What to write.
         geometry: At least three of the four scalars of the set-up, as in ``Scan.metadata["geometry"]``.
-        indexes: (M,) index of each position, as in the diffraction file; 0, 1, ... where not given.
-        losses: A loss an epoch.
+        indexes: (M,) index of each position, as in the diffraction file; default: 0, 1, ....
+        losses: One loss per epoch.
         name: Name of the product.
         comments: Free text.
 
     Raises:
-        ContractError: a set-up that is not known.
+        ContractError: an unknown set-up.
         MissingFileError: the folder does not exist.
     """
     path = Path(path)
@@ -82,7 +82,7 @@ def _product(
     comments: str,
     losses: Sequence[float],
 ) -> None:
-    """Names of Ptychodus 1.7, and beside them those that older readers ask for."""
+    """Names of Ptychodus 1.7, and those that older readers expect."""
     geometry = export.geometry
     file.attrs["name"] = name
     file.attrs["comments"] = comments

@@ -35,7 +35,7 @@ def read(
     Args:
         path: The file.
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
-        nphotons: Mean photons a pattern, for normalised amplitude.
+        nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the file holds the whole scan.
 
     Raises:
@@ -184,14 +184,14 @@ def _geometry(file: Hdf5File) -> tuple[dict[str, float], tuple[float, float] | N
     values = {name: _numbers(file, f"meta/{name}") for name in ("energy", "distance", "psize", "center")}
     problems = []
     for name in ("energy", "distance", "psize"):
-        found = values[name]
-        if found is None or not (found > 0).all() or not np.isfinite(found).all():
+        value = values[name]
+        if value is None or not (value > 0).all() or not np.isfinite(value).all():
             problems.append(
                 Problem(
                     f"{file.path}: meta/{name}",
                     "geometry.missing",
                     "positive numbers",
-                    "nothing" if found is None else str(found.tolist()),
+                    "nothing" if value is None else str(value.tolist()),
                     "prepare the data again with this parameter",
                 )
             )
@@ -211,7 +211,7 @@ def _geometry(file: Hdf5File) -> tuple[dict[str, float], tuple[float, float] | N
 
 
 def _numbers(file: Hdf5File, path: str) -> NDArray[np.float64] | None:
-    """One or two numbers; None where there is nothing, or text such as 'auto'."""
+    """One or two numbers; None if there is nothing, or text such as 'auto'."""
     if not file.is_dataset(path) or file.text(path) is not None:
         return None
     array = file.array(path)

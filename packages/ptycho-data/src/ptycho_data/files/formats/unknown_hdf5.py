@@ -15,7 +15,7 @@ _SHOWN = 12
 
 
 def matches(path: Path) -> bool:
-    """Whether the file is HDF5 at all; asked last."""
+    """Whether the file is HDF5 at all; tried last."""
     return is_hdf5(path)
 
 

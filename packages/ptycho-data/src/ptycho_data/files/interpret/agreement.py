@@ -9,9 +9,13 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
 SAMPLE = 24
-_BRIGHT_SHARE = 0.25
+"""Patterns that are compared, at most (AGREE-1)."""
+_BRIGHT_FRACTION = 0.25
+"""Pixels brighter than this fraction of the probe's maximum are left out: detectors clip and wrap them (AGREE-1)."""
 _CLEARLY_BETTER = 0.7
+"""Fraction of the given residual below which other positions contradict the file (AGREE-2)."""
 _CONTRAST = 0.02
+"""Fraction by which an object must explain the patterns better than a uniform one (AGREE-4)."""
 
 
 def agreement(
@@ -24,9 +28,9 @@ def agreement(
     where: str = "",
     reconstructed: bool = False,
 ) -> dict[str, Any]:
-    """Far-field residual of a few patterns as placed, and as a swap, a flip, a shift of the rows or chance would.
+    """Far-field residual of a few patterns at their positions, and at swapped, reversed, shifted or random ones.
 
-    The residual is ``sum (sqrt(n) - sqrt(s I))^2 / sum n`` with the best scale s of each placing,
+    The residual is ``sum (sqrt(n) - sqrt(s I))^2 / sum n`` with the best scale s of each arrangement,
     patches at whole pixels, without the brightest pixels (which detectors clip or wrap).
 
     Args:
@@ -39,19 +43,19 @@ def agreement(
         reconstructed: Whether the source says that object and probe were fitted to these patterns.
 
     Returns:
-        JSON: residuals ``given``, ``flat``, ``dealt`` (positions of other patterns) and of each
-        ``other`` placing, and ``explains``: whether the object is better than none.
+        JSON: residuals ``given``, ``flat`` (uniform object), ``dealt`` (positions of other patterns) and of each
+        ``other`` arrangement, and ``explains``: whether the object is better than none.
 
     Raises:
         ContractError: another axis order or pairing explains the patterns clearly better; or the source says
-            that the object was fitted, and as placed it is worse than none and no better than chance.
+            that the object was fitted, and at its positions it is worse than none and no better than chance.
     """
     M, N = counts.shape[0], counts.shape[-1]
     rows = np.unique(np.linspace(0, M - 1, min(M, SAMPLE)).round().astype(int))
     measured = np.sqrt(counts[rows].astype(np.float64))
     good = np.ones((N, N), bool) if bad_pixels is None else ~bad_pixels
-    flat_wave = _intensity(np.ones((1, N, N)), probe)[0]
-    good = good & (flat_wave <= _BRIGHT_SHARE * flat_wave.max())
+    uniform_intensity = _intensity(np.ones((1, N, N)), probe)[0]
+    good = good & (uniform_intensity <= _BRIGHT_FRACTION * uniform_intensity.max())
     if not measured[:, good].any() or np.abs(object_).max() == 0:
         return {"explains": False, "reason": "no signal to compare"}
 
@@ -66,15 +70,15 @@ def agreement(
     given = residual(as_given)
     if given is None:
         return {"explains": False, "reason": "no room for the patches"}
-    flat = _residual(measured[:, good], np.broadcast_to(np.sqrt(flat_wave), (len(rows), N, N))[:, good])
+    uniform = _residual(measured[:, good], np.broadcast_to(np.sqrt(uniform_intensity), (len(rows), N, N))[:, good])
     dealt = residual(np.roll(as_given, max(1, len(rows) // 2), axis=0)) if len(rows) > 2 else None
-    others = {name: residual(place(as_given, object_.shape)) for name, place in _PLACINGS.items()}
+    others = {name: residual(place(as_given, object_.shape)) for name, place in _ARRANGEMENTS.items()}
     for name, step in (("those of the previous pattern", -1), ("those of the next pattern", 1)):
         others[name] = residual(positions[(rows + step) % M]) if M > 2 else None
     others = {name: value for name, value in others.items() if value is not None}
-    explains = given < flat * (1 - _CONTRAST)
-    record = {"given": given, "flat": flat, "dealt": dealt, "others": others, "explains": explains}
-    _judge(record, where, reconstructed)
+    explains = given < uniform * (1 - _CONTRAST)
+    record = {"given": given, "flat": uniform, "dealt": dealt, "others": others, "explains": explains}
+    _evaluate(record, where, reconstructed)
     return record
 
 
@@ -94,15 +98,15 @@ def _mirrored(axis: int) -> Any:
     return place
 
 
-_PLACINGS = {"x and y swapped": _swapped, "x reversed": _mirrored(0), "y reversed": _mirrored(1)}
+_ARRANGEMENTS = {"x and y swapped": _swapped, "x reversed": _mirrored(0), "y reversed": _mirrored(1)}
 
 
-def _judge(record: dict[str, Any], where: str, reconstructed: bool) -> None:
-    given, flat, dealt = record["given"], record["flat"], record["dealt"]
+def _evaluate(record: dict[str, Any], where: str, reconstructed: bool) -> None:
+    given, uniform, dealt = record["given"], record["flat"], record["dealt"]
     others = record["others"]
     if others:
         name = min(others, key=others.__getitem__)
-        if others[name] < _CLEARLY_BETTER * given and others[name] < flat:
+        if others[name] < _CLEARLY_BETTER * given and others[name] < uniform:
             raise ContractError(
                 Problem(
                     f"{where}: positions",
@@ -113,12 +117,13 @@ def _judge(record: dict[str, Any], where: str, reconstructed: bool) -> None:
                     f"correct the positions: {name}",
                 )
             )
-    if reconstructed and dealt is not None and given > (1 + _CONTRAST) * flat and given > 0.95 * dealt:
+    if reconstructed and dealt is not None and given > (1 + _CONTRAST) * uniform and given > 0.95 * dealt:
         raise ContractError(
             Problem(
                 f"{where}: positions",
                 "scan.positions_contradicted",
-                f"an object that explains the patterns at their positions better than a flat one (residual {flat:.3g})",
+                "an object that explains the patterns at their positions better than a uniform one "
+                f"(residual {uniform:.3g})",
                 f"residual {given:.3g}, no better than at positions of other patterns",
                 "check the object's centre and pixel size, and that patterns and positions pair",
             )
@@ -129,8 +134,8 @@ def _intensity(patches: NDArray[Any], probe: NDArray[Any]) -> NDArray[np.float64
     """Intensities of unitary far fields, summed over the modes; (n, N, N)."""
     total = np.zeros(patches.shape, np.float64)
     for mode in probe:
-        wave = np.fft.fft2(patches * mode.astype(np.complex128), norm="ortho")
-        total += np.square(np.abs(np.fft.fftshift(wave, axes=(-2, -1))))
+        wavefield = np.fft.fft2(patches * mode.astype(np.complex128), norm="ortho")
+        total += np.square(np.abs(np.fft.fftshift(wavefield, axes=(-2, -1))))
     return total
 
 

@@ -23,7 +23,7 @@ from ptycho_data.files.sources import file_sha256
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Raw:
-    """What a format module found in a file, under common names, unchecked.
+    """What a format module read from a file, under common names, unchecked.
 
     Attributes:
         path, format: Source and name of the format.
@@ -32,14 +32,14 @@ class Raw:
         probe: (N, N) or (modes, N, N) complex, or None.
         bad_pixels, scan_index: Arrays or None.
         object: Object of the file, truth or guess, or None.
-        object_origin_yx_px: Object coordinate of its pixel ``[0, 0]``; 0, 0 where None.
+        object_origin_yx_px: Object coordinate of its pixel ``[0, 0]``; 0, 0 if None.
         scalars: ``nphotons`` and physical geometry.
         texts: ``measurement``, ``probe_kind``, ``object_kind``, ``convention``, ``metadata``.
-        zero_frequency: ``"centre"``, ``"corner"``, its pixel (y, x), or None where the source does not say.
+        zero_frequency: ``"centre"``, ``"corner"``, its pixel (y, x), or None if the source does not say.
         decisions: What the format module decided (axis order, units, pairing); goes to ``Scan.metadata``.
-        compare_object: Whether object, probe and positions claim to explain the patterns: then it is tried.
+        compare_object: Whether object, probe and positions should explain the patterns: then this is tested.
         reconstructed: Whether the source says that the object was fitted to these patterns.
-        sha256: Of the source; of the file at ``path`` where None.
+        sha256: Of the source; of the file at ``path`` if None.
     """
 
     path: Path
@@ -134,7 +134,7 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
 
 
 def mean_photons(measurements: NDArray[Any], unit: str, bad_pixels: NDArray[np.bool_] | None) -> float:
-    """Mean photons a pattern over good pixels, summed in float64 block by block."""
+    """Mean photons per pattern over good pixels, summed in float64 block by block."""
     good = np.ones(measurements.shape[1:], bool) if bad_pixels is None else ~bad_pixels
     step = max(1, (1 << 22) // good.size)
     total = 0.0
@@ -145,7 +145,7 @@ def mean_photons(measurements: NDArray[Any], unit: str, bad_pixels: NDArray[np.b
 
 
 def _without_bad_values(raw: Raw) -> tuple[Raw, int]:
-    """Detectors mark bad pixels by -1 or NaN: 0 instead, where the mask says bad; nothing else is touched."""
+    """Set bad pixels, which detectors mark by -1 or NaN, to 0 where the mask marks them; nothing else changes."""
     patterns, bad = raw.patterns, raw.bad_pixels
     if patterns is None or bad is None or patterns.ndim != 3 or bad.shape != patterns.shape[1:]:
         return raw, 0
@@ -171,7 +171,7 @@ def _compared(
     bad: NDArray[np.bool_] | None,
     verdict: dict[str, Any],
 ) -> tuple[NDArray[np.complex64] | None, NDArray[np.float64] | None, dict[str, Any]]:
-    """The object with the verdict of its own patterns; left out if it explains them no better than none."""
+    """The object with the result of a test on its own patterns; left out if it explains them no better than none."""
     counts = np.square(patterns.astype(np.float64)) if unit == "amplitude" else patterns
     record = agreement(
         counts,
@@ -185,7 +185,7 @@ def _compared(
     verdict = {**verdict, "agreement": record}
     if record["explains"]:
         return truth, origin, verdict
-    reason = "explains the patterns no better than a flat object"
+    reason = "explains the patterns no better than a uniform object"
     return None, None, {**verdict, "used_as_truth": False, "reason": reason}
 
 
@@ -193,7 +193,7 @@ def _check(raw: Raw, probe: NDArray[Any] | None) -> None:
     arrays = {spec.name: getattr(raw, spec.name) for spec in _SPECS} | {"probe": probe}
     layout = [*_pattern_layout(raw), *_position_layout(raw)]
     named = {problem.where.rsplit(": ", 1)[-1] for problem in layout}
-    # What is wrong with the axes explains every other problem of the sizes.
+    # A wrong order of axes explains every other problem of the sizes.
     specs = [spec for spec in _SPECS if spec.name not in named] if not layout else []
     problems = layout + problems_of(arrays, specs, where=str(raw.path)) + list(_scalar_problems(raw))
     if not problems:
@@ -265,7 +265,7 @@ def _position_layout(raw: Raw) -> list[Problem]:
             Problem(
                 where,
                 "scan.positions_axis",
-                "(M, 2), one row [x, y] a pattern",
+                "(M, 2), one row [x, y] per pattern",
                 f"shape {shape}",
                 "store the transposed array",
             )
@@ -309,25 +309,25 @@ def _scalar_problems(raw: Raw) -> list[Problem]:
 def _in_unit(
     raw: Raw, decision: UnitDecision, nphotons: float | None, bad: NDArray[np.bool_] | None
 ) -> tuple[NDArray[Any], Any, dict[str, float]]:
-    """Patterns in counts or amplitude; normalised amplitude becomes amplitude of the wanted dose."""
+    """Patterns in counts or amplitude; normalised amplitude becomes amplitude of the requested dose."""
     assert raw.patterns is not None
     if decision.unit != "normalised-amplitude":
         return raw.patterns, decision.unit, {}
-    wanted = raw.scalars.get("nphotons") if nphotons is None else nphotons
-    wanted = None if wanted is None else float(np.asarray(wanted).item())
+    requested = raw.scalars.get("nphotons") if nphotons is None else nphotons
+    requested = None if requested is None else float(np.asarray(requested).item())
     measured = mean_photons(raw.patterns, "amplitude", bad)
-    if wanted is None or not measured > 0:
-        found = "nothing" if wanted is None else "patterns without any signal"
+    if requested is None or not measured > 0:
+        found = "nothing" if requested is None else "patterns without any signal"
         raise ContractError(
             Problem(
                 f"{raw.path}: nphotons",
                 "scan.nphotons",
-                "the mean photons a pattern, for normalised amplitude",
+                "the mean photons per pattern, for normalised amplitude",
                 found,
                 "give `nphotons`, or store the key 'nphotons'",
             )
         )
-    factor = wanted / measured
+    factor = requested / measured
     return (raw.patterns.astype(np.float64) * math.sqrt(factor)).astype(np.float32), "amplitude", {"factor": factor}
 
 

@@ -26,7 +26,11 @@ def wavelength_m(photon_energy_ev: float) -> float:
 
 
 def object_pixel_m(photon_energy_ev: float, distance_m: float, detector_pixel_m: float, N: int) -> float:
-    """Side of an object pixel in the far field, ``lambda z / (N detector_pixel)``."""
+    """Side of an object pixel in the far field, ``lambda z / (N detector_pixel)``.
+
+    >>> f"{object_pixel_m(8000.0, 2.0, 75e-6, 128):.4g}"
+    '3.229e-08'
+    """
     return wavelength_m(photon_energy_ev) * distance_m / (N * detector_pixel_m)
 
 
@@ -62,10 +66,14 @@ def pixel_problems(where: str, *, stored_m: float, expected_m: float) -> list[Pr
 
 
 def complete_geometry(geometry: Mapping[str, float], N: int, *, where: str) -> dict[str, float]:
-    """All four scalars of the set-up, one of them computed where three are given.
+    """All four scalars of the set-up, one of them computed if three are given.
 
     Raises:
         ContractError: more than one is missing, or they contradict each other.
+
+    >>> three = {"photon_energy_ev": 8000.0, "detector_distance_m": 2.0, "detector_pixel_size_m": 75e-6}
+    >>> round(complete_geometry(three, 128, where="scan")["object_pixel_size_m"] * 1e9, 2)
+    32.29
     """
     known = {key: float(geometry[key]) for key in GEOMETRY_KEYS if geometry.get(key) is not None}
     missing = [key for key in GEOMETRY_KEYS if key not in known]
@@ -105,7 +113,7 @@ def complete_geometry(geometry: Mapping[str, float], N: int, *, where: str) -> d
 
 
 def spacing_problems(where: str, positions_px: NDArray[np.float64], N: int) -> list[Problem]:
-    """Positions converted from metres that no scan has: all in one place, or nowhere overlapping."""
+    """Positions converted from metres that no scan has: all at one point, or without any overlap."""
     if len(positions_px) < 2 or positions_px.ndim != 2 or not np.isfinite(positions_px).all():
         return []
     extent = float(np.ptp(positions_px, axis=0).max())

@@ -66,7 +66,7 @@ def quantity(
 
 
 def unit_of(file: Hdf5File, path: str, default: str) -> tuple[str, str]:
-    """A dataset's unit, and who says so: its attribute, or the format."""
+    """A dataset's unit, and its source: its attribute, or the format."""
     for name in ("units", "unit"):
         unit = file.attribute(path, name)
         if isinstance(unit, str) and unit.strip():
@@ -90,7 +90,7 @@ def positions_m(file: Hdf5File, path: str) -> tuple[NDArray[Any] | None, dict[st
 
 
 def photon_energy_ev(file: Hdf5File, paths: Iterable[str]) -> tuple[float | None, dict[str, str]]:
-    """Photon energy; joules where the file does not say, as CXI and NeXus have it."""
+    """Photon energy; joules if the file does not say, as CXI and NeXus have it."""
     return quantity(file, paths, ENERGY_UNITS_EV, "J")
 
 

@@ -13,15 +13,18 @@ from ptycho_contracts.problems import ContractError, Problem
 Unit = Literal["counts", "amplitude", "normalised-amplitude"]
 UNITS: tuple[Unit, ...] = ("counts", "amplitude", "normalised-amplitude")
 SAMPLE = 128
+"""Patterns whose values are measured, at most (UNIT-2)."""
 _REMEDY = "say what the patterns hold: `measurement=counts|amplitude|normalised-amplitude`"
 _INTEGER_TOLERANCE = 1e-3
+"""Distance from an integer that still counts as one (UNIT-2)."""
 _LEAST_PIXELS = 16
+"""Fewer values are no evidence (UNIT-2)."""
 _COARSEST_ROUNDING = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class UnitDecision:
-    """What the patterns hold, who said so, and what the data themselves show."""
+    """What the patterns hold, by whose declaration, and what the data themselves show."""
 
     unit: Unit
     decided_by: str
@@ -38,19 +41,19 @@ def decide_unit(
     convention: str = "",
     where: str = "",
 ) -> UnitDecision:
-    """Decide what patterns hold: the argument, else the file's word, else a measurement, else an error.
+    """Decide what patterns hold: the argument, else the file's declaration, else a measurement, else an error.
 
     Args:
         measurements: (M, N, N) patterns, finite and not negative.
         probe: (modes, N, N) complex or None; its energy is evidence.
         bad_pixels: (N, N) bool or None; these pixels are no evidence.
-        explicit: The caller's word; ``"auto"`` for none.
+        explicit: The caller's choice; ``"auto"`` for none.
         declared: The file's key ``measurement``.
         convention: Free text of the file; the words AMPLITUDE or COUNTS count if only one occurs.
         where: The file, for messages.
 
     Raises:
-        ContractError: unknown unit, no evidence, or a word that the data contradict.
+        ContractError: unknown unit, no evidence, or a declaration that the data contradict.
     """
     evidence = _evidence(measurements, probe, bad_pixels)
     words = set(re.findall(r"\b(AMPLITUDE|COUNTS)\b", convention))
@@ -78,7 +81,7 @@ def _check_word(word: str, decided_by: str, evidence: dict[str, Any], where: str
             Problem(
                 f"{where}: measurement",
                 "scan.unit_contradicted",
-                f"{word}, as said by the {decided_by}",
+                f"{word}, as declared by the {decided_by}",
                 f"{opposite}, by the values and by the probe's energy: {_text(evidence)}",
                 _REMEDY,
             )
@@ -148,7 +151,7 @@ def _all_integers(values: NDArray[np.float64], rounding: float) -> bool:
 
 
 def _by_energy(energy: float | None, sums: float, squares: float) -> Unit | None:
-    """The unit whose photons a pattern agree with the probe's energy within a factor of 2, if only one does."""
+    """The unit whose photons per pattern agree with the probe's energy within a factor of 2, if only one does."""
     if not energy or not sums or not squares:
         return None
     as_counts, as_amplitude = (0.5 <= energy / photons <= 2 for photons in (sums, squares))

@@ -9,8 +9,11 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
 SAMPLE = 64
-_LEAST_SHARE = 0.5
+"""Patterns whose mean is measured, at most (ZERO-2)."""
+_LEAST_FRACTION = 0.5
+"""Fraction of the signal that decides for centre or corners (ZERO-2)."""
 _LEAST_RATIO = 2.0
+"""Least ratio of that fraction to the other one (ZERO-2)."""
 
 
 def centred(
@@ -32,9 +35,9 @@ def centred(
         ContractError: declared in the centre, and the energy is in the corners, or the reverse.
     """
     N = patterns.shape[-1]
-    shares = _energy_shares(patterns, bad_pixels)
-    measured = _measured(shares)
-    evidence = {"share_centre": shares[0], "share_corners": shares[1], "measured": measured or "undecided"}
+    fractions = _energy_fractions(patterns, bad_pixels)
+    measured = _measured(fractions)
+    evidence = {"share_centre": fractions[0], "share_corners": fractions[1], "measured": measured or "undecided"}
     if declared is None:
         place, decided_by = (measured or "centre"), ("measured" if measured else "format")
     else:
@@ -45,7 +48,7 @@ def centred(
                 f"{where}: patterns",
                 "scan.zero_frequency",
                 f"the zero frequency in the {place}, as declared",
-                f"{shares[0]:.0%} of the signal around the centre, {shares[1]:.0%} around the corners",
+                f"{fractions[0]:.0%} of the signal around the centre, {fractions[1]:.0%} around the corners",
                 "apply numpy.fft.fftshift(patterns, axes=(1, 2)), or declare the place",
             )
         )
@@ -86,8 +89,8 @@ def _rolled(mask: NDArray[np.bool_] | None, shift: tuple[int, int]) -> NDArray[n
     return None if mask is None else np.roll(mask, shift, axis=(0, 1))
 
 
-def _energy_shares(patterns: NDArray[Any], bad_pixels: NDArray[np.bool_] | None) -> tuple[float, float]:
-    """Shares of the mean pattern's sum within the central half of each axis, and the same around the corners."""
+def _energy_fractions(patterns: NDArray[Any], bad_pixels: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """Fractions of the mean pattern's sum within the central half of each axis, and the same around the corners."""
     M, N = patterns.shape[0], patterns.shape[-1]
     rows = np.unique(np.linspace(0, M - 1, min(M, SAMPLE)).round().astype(int))
     mean = patterns[rows].astype(np.float64).mean(axis=0)
@@ -102,10 +105,10 @@ def _energy_shares(patterns: NDArray[Any], bad_pixels: NDArray[np.bool_] | None)
     return centre, corners
 
 
-def _measured(shares: tuple[float, float]) -> str | None:
-    centre, corners = shares
-    if centre >= _LEAST_SHARE and centre >= _LEAST_RATIO * corners:
+def _measured(fractions: tuple[float, float]) -> str | None:
+    centre, corners = fractions
+    if centre >= _LEAST_FRACTION and centre >= _LEAST_RATIO * corners:
         return "centre"
-    if corners >= _LEAST_SHARE and corners >= _LEAST_RATIO * centre:
+    if corners >= _LEAST_FRACTION and corners >= _LEAST_RATIO * centre:
         return "corner"
     return None
