@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 pytest.register_assert_rewrite(
+    "coarse_to_fine",
     "facade",
     "factory_behaviour",
     "imaging_flags",

@@ -202,6 +202,16 @@ class InferenceFlags(JointFlags):
         assert (canvas.summary["assembly"], groups.summary["assembly"]) == ("canvas", "groups")
         assert not same(canvas, groups)
 
+    def test_levels(self, infer):
+        """IMG-8: their sides are told, and they change the object; groups have none."""
+        full, two = infer("--levels", "1"), infer("--levels", "2")
+        N = full.summary["levels_px"][0]
+        assert (full.summary["levels_px"], two.summary["levels_px"]) == ([N], [N // 2, N])
+        assert not same(full, two)
+        refused = infer("--levels", "2", "--assembly", "groups")
+        assert refused.code == 2
+        assert "--levels" in refused.err
+
     def test_assembly_that_the_network_cannot_do_is_refused(self, infer, command, scan_file):
         # Steps of nothing: its training collapses.
         trained = command("train", scan_file, *TRAINING, "--architecture", "cnn", "--learning-rate", "1e-9")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ptycho_contracts.physics import PassSchedule
 from ptycho_contracts.testing import reference, strategies
 from ptycho_data.batches import mean_counts
 from ptycho_data.canvas import scan_sites
@@ -17,7 +18,7 @@ from ptycho_data.grouping.groups import group
 from ptycho_torch import network
 from ptycho_torch.loader import GroupDataset
 from ptycho_torch.losses import amplitude_loss
-from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, damping_schedule, merge, upsample_nearest
+from ptycho_torch.network import CanvasNet, PatchNet, Unrolled, back_project, merge, upsample_nearest
 from ptycho_torch.physics import Placement, extract_patches, group_placement, illumination, simulate, unit_probe
 
 ARCHITECTURES = ("unrolled", "cnn")
@@ -286,7 +287,7 @@ def test_a_group_canvas_is_a_scan_canvas(tiny_scan):
 @pytest.mark.parametrize(("passes", "expected"), [(1, [0.5]), (3, [0.5, 5**0.5, 10.0]), (2, [0.5, 10.0])])
 def test_damping_grows(passes, expected):
     """NET-5: from 0.5 to 10, each the same multiple of the one before."""
-    assert damping_schedule(passes) == pytest.approx(expected)
+    assert PassSchedule(passes).dampings() == pytest.approx(expected)
 
 
 @given(change=st.complex_numbers(max_magnitude=3))

@@ -226,6 +226,13 @@ class InferenceConfig(Section):
         "network can",
         choices=("auto", "canvas", "groups"),
     )
+    levels: int | None = option(
+        None,
+        "resolutions from coarse to fine, each twice the one before; 1: full resolution only; default: as many as hold "
+        "the probe, where there are photons enough",
+        minimum=1,
+        maximum=8,
+    )
     probe_source: str = option(
         "bundle", "whose probe to use: the bundle's (calibrated) or the data file's", choices=("bundle", "file")
     )

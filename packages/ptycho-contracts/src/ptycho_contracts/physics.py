@@ -1,5 +1,6 @@
 """Numbers of specs/physics.md that both backends share."""
 
+from dataclasses import dataclass
 from typing import Final
 
 EPS_COUNTS: Final = 1e-3
@@ -38,7 +39,33 @@ HALO_PX: Final = 32
 net's receptive field, 16 px (NET-7), so that the image does not depend on the tiles."""
 
 
-def damping_schedule(passes: int) -> list[float]:
-    """Damping of each pass, geometric from ``FIRST_DAMPING`` to ``LAST_DAMPING``."""
-    ratio = (LAST_DAMPING / FIRST_DAMPING) ** (1 / max(passes - 1, 1))
-    return [FIRST_DAMPING * ratio**number for number in range(passes)]
+@dataclass(frozen=True)
+class PassSchedule:
+    """Passes of a network or of a level (NET-5, NET-12).
+
+    Attributes:
+        passes: Their number.
+        first_damping, last_damping: As ``FIRST_DAMPING`` and ``LAST_DAMPING``.
+        momentum: As ``MOMENTUM``.
+    """
+
+    passes: int
+    first_damping: float = FIRST_DAMPING
+    last_damping: float = LAST_DAMPING
+    momentum: float = MOMENTUM
+
+    def dampings(self) -> list[float]:
+        """Damping of each pass, geometric from the first to the last; the first one of a single pass."""
+        ratio = (self.last_damping / self.first_damping) ** (1 / max(self.passes - 1, 1))
+        return [self.first_damping * ratio**number for number in range(self.passes)]
+
+
+COARSE_PASSES: Final = PassSchedule(16, momentum=0.9)
+"""Passes at every level below full resolution (NET-12). Measured (benchmarks/RESULTS.md): 12 to 20 passes with a
+momentum of .9 are stable with these dampings; with a last damping of 4 they diverge on synth64."""
+
+
+def finest_passes(passes: int) -> PassSchedule:
+    """Passes at full resolution from a coarser level's object (NET-12). Measured (benchmarks/RESULTS.md): the start is
+    near, so that a damping from 2 leaves less noise than one from 0.5."""
+    return PassSchedule(passes, first_damping=2.0, momentum=0.7)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream
 from ptycho_data.canvas import Sites
+from ptycho_data.canvas.illumination import power_of
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
 from ptycho_tf.loader import make_loader, signature_of
 from ptycho_tf.model import PtychoModel
+from ptycho_tf.passes import StreamPasses
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, simulate, to_centre
 
 
@@ -24,16 +28,44 @@ def object_on_canvas(
     subsets: Sequence[NDArray[np.int64]],
     *,
     bad_pixels: NDArray[np.bool_] | None,
+    start: NDArray[np.complex64] | None,
 ) -> NDArray[np.complex64]:
     """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
-    estimates = model.network(
+    network: Any = model.network  # one that infers a whole canvas
+    estimates = network(
         lambda subset: tf.constant(moduli.read(subset)),
         model.probe,
         Placement.of(sites),
         subsets=[sites[subset] for subset in subsets],
         mask=good_pixels(bad_pixels),
+        start=None if start is None else tf.constant(start),
     )
     result: NDArray[np.complex64] = estimates[-1].numpy()
+    return result
+
+
+def passes_on_canvas(
+    probe: NDArray[np.complex64],
+    moduli: ModuliStream,
+    sites: Sites,
+    subsets: Sequence[NDArray[np.int64]],
+    *,
+    start: NDArray[np.complex64],
+    schedule: PassSchedule,
+    bad_pixels: NDArray[np.bool_] | None,
+) -> NDArray[np.complex64]:
+    """What :meth:`ptycho_data.workflows.Backend.passes_on_canvas` describes."""
+    passes = StreamPasses(
+        lambda subset: tf.constant(moduli.read(subset)),
+        tf.constant(probe),
+        [sites[subset] for subset in subsets],
+        good_pixels(bad_pixels),
+        momentum=schedule.momentum,
+    )
+    object_ = tf.constant(start)
+    dampings = tf.constant(schedule.dampings()) * float(power_of(probe).max())
+    object_, _ = passes(object_, tf.zeros_like(object_), dampings, ends_with_mean=True)
+    result: NDArray[np.complex64] = object_.numpy()
     return result
 
 

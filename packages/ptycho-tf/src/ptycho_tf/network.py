@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, damping_schedule
+from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, TILE_PX, PassSchedule, finest_passes
 from ptycho_data.canvas import Sites
 
 from ptycho_tf.framework import tf
@@ -84,6 +84,7 @@ class Unrolled(Layers):
         subsets: Tensor | Sequence[Sites],
         canvases: Any = 1,
         mask: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> list[Tensor]:
         """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
 
@@ -96,21 +97,26 @@ class Unrolled(Layers):
                 a tensor, else sites.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
+            start: (H, W) object of a coarser level, where the moduli are given by a function: then only the last
+                iteration is left to do (NET-12); default: empty space.
         """
+        nets = self.nets if start is None else self.nets[-1:]
+        schedule = PassSchedule(self.passes * len(nets)) if start is None else finest_passes(self.passes)
         brightest = tf.reduce_max(tf.reduce_sum(squared_modulus(probe), axis=0))
-        schedule = damping_schedule(self.passes * len(self.nets))
         passes: TensorPasses | StreamPasses
         if tf.is_tensor(amplitude):
             passes = TensorPasses(amplitude, probe, placement, tf.convert_to_tensor(subsets), mask)
         else:
-            passes = StreamPasses(amplitude, probe, subsets, mask)
+            passes = StreamPasses(amplitude, probe, subsets, mask, momentum=schedule.momentum)
         seen = passes.light / (passes.light + SEEN_LIGHT * brightest)
-        object_ = tf.ones(placement.shape, probe.dtype)
+        object_ = tf.ones(placement.shape, probe.dtype) if start is None else start
+        all_dampings = schedule.dampings()
         velocity = tf.zeros_like(object_)
         estimates = []
-        for number, net in enumerate(self.nets):
-            dampings = tf.constant(schedule[number * self.passes : (number + 1) * self.passes], seen.dtype) * brightest
-            ends = number == len(self.nets) - 1
+        for number, net in enumerate(nets):
+            some = all_dampings[number * self.passes : (number + 1) * self.passes]
+            dampings = tf.constant(some, seen.dtype) * brightest
+            ends = number == len(nets) - 1
             moved, velocity = passes(object_, velocity, dampings, ends_with_mean=ends)
             values = [tf.convert_to_tensor(value) for _, value in weights(net)]
             # Outside a graph there are too few calls of a net for a graph to pay off.

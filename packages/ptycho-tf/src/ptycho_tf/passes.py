@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from ptycho_contracts.physics import MOMENTUM
 from ptycho_data.canvas import Sites
 from ptycho_data.canvas import illumination as scan_illumination
 
@@ -84,9 +85,18 @@ class StreamPasses:
     Args and attributes as those of :class:`TensorPasses`, but
         amplitude: Gives the moduli of a subset by its number.
         subsets: Sites of each subset, of any sizes.
+        momentum: Of the steps.
     """
 
-    def __init__(self, amplitude: Moduli, probe: Tensor, subsets: Sequence[Sites], mask: Tensor | None) -> None:
+    def __init__(
+        self,
+        amplitude: Moduli,
+        probe: Tensor,
+        subsets: Sequence[Sites],
+        mask: Tensor | None,
+        *,
+        momentum: float = MOMENTUM,
+    ) -> None:
         self._amplitude, self._probe = amplitude, probe
         self._sites = [Placement.of(subset) for subset in subsets]
         modes = probe.numpy()
@@ -96,7 +106,7 @@ class StreamPasses:
         N, real, spec = subsets[0].N, self.light.dtype, tf.TensorSpec
         canvas = spec((None, None), probe.dtype)
         graph = tf.function(
-            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe)),
+            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe), momentum=momentum),
             autograph=False,
             input_signature=[
                 canvas,

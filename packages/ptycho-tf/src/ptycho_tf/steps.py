@@ -33,6 +33,7 @@ def physics_step(
     divisor: Tensor,
     mask: Tensor | None = None,
     one_by_one: bool = False,
+    momentum: float = MOMENTUM,
 ) -> tuple[Tensor, Tensor]:
     """Estimate and velocity after the step of one subset of the patterns.
 
@@ -43,12 +44,13 @@ def physics_step(
         placement: Sites of the n patterns.
         divisor: (H, W) real, illumination and damping.
         mask: (N, N), 1 where a detector pixel is good.
+        momentum: Of the step.
         one_by_one: Process the patterns one by one: the same to rounding, but without gradients.
     """
     project = back_project_one_by_one if one_by_one else back_project
     step = scaled(project(object_, amplitude, probe, placement, mask=mask), 1 / divisor)
-    velocity = times(velocity, MOMENTUM) + step
-    return object_ + (step + times(velocity, MOMENTUM)), velocity
+    velocity = times(velocity, momentum) + step
+    return object_ + (step + times(velocity, momentum)), velocity
 
 
 def goes_one_by_one(probe: Tensor) -> bool:

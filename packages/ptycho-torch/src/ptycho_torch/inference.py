@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream
 from ptycho_data.canvas import Sites
 
 from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel
+from ptycho_torch.network import CanvasPasses, Moduli
 from ptycho_torch.physics import Placement, extract_patches, good_pixels, simulate
 
 
@@ -22,19 +24,52 @@ def object_on_canvas(
     subsets: Sequence[NDArray[np.int64]],
     *,
     bad_pixels: NDArray[np.bool_] | None,
+    start: NDArray[np.complex64] | None,
 ) -> NDArray[np.complex64]:
     """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
     device = model.probe.device
     with torch.inference_mode():
         estimates = model.network(
-            lambda subset: torch.from_numpy(moduli.read(subset)).to(device),
+            _moduli_on(device, moduli),
             model.probe,
             Placement.of(sites).to(device),
             subsets=[torch.from_numpy(subset).to(device) for subset in subsets],
             mask=good_pixels(bad_pixels, device),
+            start=None if start is None else torch.from_numpy(start).to(device),
         )
     result: NDArray[np.complex64] = estimates[-1].cpu().numpy()
     return result
+
+
+def passes_on_canvas(
+    probe: NDArray[np.complex64],
+    moduli: ModuliStream,
+    sites: Sites,
+    subsets: Sequence[NDArray[np.int64]],
+    *,
+    start: NDArray[np.complex64],
+    schedule: PassSchedule,
+    bad_pixels: NDArray[np.bool_] | None,
+    device: str,
+) -> NDArray[np.complex64]:
+    """What :meth:`ptycho_data.workflows.Backend.passes_on_canvas` describes."""
+    with torch.inference_mode():
+        passes = CanvasPasses(
+            _moduli_on(device, moduli),
+            torch.from_numpy(probe).to(device),
+            Placement.of(sites).to(device),
+            subsets=[torch.from_numpy(subset).to(device) for subset in subsets],
+            mask=good_pixels(bad_pixels, device),
+            momentum=schedule.momentum,
+        )
+        object_ = torch.from_numpy(start).to(device)
+        object_, _ = passes(object_, torch.zeros_like(object_), schedule.dampings(), ends_with_mean=True)
+    result: NDArray[np.complex64] = object_.cpu().numpy()
+    return result
+
+
+def _moduli_on(device: torch.device | str, moduli: ModuliStream) -> Moduli:
+    return lambda subset: torch.from_numpy(moduli.read(subset)).to(device)
 
 
 def group_patches(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from ptycho_contracts.config import ModelConfig
-from ptycho_contracts.physics import HALO_PX, MOMENTUM, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, damping_schedule
+from ptycho_contracts.physics import HALO_PX, SEEN_LIGHT, SMALLEST_INTENSITY, TILE_PX, PassSchedule, finest_passes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -107,6 +107,7 @@ class Unrolled(nn.Module):
         subsets: Sequence[Tensor],
         canvases: int = 1,
         mask: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> list[Tensor]:
         """Estimates of the object after each iteration, each (H, W) complex on the placement's canvas.
 
@@ -118,37 +119,73 @@ class Unrolled(nn.Module):
             subsets: Indices of the patterns of each step of a pass; together all M.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
+            start: (H, W) object of a coarser level: then only the last iteration is left to do (NET-12); default:
+                empty space.
         """
-        moduli = (lambda subset: amplitude[subsets[subset]]) if isinstance(amplitude, Tensor) else amplitude
-        brightest = squared_modulus(probe).sum(0).max()
-        lights = [illumination(probe, placement[subset]) for subset in subsets]
-        light = torch.stack(lights).sum(0)
-        seen = light / (light + SEEN_LIGHT * brightest)
-        object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device)
-        velocity = torch.zeros_like(object_)
-        dampings = damping_schedule(self.passes * len(self.nets))
-        last = len(dampings) - 1
+        nets = list(self.nets) if start is None else [self.nets[-1]]
+        schedule = PassSchedule(self.passes * len(nets)) if start is None else finest_passes(self.passes)
+        passes = CanvasPasses(amplitude, probe, placement, subsets=subsets, mask=mask, momentum=schedule.momentum)
+        seen = passes.light / (passes.light + SEEN_LIGHT * passes.brightest)
+        object_ = torch.ones(placement.shape, dtype=probe.dtype, device=probe.device) if start is None else start
+        velocity, dampings = torch.zeros_like(object_), schedule.dampings()
         estimates = []
-        for number, net in enumerate(self.nets):
-            before, visited = object_, torch.zeros_like(object_)
-            for turn in range(number * self.passes, (number + 1) * self.passes):
-                damping = dampings[turn] * brightest
-                for place, (subset, subset_light) in enumerate(zip(subsets, lights, strict=True)):
-                    step = back_project(object_, moduli(place), probe, placement[subset], mask=mask)
-                    step = step / (subset_light + damping)
-                    velocity = MOMENTUM * velocity + step
-                    object_ = object_ + step + MOMENTUM * velocity
-                    if turn == last:
-                        visited = visited + object_
-            if number == len(self.nets) - 1:
-                object_ = visited / len(subsets)  # the mean, because a step towards a single subset carries its noise
+        for number, net in enumerate(nets):
+            before, some = object_, dampings[number * self.passes : (number + 1) * self.passes]
+            object_, velocity = passes(object_, velocity, some, ends_with_mean=number == len(nets) - 1)
             moved = object_ - before
             features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
             features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)
-            change = net(features).transpose(0, 1).reshape(2, *placement.shape).to(light.dtype)
+            change = net(features).transpose(0, 1).reshape(2, *placement.shape).to(seen.dtype)
             object_ = object_ + torch.complex(change[0], change[1]) * seen
             estimates.append(object_)
         return estimates
+
+
+class CanvasPasses:
+    """Passes over subsets of the patterns on one canvas (NET-5).
+
+    Args:
+        amplitude, probe, placement, subsets, mask: As of :class:`Unrolled`.
+        momentum: Of the steps.
+
+    Attributes:
+        light: (H, W) illumination by all subsets.
+        brightest: Largest summed |P|^2 of the probe.
+    """
+
+    def __init__(
+        self,
+        amplitude: Moduli,
+        probe: Tensor,
+        placement: Placement,
+        *,
+        subsets: Sequence[Tensor],
+        mask: Tensor | None,
+        momentum: float,
+    ) -> None:
+        self._moduli = (lambda subset: amplitude[subsets[subset]]) if isinstance(amplitude, Tensor) else amplitude
+        self._probe, self._mask, self._momentum = probe, mask, momentum
+        self._sites = [placement[subset] for subset in subsets]
+        self._lights = [illumination(probe, sites) for sites in self._sites]
+        self.light = torch.stack(self._lights).sum(0)
+        self.brightest = squared_modulus(probe).sum(0).max()
+
+    def __call__(
+        self, object_: Tensor, velocity: Tensor, dampings: Sequence[float], *, ends_with_mean: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Estimate and velocity after a pass with each of the dampings; the estimate is that after the last subset,
+        or the mean over all subsets of the last pass."""
+        visited = torch.zeros_like(object_)
+        for turn, damping in enumerate(dampings, start=1):
+            for subset, (sites, light) in enumerate(zip(self._sites, self._lights, strict=True)):
+                step = back_project(object_, self._moduli(subset), self._probe, sites, mask=self._mask)
+                step = step / (light + damping * self.brightest)
+                velocity = self._momentum * velocity + step
+                object_ = object_ + step + self._momentum * velocity
+                if ends_with_mean and turn == len(dampings):
+                    visited = visited + object_
+        # The mean: steps towards single subsets carry their noise.
+        return visited / len(self._sites) if ends_with_mean else object_, velocity
 
 
 def back_project(

@@ -5,7 +5,7 @@ One group at a time, written for readability: an oracle for the backends, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,52 @@ def unrolled(
         object_ = object_ + (real + 1j * imag) * seen
         estimates.append(object_)
     return estimates
+
+
+def passes_on_canvas(
+    object_: Complex,
+    amplitude: Real,
+    probe: Complex,
+    positions_px: Real,
+    subsets: Sequence[NDArray[np.int64]],
+    *,
+    origin_yx_px: Real,
+    dampings: Sequence[float],
+    momentum: float,
+    good: NDArray[np.bool_] | None = None,
+) -> Complex:
+    """The object (H, W) after passes without a net over subsets of a scan: the mean over the last pass (NET-5, NET-12).
+
+    Args:
+        object_: (H, W) to begin with.
+        amplitude: (M, N, N) moduli, zero frequency at [N // 2, N // 2].
+        probe: (K, N, N) as it is.
+        positions_px: (M, 2) [x, y].
+        subsets: Indices of the patterns, in the order of a pass.
+        origin_yx_px: (2,) of the canvas.
+        dampings: d of each pass, over max sum_k |P_k|^2.
+        momentum: Of the steps.
+        good: (N, N), True where a detector pixel counts.
+    """
+    probe, positions = np.asarray(probe, np.complex128), np.asarray(positions_px, np.float64)
+    object_ = np.asarray(object_, np.complex128)
+    shape, power = (object_.shape[0], object_.shape[1]), (np.abs(probe) ** 2).sum(0)
+    velocity, visited = np.zeros_like(object_), [object_]
+    for damping in dampings:
+        visited = []
+        for subset in subsets:
+            where = positions[subset]
+            light = reference.scatter_add(np.repeat(power[None], len(where), 0), where, shape, origin_yx_px).real
+            patches = reference.extract_patches(object_, where, probe.shape[-1], origin_yx_px)
+            changes = np.stack(
+                [_replaced(patch, probe, amplitude[index], good) for patch, index in zip(patches, subset, strict=True)]
+            )
+            step = reference.scatter_add(changes, where, shape, origin_yx_px) / (light + damping * power.max())
+            velocity = momentum * velocity + step
+            object_ = object_ + step + momentum * velocity
+            visited.append(object_)
+    mean: Complex = np.mean(visited, axis=0)
+    return mean
 
 
 def training_loss(

@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from ptycho_data.batches.gathering import PatternSource
 from ptycho_data.batches.read_ahead import read_ahead
+from ptycho_data.canvas.levels import central_part
 from ptycho_data.stages import Progress
+
+_KEPT_BYTES = 1 << 30
+"""Most memory for the moduli of a coarse level, which many passes read."""
 
 
 def normalised_intensity(counts: NDArray[Any], mean_counts: float) -> NDArray[np.float32]:
@@ -30,6 +34,8 @@ class ModuliStream:
         subsets: Indices of patterns of the source.
         passes: How often all subsets are read.
         mean_counts: Mean photons per pattern.
+        side: Of the central part of the patterns that is read (PHY-34); default: all of them. Moduli of a part are
+            kept for further passes where that takes at most 1 GiB.
         workers: Threads that read subsets ahead.
         progress: Called as ``progress("inference", subsets done, subsets in all)``.
     """
@@ -41,10 +47,15 @@ class ModuliStream:
         *,
         passes: int,
         mean_counts: float,
+        side: int | None = None,
         workers: int = 0,
         progress: Progress | None = None,
     ) -> None:
-        self._counts = read_ahead(source.counts, list(subsets) * passes, workers=workers)
+        part = source.N if side is None else side
+        keeps = part < source.N and sum(map(len, subsets)) * part**2 * 4 <= _KEPT_BYTES
+        self._side = part
+        self._kept: dict[int, NDArray[np.float32]] | None = {} if keeps else None
+        self._counts = read_ahead(source.counts, list(subsets) * (1 if keeps else passes), workers=workers)
         self._subsets, self._mean_counts, self._progress = len(subsets), mean_counts, progress
         self._done, self._steps = 0, len(subsets) * passes
 
@@ -55,7 +66,7 @@ class ModuliStream:
         self._counts.close()
 
     def read(self, subset: int) -> NDArray[np.float32]:
-        """(n, N, N) moduli of the next subset, for a probe of unit energy, zero frequency at [0, 0].
+        """(n, side, side) moduli of the next subset, for a probe of unit energy, zero frequency at [0, 0].
 
         Args:
             subset: Its number; it must be the next one in order.
@@ -66,8 +77,13 @@ class ModuliStream:
         if self._done >= self._steps or subset != self._done % self._subsets:
             due = "none: all passes are read" if self._done >= self._steps else f"subset {self._done % self._subsets}"
             raise IndexError(f"a stream of moduli is read in order: expected {due}, found subset {subset}")
-        counts = next(self._counts)
+        moduli = None if self._kept is None else self._kept.get(subset)
+        if moduli is None:
+            counts = central_part(next(self._counts), self._side)
+            moduli = np.sqrt(normalised_intensity(counts, self._mean_counts))
+            if self._kept is not None:
+                self._kept[subset] = moduli
         self._done += 1
         if self._progress is not None:
             self._progress("inference", self._done, self._steps)
-        return np.sqrt(normalised_intensity(counts, self._mean_counts))
+        return moduli

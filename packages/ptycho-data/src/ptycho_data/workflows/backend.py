@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ModelConfig, TrainingConfig
+from ptycho_contracts.physics import PassSchedule
 
 from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
 from ptycho_data.bundle_file import Bundle
@@ -94,6 +95,7 @@ class Backend(Protocol):
         *,
         bad_pixels: NDArray[np.bool_] | None,
         device: str,
+        start: NDArray[np.complex64] | None = None,
     ) -> NDArray[np.complex64]:
         """(H, W) object of all patterns at once, for a probe of unit energy.
 
@@ -103,6 +105,28 @@ class Backend(Protocol):
             sites: Of the patterns that are used.
             subsets: Indices into the sites.
             bad_pixels: (N, N), zero frequency at [N // 2, N // 2].
+            start: (H, W) object of a coarser level (NET-12); default: empty space.
+        """
+
+    def passes_on_canvas(
+        self,
+        probe: NDArray[np.complex64],
+        moduli: ModuliStream,
+        sites: Sites,
+        subsets: Sequence[NDArray[np.int64]],
+        *,
+        start: NDArray[np.complex64],
+        schedule: PassSchedule,
+        bad_pixels: NDArray[np.bool_] | None,
+        device: str,
+    ) -> NDArray[np.complex64]:
+        """(H, W) object after passes without a network (NET-5), the mean over the last one.
+
+        Args:
+            probe: (K, N, N) complex64.
+            start: (H, W) object to begin with.
+            schedule: Number, dampings and momentum of the passes.
+            moduli, sites, subsets, bad_pixels: As of :meth:`infer_canvas`.
         """
 
     def infer_groups(

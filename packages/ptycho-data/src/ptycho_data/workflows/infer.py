@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig, to_dict
+from ptycho_contracts.physics import COARSE_PASSES
+from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Reconstruction
 
 from ptycho_data.batches import GroupBatches, ModuliStream
-from ptycho_data.canvas import Stitcher, sparse_subsets
+from ptycho_data.canvas import (
+    CanvasGeometry,
+    Sites,
+    Stitcher,
+    canvas_geometry,
+    central_part,
+    coarse_sides,
+    illumination,
+    level_probe,
+    on_level,
+    photons_per_pixel,
+    scan_sites,
+    sparse_subsets,
+)
 from ptycho_data.canvas.illumination import power_of
 from ptycho_data.checks.requirements import require_probe
 from ptycho_data.checksums import sha256_of
@@ -78,21 +95,34 @@ def infer(
         given = require_probe(payload.scan, "infer with `probe_source=file`")
         model = model.with_probe(normalised_probe(with_modes(given, payload.pt_model_config.modes), 1.0))
     assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, model.infers_whole_canvas)
+    if config.levels is not None and assembly == "groups":
+        raise ContractError(
+            Problem(
+                "inference.levels",
+                "config.without_canvas",
+                "a canvas, which alone has levels",
+                "an inference by groups",
+                "leave `levels` out, or use `assembly=canvas` with a network that can",
+            )
+        )
     reading: dict[str, Any] = {
         "batch_size": execution.inference_batch_size,
         "num_workers": execution.num_workers,
         "device": device,
         "progress": progress,
     }
+    sides: list[int] = []
     with stages.measure("inference"):
         if assembly == "canvas":
-            object_ = infer_on_canvas(backend, model, prepared, **reading)
+            sides = levels_of(prepared, model.probe_array(), config.levels)
+            object_ = infer_on_canvas(backend, model, prepared, coarse=sides, **reading)
         else:
             groups = inference_groups(prepared, payload.pt_data_config, config.seed)
             object_ = infer_by_groups(backend, model, prepared, groups, **reading)
     probe, background = model.probe_array(), None
     of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device))
-    results: Summary = {"assembly": assembly, "network": of_network}
+    levels = [*sides, prepared.source.N] if assembly == "canvas" else None
+    results: Summary = {"assembly": assembly, "levels_px": levels, "network": of_network}
     if config.refine:
         options = ReconstructionConfig(
             seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
@@ -123,38 +153,98 @@ def infer(
     return reconstruction_of(prepared, object_, probe, prepared.used), summary
 
 
+def levels_of(prepared: PreparedScan, probe: NDArray[np.complex64], levels: int | None) -> list[int]:
+    """Sides of the coarse levels that a scan is inferred at, the coarsest first (PHY-35)."""
+    light = illumination(probe, prepared.sites[prepared.used])
+    photons = prepared.mean_counts * len(prepared.used)
+    return coarse_sides(probe, levels=levels, photons_per_px=photons_per_pixel(light, photons))
+
+
 def infer_on_canvas(
     backend: Backend,
     model: Model,
     prepared: PreparedScan,
     *,
+    coarse: Sequence[int] = (),
     batch_size: int | None = None,
     num_workers: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
-    """All used patterns on one canvas: the network's passes over subsets of the scan (IMG-1).
+    """All used patterns on one canvas: the network's passes over subsets of the scan (IMG-1, NET-12).
 
     Args:
         model: Infers a whole canvas.
+        coarse: Sides of the levels below full resolution, the coarsest first; default: none.
         batch_size: Most patterns in a subset; default: chosen from the overlap.
         num_workers: Threads that read patterns ahead.
 
     Returns:
         (H, W) complex64, for a probe of unit energy.
     """
-    sites = prepared.sites[prepared.used]
-    subsets = sparse_subsets(model.probe_array(), sites, most=batch_size)
-    moduli = ModuliStream(
-        prepared.source,
-        [prepared.used[subset] for subset in subsets],
-        passes=model.config.iterations * model.config.passes,
-        mean_counts=prepared.mean_counts,
-        workers=num_workers,
-        progress=progress,
-    )
-    with moduli:
-        return backend.infer_canvas(model, moduli, sites, subsets, bad_pixels=prepared.source.bad_pixels, device=device)
+    probe, bad_pixels = model.probe_array(), prepared.source.bad_pixels
+    rounds = 1 if coarse else model.config.iterations
+    levels = [_Level.of(prepared, probe, side, batch_size) for side in (*coarse, prepared.source.N)]
+    passes = [COARSE_PASSES.passes] * len(coarse) + [rounds * model.config.passes]
+    total = sum(count * len(level.subsets) for count, level in zip(passes, levels, strict=True))
+    done, below, object_ = 0, None, None
+    for level, count in zip(levels, passes, strict=True):
+        if below is not None and object_ is not None:
+            object_ = on_level(object_, below.geometry, level.geometry, ratio=below.side / level.side)
+        moduli = ModuliStream(
+            prepared.source,
+            [prepared.used[subset] for subset in level.subsets],
+            passes=count,
+            mean_counts=prepared.mean_counts,
+            side=level.side,
+            workers=num_workers,
+            progress=_continued(progress, done, total),
+        )
+        bad = None if bad_pixels is None else central_part(bad_pixels, level.side)
+        with moduli:
+            if level is levels[-1]:
+                return backend.infer_canvas(
+                    model, moduli, level.sites, level.subsets, bad_pixels=bad, device=device, start=object_
+                )
+            object_ = backend.passes_on_canvas(
+                level.probe,
+                moduli,
+                level.sites,
+                level.subsets,
+                start=np.ones(level.geometry.shape, np.complex64) if object_ is None else object_,
+                schedule=COARSE_PASSES,
+                bad_pixels=bad,
+                device=device,
+            )
+        done, below = done + count * len(level.subsets), level
+    raise AssertionError("full resolution is the last level")
+
+
+@dataclass(frozen=True, eq=False)
+class _Level:
+    """A resolution of a scan (PHY-34): side of its patterns, probe, canvas, sites of the used patterns, subsets."""
+
+    side: int
+    probe: NDArray[np.complex64]
+    geometry: CanvasGeometry
+    sites: Sites
+    subsets: list[NDArray[np.int64]]
+
+    @classmethod
+    def of(cls, prepared: PreparedScan, probe: NDArray[np.complex64], side: int, most: int | None) -> _Level:
+        N, geometry, positions_px = prepared.source.N, prepared.geometry, prepared.positions_px
+        if side < N:
+            positions_px = positions_px * (side / N)
+            probe, geometry = level_probe(probe, side), canvas_geometry(positions_px, side)
+        sites = scan_sites(positions_px[prepared.used], geometry, side)
+        return cls(side, probe, geometry, sites, sparse_subsets(probe, sites, most=most))
+
+
+def _continued(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """The progress of one level as a part of all of them."""
+    if progress is None:
+        return None
+    return lambda stage, done, _: progress(stage, before + done, total)
 
 
 def infer_by_groups(
