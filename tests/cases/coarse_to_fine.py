@@ -11,6 +11,7 @@ from ptycho_cli.backends import load_backend
 from ptycho_contracts.physics import COARSE_PASSES, finest_passes
 from ptycho_contracts.testing import reference_network
 from ptycho_data.batches import ModuliStream
+from ptycho_data.bundle_file import read_bundle, write_bundle
 from ptycho_data.canvas import canvas_geometry, central_part, level_probe, scan_sites, sparse_subsets
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.simulate import simulate
@@ -25,6 +26,17 @@ def annular_probe(N, *, seed):
     phase = sum(rng.normal(0, 4) * x**i * y**j for i in range(5) for j in range(5 - i) if i + j >= 2)
     ring = (np.hypot(y, x) < 1) & (np.hypot(y, x) > 0.75)
     return np.fft.fftshift(np.fft.ifft2(ring * np.exp(1j * phase)))[None].astype(np.complex64)
+
+
+def changed_bias(path, bias):
+    """The model of a file with the output of its last net moved by a constant; with 0 the net adds exactly nothing."""
+    content = read_bundle(path)
+    weights = {
+        name: np.zeros_like(value) + (bias if name.endswith("out_conv.bias") else 0) if ".out_conv." in name else value
+        for name, value in content.weights.items()
+    }
+    write_bundle(path, replace(content, weights=weights))
+    return path
 
 
 class CoarseToFine:
@@ -108,7 +120,19 @@ class CoarseToFine:
             momentum=0.7,
         )
         assert finest_passes(2).dampings() == pytest.approx([2.0, 10.0])
-        np.testing.assert_allclose(computed, expected, atol=2e-3)
+        without, corrected = computed
+        np.testing.assert_allclose(without, expected, atol=2e-4)
+        np.testing.assert_allclose(corrected, expected, atol=2e-3)
+
+    @pytest.mark.parametrize("bias", [0.0, 0.5])
+    def test_a_net_that_worsens_the_fit_is_left_out(self, package, scan, model, bias, tmp_path):
+        """NET-12: the correction of a net is kept only if it explains the patterns as well; the summary tells it."""
+        package.save(tmp_path / "model.safetensors", model)
+        other = changed_bias(tmp_path / "model.safetensors", bias)
+        _, summary = package.infer(other, scan, probe_source="file", accelerator="cpu")
+        assert summary["net_corrects"] is (bias == 0.0)
+        assert summary["residual"]["used"] < 0.01
+        assert package.infer(other, scan, levels=1, accelerator="cpu")[1]["net_corrects"] is True
 
     def test_low_frequencies_are_recovered(self, package, scan, model):
         """What it is for: the phase of an object with low frequencies, at no more steps over full patterns."""

@@ -222,7 +222,7 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
         part = replace(one, used=used, mean_counts=1e5)
         stream = ModuliStream(part.source, [used], passes=1, mean_counts=1e5)
         subsets = [np.arange(2)]
-        result.append(BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu"))
+        result += BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu")
     np.testing.assert_allclose(result[0], result[1], rtol=1e-5, atol=1e-5)
 
 

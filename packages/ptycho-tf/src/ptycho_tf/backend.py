@@ -21,7 +21,7 @@ from ptycho_data.stages import Progress
 from ptycho_tf.bundle import load_bundle, save_bundle
 from ptycho_tf.config_factory import create_inference_payload, create_training_payload
 from ptycho_tf.devices import on_device, pick_device
-from ptycho_tf.inference import expected_counts, group_patches, object_on_canvas, passes_on_canvas
+from ptycho_tf.inference import estimates_on_canvas, expected_counts, group_patches, passes_on_canvas
 from ptycho_tf.joint import JointParameters
 from ptycho_tf.layers import fresh, put_weights
 from ptycho_tf.model import PtychoModel
@@ -78,9 +78,9 @@ class TensorFlowBackend:
         bad_pixels: NDArray[np.bool_] | None,
         device: str,
         start: NDArray[np.complex64] | None = None,
-    ) -> NDArray[np.complex64]:
+    ) -> list[NDArray[np.complex64]]:
         with on_device(device):
-            return object_on_canvas(model, moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
+            return estimates_on_canvas(model, moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
 
     def passes_on_canvas(
         self,

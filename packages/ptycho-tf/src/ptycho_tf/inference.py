@@ -21,7 +21,7 @@ from ptycho_tf.passes import StreamPasses
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, simulate, to_centre
 
 
-def object_on_canvas(
+def estimates_on_canvas(
     model: PtychoModel,
     moduli: ModuliStream,
     sites: Sites,
@@ -29,7 +29,7 @@ def object_on_canvas(
     *,
     bad_pixels: NDArray[np.bool_] | None,
     start: NDArray[np.complex64] | None,
-) -> NDArray[np.complex64]:
+) -> list[NDArray[np.complex64]]:
     """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
     network: Any = model.network  # one that infers a whole canvas
     estimates = network(
@@ -40,8 +40,7 @@ def object_on_canvas(
         mask=good_pixels(bad_pixels),
         start=None if start is None else tf.constant(start),
     )
-    result: NDArray[np.complex64] = estimates[-1].numpy()
-    return result
+    return [estimate.numpy() for estimate in (estimates[-1:] if start is None else estimates)]
 
 
 def passes_on_canvas(

@@ -98,7 +98,8 @@ class Unrolled(Layers):
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
             start: (H, W) object of a coarser level, where the moduli are given by a function: then only the last
-                iteration is left to do (NET-12); default: empty space.
+                iteration is left to do, and its estimates before and after the net are returned (NET-12); default:
+                empty space.
         """
         nets = self.nets if start is None else self.nets[-1:]
         schedule = PassSchedule(self.passes * len(nets)) if start is None else finest_passes(self.passes)
@@ -118,6 +119,8 @@ class Unrolled(Layers):
             dampings = tf.constant(some, seen.dtype) * brightest
             ends = number == len(nets) - 1
             moved, velocity = passes(object_, velocity, dampings, ends_with_mean=ends)
+            if start is not None:
+                estimates.append(moved)
             values = [tf.convert_to_tensor(value) for _, value in weights(net)]
             # Outside a graph there are too few calls of a net for a graph to pay off.
             corrected = partial(_corrected, net, self.compute_dtype) if tf.executing_eagerly() else self._corrected

@@ -22,7 +22,7 @@ from ptycho_data.stages import Progress
 from ptycho_torch.bundle import load_bundle, save_bundle
 from ptycho_torch.config_factory import create_inference_payload, create_training_payload
 from ptycho_torch.devices import pick_device, threads
-from ptycho_torch.inference import expected_counts, group_patches, object_on_canvas, passes_on_canvas
+from ptycho_torch.inference import estimates_on_canvas, expected_counts, group_patches, passes_on_canvas
 from ptycho_torch.joint import JointParameters
 from ptycho_torch.model import PtychoModel
 
@@ -77,9 +77,9 @@ class TorchBackend:
         bad_pixels: NDArray[np.bool_] | None,
         device: str,
         start: NDArray[np.complex64] | None = None,
-    ) -> NDArray[np.complex64]:
+    ) -> list[NDArray[np.complex64]]:
         with threads(1):
-            return object_on_canvas(model.on(device), moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
+            return estimates_on_canvas(model.on(device), moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
 
     def passes_on_canvas(
         self,

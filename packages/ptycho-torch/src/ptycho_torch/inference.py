@@ -17,7 +17,7 @@ from ptycho_torch.network import CanvasPasses, Moduli
 from ptycho_torch.physics import Placement, extract_patches, good_pixels, simulate
 
 
-def object_on_canvas(
+def estimates_on_canvas(
     model: PtychoModel,
     moduli: ModuliStream,
     sites: Sites,
@@ -25,7 +25,7 @@ def object_on_canvas(
     *,
     bad_pixels: NDArray[np.bool_] | None,
     start: NDArray[np.complex64] | None,
-) -> NDArray[np.complex64]:
+) -> list[NDArray[np.complex64]]:
     """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
     device = model.probe.device
     with torch.inference_mode():
@@ -37,8 +37,7 @@ def object_on_canvas(
             mask=good_pixels(bad_pixels, device),
             start=None if start is None else torch.from_numpy(start).to(device),
         )
-    result: NDArray[np.complex64] = estimates[-1].cpu().numpy()
-    return result
+    return [estimate.cpu().numpy() for estimate in (estimates[-1:] if start is None else estimates)]
 
 
 def passes_on_canvas(

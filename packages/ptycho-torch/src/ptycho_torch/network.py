@@ -119,8 +119,8 @@ class Unrolled(nn.Module):
             subsets: Indices of the patterns of each step of a pass; together all M.
             canvases: Number of group canvases stacked along y.
             mask: (N, N), 1 where a detector pixel is good and 0 elsewhere, zero frequency at [0, 0].
-            start: (H, W) object of a coarser level: then only the last iteration is left to do (NET-12); default:
-                empty space.
+            start: (H, W) object of a coarser level: then only the last iteration is left to do, and its estimates
+                before and after the net are returned (NET-12); default: empty space.
         """
         nets = list(self.nets) if start is None else [self.nets[-1]]
         schedule = PassSchedule(self.passes * len(nets)) if start is None else finest_passes(self.passes)
@@ -132,6 +132,8 @@ class Unrolled(nn.Module):
         for number, net in enumerate(nets):
             before, some = object_, dampings[number * self.passes : (number + 1) * self.passes]
             object_, velocity = passes(object_, velocity, some, ends_with_mean=number == len(nets) - 1)
+            if start is not None:
+                estimates.append(object_)
             moved = object_ - before
             features = torch.stack((object_.real - 1, object_.imag, moved.real, moved.imag, seen))
             features = features.view(self._inputs, canvases, -1, placement.shape[1]).transpose(0, 1)

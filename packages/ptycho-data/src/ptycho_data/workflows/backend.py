@@ -96,8 +96,9 @@ class Backend(Protocol):
         bad_pixels: NDArray[np.bool_] | None,
         device: str,
         start: NDArray[np.complex64] | None = None,
-    ) -> NDArray[np.complex64]:
-        """(H, W) object of all patterns at once, for a probe of unit energy.
+    ) -> list[NDArray[np.complex64]]:
+        """(H, W) objects of all patterns at once, for a probe of unit energy: that of the network; with a start, before
+        it the same without the last net's correction.
 
         Args:
             model: Infers a whole canvas.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, inference_summary, residuals
 
 _GROUPS_AT_ONCE = 32
+_COMPARED_PATTERNS = 256
+"""Most patterns on which estimates with and without a net's correction are compared (NET-12)."""
 
 
 def infer(
@@ -112,17 +115,19 @@ def infer(
         "progress": progress,
     }
     sides: list[int] = []
+    corrected = True
     with stages.measure("inference"):
         if assembly == "canvas":
             sides = levels_of(prepared, model.probe_array(), config.levels)
-            object_ = infer_on_canvas(backend, model, prepared, coarse=sides, **reading)
+            estimates = estimates_on_canvas(backend, model, prepared, coarse=sides, **reading)
+            object_, corrected = _explaining_best(backend, prepared, estimates, model.probe_array(), device)
         else:
             groups = inference_groups(prepared, payload.pt_data_config, config.seed)
             object_ = infer_by_groups(backend, model, prepared, groups, **reading)
     probe, background = model.probe_array(), None
     of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device))
     levels = [*sides, prepared.source.N] if assembly == "canvas" else None
-    results: Summary = {"assembly": assembly, "levels_px": levels, "network": of_network}
+    results: Summary = {"assembly": assembly, "levels_px": levels, "net_corrects": corrected, "network": of_network}
     if config.refine:
         options = ReconstructionConfig(
             seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
@@ -160,7 +165,28 @@ def levels_of(prepared: PreparedScan, probe: NDArray[np.complex64], levels: int 
     return coarse_sides(probe, levels=levels, photons_per_px=photons_per_pixel(light, photons))
 
 
-def infer_on_canvas(
+def _explaining_best(
+    backend: Backend,
+    prepared: PreparedScan,
+    estimates: list[NDArray[np.complex64]],
+    probe: NDArray[np.complex64],
+    device: str,
+) -> tuple[NDArray[np.complex64], bool]:
+    """The estimate with the lowest R on used patterns, and whether it is the network's own, the last one (NET-12)."""
+    if len(estimates) == 1:
+        return estimates[0], True
+    some = prepared.used[:: math.ceil(len(prepared.used) / _COMPARED_PATTERNS)]
+    values = [residual_of(backend, prepared, estimate, probe, device=device)(some)[0] for estimate in estimates]
+    corrected = values[-1] is not None and values[-1] <= min(value for value in values if value is not None)
+    return estimates[-1 if corrected else -2], corrected
+
+
+def infer_on_canvas(backend: Backend, model: Model, prepared: PreparedScan, **options: Any) -> NDArray[np.complex64]:
+    """The network's own object of :func:`estimates_on_canvas`, (H, W) complex64."""
+    return estimates_on_canvas(backend, model, prepared, **options)[-1]
+
+
+def estimates_on_canvas(
     backend: Backend,
     model: Model,
     prepared: PreparedScan,
@@ -170,7 +196,7 @@ def infer_on_canvas(
     num_workers: int = 0,
     device: str = "cpu",
     progress: Progress | None = None,
-) -> NDArray[np.complex64]:
+) -> list[NDArray[np.complex64]]:
     """All used patterns on one canvas: the network's passes over subsets of the scan (IMG-1, NET-12).
 
     Args:
@@ -180,7 +206,8 @@ def infer_on_canvas(
         num_workers: Threads that read patterns ahead.
 
     Returns:
-        (H, W) complex64, for a probe of unit energy.
+        (H, W) complex64, for a probe of unit energy: the network's object; with coarse levels, before it the same
+        without the last net's correction.
     """
     probe, bad_pixels = model.probe_array(), prepared.source.bad_pixels
     rounds = 1 if coarse else model.config.iterations
