@@ -15,6 +15,7 @@ from ptycho_data.bundle_file import read_bundle, write_bundle
 from ptycho_data.canvas import canvas_geometry, central_part, level_probe, scan_sites, sparse_subsets
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.simulate import simulate
+from ptycho_data.workflows import CanvasTask
 
 SMALL = {"iterations": 2, "passes": 2, "width": 2, "gridsize": 1, "accelerator": "cpu"}
 
@@ -74,16 +75,8 @@ class CoarseToFine:
         start = (1 + 0.1 * rng.normal(size=frame.shape) + 0.1j * rng.normal(size=frame.shape)).astype(np.complex64)
         schedule = replace(COARSE_PASSES, passes=3)
         with ModuliStream(scan, [some[subset] for subset in subsets], passes=3, mean_counts=mean, side=side) as moduli:
-            computed = load_backend(backend).BACKEND.passes_on_canvas(
-                probe,
-                moduli,
-                sites,
-                subsets,
-                start=start,
-                schedule=schedule,
-                bad_pixels=central_part(bad, side),
-                device="cpu",
-            )
+            task = CanvasTask(moduli, sites, subsets, bad_pixels=central_part(bad, side), start=start)
+            computed = load_backend(backend).BACKEND.passes_on_canvas(probe, task, schedule)
         expected = reference_network.passes_on_canvas(
             start,
             np.sqrt(central_part(scan.counts(some).astype(np.float64), side) / mean),
@@ -106,9 +99,8 @@ class CoarseToFine:
         subsets = sparse_subsets(probe, sites)
         start = np.full(frame.shape, 0.9 + 0.2j, np.complex64)
         with ModuliStream(scan, [some[subset] for subset in subsets], passes=2, mean_counts=mean) as moduli:
-            computed = load_backend(backend).BACKEND.infer_canvas(
-                model.model, moduli, sites, subsets, bad_pixels=None, device="cpu", start=start
-            )
+            task = CanvasTask(moduli, sites, subsets, start=start)
+            without, corrected = load_backend(backend).BACKEND.infer_canvas(model.model, task)
         expected = reference_network.passes_on_canvas(
             start,
             np.sqrt(scan.counts(some).astype(np.float64) / mean),
@@ -120,7 +112,6 @@ class CoarseToFine:
             momentum=0.7,
         )
         assert finest_passes(2).dampings() == pytest.approx([2.0, 10.0])
-        without, corrected = computed
         np.testing.assert_allclose(without, expected, atol=2e-4)
         np.testing.assert_allclose(corrected, expected, atol=2e-3)
 

@@ -14,6 +14,7 @@ from ptycho_contracts.testing import reference
 from ptycho_data.batches import ModuliStream
 from ptycho_data.canvas import sparse_subsets
 from ptycho_data.grouping import group
+from ptycho_data.workflows import CanvasTask
 from ptycho_data.workflows.infer import infer_by_groups, infer_on_canvas
 from ptycho_torch.backend import BACKEND
 from ptycho_torch.model import PtychoModel
@@ -222,7 +223,7 @@ def test_permuted_patterns_in_one_subset_give_the_same_image(make_model, view, v
         part = replace(one, used=used, mean_counts=1e5)
         stream = ModuliStream(part.source, [used], passes=1, mean_counts=1e5)
         subsets = [np.arange(2)]
-        result += BACKEND.infer_canvas(model, stream, one.sites[used], subsets, bad_pixels=None, device="cpu")
+        result += BACKEND.infer_canvas(model, CanvasTask(stream, one.sites[used], subsets))
     np.testing.assert_allclose(result[0], result[1], rtol=1e-5, atol=1e-5)
 
 

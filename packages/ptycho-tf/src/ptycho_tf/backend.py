@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.physics import PassSchedule
 from ptycho_data import workflows
-from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
+from ptycho_data.batches import GroupBatches, PatternSource
 from ptycho_data.bundle_file import NETWORK, Bundle
 from ptycho_data.canvas import Sites
 from ptycho_data.fitting import JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
@@ -68,32 +69,15 @@ class TensorFlowBackend:
                 put_weights(model.network, task.start.weight_arrays(), NETWORK)
         return model, fit(model, task, progress=progress)
 
-    def infer_canvas(
-        self,
-        model: PtychoModel,
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        *,
-        bad_pixels: NDArray[np.bool_] | None,
-        device: str,
-        start: NDArray[np.complex64] | None = None,
-    ) -> list[NDArray[np.complex64]]:
-        with on_device(device):
-            return estimates_on_canvas(model, moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
+    def infer_canvas(self, model: PtychoModel, task: workflows.CanvasTask) -> list[NDArray[np.complex64]]:
+        with on_device(task.device):
+            return estimates_on_canvas(model, task)
 
     def passes_on_canvas(
-        self,
-        probe: NDArray[np.complex64],
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        *,
-        device: str,
-        **options: Any,
+        self, probe: NDArray[np.complex64], task: workflows.CanvasTask, schedule: PassSchedule
     ) -> NDArray[np.complex64]:
-        with on_device(device):
-            return passes_on_canvas(probe, moduli, sites, subsets, **options)
+        with on_device(task.device):
+            return passes_on_canvas(probe, task, schedule)
 
     def infer_groups(
         self, model: PtychoModel, groups: GroupBatches, *, batch_size: int, num_workers: int, device: str

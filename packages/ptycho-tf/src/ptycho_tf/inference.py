@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.physics import PassSchedule
-from ptycho_data.batches import GroupBatches, ModuliStream
+from ptycho_data.batches import GroupBatches
 from ptycho_data.canvas import Sites
 from ptycho_data.canvas.illumination import power_of
+from ptycho_data.workflows import CanvasTask
 
 from ptycho_tf.devices import on_device
 from ptycho_tf.framework import tf
@@ -21,47 +22,30 @@ from ptycho_tf.passes import StreamPasses
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, simulate, to_centre
 
 
-def estimates_on_canvas(
-    model: PtychoModel,
-    moduli: ModuliStream,
-    sites: Sites,
-    subsets: Sequence[NDArray[np.int64]],
-    *,
-    bad_pixels: NDArray[np.bool_] | None,
-    start: NDArray[np.complex64] | None,
-) -> list[NDArray[np.complex64]]:
-    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
+def estimates_on_canvas(model: PtychoModel, task: CanvasTask) -> list[NDArray[np.complex64]]:
+    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes."""
     network: Any = model.network  # one that infers a whole canvas
     estimates = network(
-        lambda subset: tf.constant(moduli.read(subset)),
+        lambda subset: tf.constant(task.moduli.read(subset)),
         model.probe,
-        Placement.of(sites),
-        subsets=[sites[subset] for subset in subsets],
-        mask=good_pixels(bad_pixels),
-        start=None if start is None else tf.constant(start),
+        Placement.of(task.sites),
+        subsets=[task.sites[subset] for subset in task.subsets],
+        mask=good_pixels(task.bad_pixels),
+        start=None if task.start is None else tf.constant(task.start),
     )
-    return [estimate.numpy() for estimate in (estimates[-1:] if start is None else estimates)]
+    return [estimate.numpy() for estimate in (estimates[-1:] if task.start is None else estimates)]
 
 
-def passes_on_canvas(
-    probe: NDArray[np.complex64],
-    moduli: ModuliStream,
-    sites: Sites,
-    subsets: Sequence[NDArray[np.int64]],
-    *,
-    start: NDArray[np.complex64],
-    schedule: PassSchedule,
-    bad_pixels: NDArray[np.bool_] | None,
-) -> NDArray[np.complex64]:
+def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: PassSchedule) -> NDArray[np.complex64]:
     """What :meth:`ptycho_data.workflows.Backend.passes_on_canvas` describes."""
     passes = StreamPasses(
-        lambda subset: tf.constant(moduli.read(subset)),
+        lambda subset: tf.constant(task.moduli.read(subset)),
         tf.constant(probe),
-        [sites[subset] for subset in subsets],
-        good_pixels(bad_pixels),
+        [task.sites[subset] for subset in task.subsets],
+        good_pixels(task.bad_pixels),
         momentum=schedule.momentum,
     )
-    object_ = tf.constant(start)
+    object_ = tf.constant(task.first_object())
     dampings = tf.constant(schedule.dampings()) * float(power_of(probe).max())
     object_, _ = passes(object_, tf.zeros_like(object_), dampings, ends_with_mean=True)
     result: NDArray[np.complex64] = object_.numpy()

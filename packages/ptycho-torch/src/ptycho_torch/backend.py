@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.physics import PassSchedule
 from ptycho_data import workflows
-from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
+from ptycho_data.batches import GroupBatches, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
 from ptycho_data.fitting import JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
@@ -67,30 +68,15 @@ class TorchBackend:
                 model.network.load_state_dict(task.start.network.state_dict())
             return model, fit(model, task, progress=progress)
 
-    def infer_canvas(
-        self,
-        model: PtychoModel,
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        *,
-        bad_pixels: NDArray[np.bool_] | None,
-        device: str,
-        start: NDArray[np.complex64] | None = None,
-    ) -> list[NDArray[np.complex64]]:
+    def infer_canvas(self, model: PtychoModel, task: workflows.CanvasTask) -> list[NDArray[np.complex64]]:
         with threads(1):
-            return estimates_on_canvas(model.on(device), moduli, sites, subsets, bad_pixels=bad_pixels, start=start)
+            return estimates_on_canvas(model.on(task.device), task)
 
     def passes_on_canvas(
-        self,
-        probe: NDArray[np.complex64],
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        **options: Any,
+        self, probe: NDArray[np.complex64], task: workflows.CanvasTask, schedule: PassSchedule
     ) -> NDArray[np.complex64]:
         with threads(1):
-            return passes_on_canvas(probe, moduli, sites, subsets, **options)
+            return passes_on_canvas(probe, task, schedule)
 
     def infer_groups(
         self, model: PtychoModel, groups: GroupBatches, *, batch_size: int, num_workers: int, device: str

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from ptycho_contracts.physics import PassSchedule
-from ptycho_data.batches import GroupBatches, ModuliStream
+from ptycho_data.batches import GroupBatches
 from ptycho_data.canvas import Sites
+from ptycho_data.workflows import CanvasTask
 
 from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel
@@ -17,58 +19,37 @@ from ptycho_torch.network import CanvasPasses, Moduli
 from ptycho_torch.physics import Placement, extract_patches, good_pixels, simulate
 
 
-def estimates_on_canvas(
-    model: PtychoModel,
-    moduli: ModuliStream,
-    sites: Sites,
-    subsets: Sequence[NDArray[np.int64]],
-    *,
-    bad_pixels: NDArray[np.bool_] | None,
-    start: NDArray[np.complex64] | None,
-) -> list[NDArray[np.complex64]]:
-    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on its device."""
-    device = model.probe.device
+def estimates_on_canvas(model: PtychoModel, task: CanvasTask) -> list[NDArray[np.complex64]]:
+    """What :meth:`ptycho_data.workflows.Backend.infer_canvas` describes, with a model on the task's device."""
+    start = None if task.start is None else torch.from_numpy(task.start).to(task.device)
     with torch.inference_mode():
-        estimates = model.network(
-            _moduli_on(device, moduli),
-            model.probe,
-            Placement.of(sites).to(device),
-            subsets=[torch.from_numpy(subset).to(device) for subset in subsets],
-            mask=good_pixels(bad_pixels, device),
-            start=None if start is None else torch.from_numpy(start).to(device),
-        )
+        amplitude, placement, places = _on_device(task)
+        estimates = model.network(amplitude, model.probe, placement, **places, start=start)
     return [estimate.cpu().numpy() for estimate in (estimates[-1:] if start is None else estimates)]
 
 
-def passes_on_canvas(
-    probe: NDArray[np.complex64],
-    moduli: ModuliStream,
-    sites: Sites,
-    subsets: Sequence[NDArray[np.int64]],
-    *,
-    start: NDArray[np.complex64],
-    schedule: PassSchedule,
-    bad_pixels: NDArray[np.bool_] | None,
-    device: str,
-) -> NDArray[np.complex64]:
+def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: PassSchedule) -> NDArray[np.complex64]:
     """What :meth:`ptycho_data.workflows.Backend.passes_on_canvas` describes."""
     with torch.inference_mode():
-        passes = CanvasPasses(
-            _moduli_on(device, moduli),
-            torch.from_numpy(probe).to(device),
-            Placement.of(sites).to(device),
-            subsets=[torch.from_numpy(subset).to(device) for subset in subsets],
-            mask=good_pixels(bad_pixels, device),
-            momentum=schedule.momentum,
-        )
-        object_ = torch.from_numpy(start).to(device)
+        amplitude, placement, places = _on_device(task)
+        modes = torch.from_numpy(probe).to(task.device)
+        passes = CanvasPasses(amplitude, modes, placement, **places, momentum=schedule.momentum)
+        object_ = torch.from_numpy(task.first_object()).to(task.device)
         object_, _ = passes(object_, torch.zeros_like(object_), schedule.dampings(), ends_with_mean=True)
     result: NDArray[np.complex64] = object_.cpu().numpy()
     return result
 
 
-def _moduli_on(device: torch.device | str, moduli: ModuliStream) -> Moduli:
-    return lambda subset: torch.from_numpy(moduli.read(subset)).to(device)
+def _on_device(task: CanvasTask) -> tuple[Moduli, Placement, dict[str, Any]]:
+    """Moduli by subset, placement, and subsets with the mask."""
+    return (
+        lambda subset: torch.from_numpy(task.moduli.read(subset)).to(task.device),
+        Placement.of(task.sites).to(torch.device(task.device)),
+        {
+            "subsets": [torch.from_numpy(subset).to(task.device) for subset in task.subsets],
+            "mask": good_pixels(task.bad_pixels, task.device),
+        },
+    )
 
 
 def group_patches(

@@ -63,6 +63,31 @@ class TrainingTask:
     start: Any | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class CanvasTask:
+    """Patterns of one scan, all on one canvas.
+
+    Attributes:
+        moduli: Of the subsets, pass after pass.
+        sites: Of the patterns that are used.
+        subsets: Indices into the sites.
+        device: From :meth:`Backend.device`.
+        bad_pixels: (N, N), zero frequency at [N // 2, N // 2], or None.
+        start: (H, W) object to begin with, or None: empty space.
+    """
+
+    moduli: ModuliStream
+    sites: Sites
+    subsets: Sequence[NDArray[np.int64]]
+    device: str = "cpu"
+    bad_pixels: NDArray[np.bool_] | None = None
+    start: NDArray[np.complex64] | None = None
+
+    def first_object(self) -> NDArray[np.complex64]:
+        """(H, W) start, or empty space."""
+        return np.ones(self.sites.shape, np.complex64) if self.start is None else self.start
+
+
 class Backend(Protocol):
     """One framework. Models are its own; everything else that goes in or out is NumPy."""
 
@@ -86,48 +111,19 @@ class Backend(Protocol):
             WorkFailedError: the loss or the weights stopped being finite.
         """
 
-    def infer_canvas(
-        self,
-        model: Any,
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        *,
-        bad_pixels: NDArray[np.bool_] | None,
-        device: str,
-        start: NDArray[np.complex64] | None = None,
-    ) -> list[NDArray[np.complex64]]:
-        """(H, W) objects of all patterns at once, for a probe of unit energy: that of the network; with a start, before
-        it the same without the last net's correction.
-
-        Args:
-            model: Infers a whole canvas.
-            moduli: Of the subsets, pass after pass.
-            sites: Of the patterns that are used.
-            subsets: Indices into the sites.
-            bad_pixels: (N, N), zero frequency at [N // 2, N // 2].
-            start: (H, W) object of a coarser level (NET-12); default: empty space.
-        """
+    def infer_canvas(self, model: Any, task: CanvasTask) -> list[NDArray[np.complex64]]:
+        """(H, W) objects of all patterns at once, for a probe of unit energy: that of the network, a model that infers
+        a whole canvas; with a start, before it the same without the last net's correction (NET-12)."""
 
     def passes_on_canvas(
-        self,
-        probe: NDArray[np.complex64],
-        moduli: ModuliStream,
-        sites: Sites,
-        subsets: Sequence[NDArray[np.int64]],
-        *,
-        start: NDArray[np.complex64],
-        schedule: PassSchedule,
-        bad_pixels: NDArray[np.bool_] | None,
-        device: str,
+        self, probe: NDArray[np.complex64], task: CanvasTask, schedule: PassSchedule
     ) -> NDArray[np.complex64]:
-        """(H, W) object after passes without a network (NET-5), the mean over the last one.
+        """(H, W) object after passes without a network from the task's start (NET-5), the mean over the last one.
 
         Args:
             probe: (K, N, N) complex64.
-            start: (H, W) object to begin with.
+            task: Where the passes go.
             schedule: Number, dampings and momentum of the passes.
-            moduli, sites, subsets, bad_pixels: As of :meth:`infer_canvas`.
         """
 
     def infer_groups(

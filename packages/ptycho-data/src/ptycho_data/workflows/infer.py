@@ -37,7 +37,7 @@ from ptycho_data.fitting.checkpoints import checkpoint_plan
 from ptycho_data.fitting.probes import normalised_probe, with_modes
 from ptycho_data.grouping import validation_indices
 from ptycho_data.stages import Progress, Stages
-from ptycho_data.workflows.backend import Backend, Model
+from ptycho_data.workflows.backend import Backend, CanvasTask, Model
 from ptycho_data.workflows.options import joint_options
 from ptycho_data.workflows.payloads import InferencePayload
 from ptycho_data.workflows.prepared_scan import PreparedScan, assembly_of, inference_groups, prepare_scan
@@ -227,22 +227,18 @@ def estimates_on_canvas(
             workers=num_workers,
             progress=_continued(progress, done, total),
         )
-        bad = None if bad_pixels is None else central_part(bad_pixels, level.side)
+        task = CanvasTask(
+            moduli=moduli,
+            sites=level.sites,
+            subsets=level.subsets,
+            device=device,
+            bad_pixels=None if bad_pixels is None else central_part(bad_pixels, level.side),
+            start=object_,
+        )
         with moduli:
             if level is levels[-1]:
-                return backend.infer_canvas(
-                    model, moduli, level.sites, level.subsets, bad_pixels=bad, device=device, start=object_
-                )
-            object_ = backend.passes_on_canvas(
-                level.probe,
-                moduli,
-                level.sites,
-                level.subsets,
-                start=np.ones(level.geometry.shape, np.complex64) if object_ is None else object_,
-                schedule=COARSE_PASSES,
-                bad_pixels=bad,
-                device=device,
-            )
+                return backend.infer_canvas(model, task)
+            object_ = backend.passes_on_canvas(level.probe, task, COARSE_PASSES)
         done, below = done + count * len(level.subsets), level
     raise AssertionError("full resolution is the last level")
 
