@@ -31,7 +31,8 @@ class TestInferenceCLI(InferenceFlags):
         monkeypatch.setattr(module, "read_ahead", noted)
         alone, helped = (infer("--assembly", assembly, *words) for words in ((), ("--num-workers", "2")))
         assert same(alone, helped)
-        assert made == [0, 2]
+        assert len(made) >= 2
+        assert made == [0] * (len(made) // 2) + [2] * (len(made) // 2)  # one stream per level
 
 
 class TestReconstructCLI(ReconstructFlags):
