@@ -45,7 +45,7 @@ from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, inference_summary, residuals
 
 _GROUPS_AT_ONCE = 32
-_COMPARED_PATTERNS = 256
+_COMPARED_PATTERNS = 64
 """Most patterns on which estimates with and without a net's correction are compared (NET-12)."""
 
 
