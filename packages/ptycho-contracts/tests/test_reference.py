@@ -145,7 +145,7 @@ class TestForward:
 
     @given(N=st.integers(2, 33), modes=st.integers(1, 3), dtype=st.sampled_from(["c8", "c16"]), rng=pst.generators)
     def test_parseval(self, N, modes, dtype, rng):
-        """Invariant 5: counts equal the energy of the exit waves, also for odd sizes and all dtypes."""
+        """Invariant 5: counts equal the energy of the exit wavefields, also for odd sizes and all dtypes."""
         patches = complex_normal(rng, 2, N, N).astype(dtype)
         probe = complex_normal(rng, modes, N, N).astype(dtype)
         counts = ref.simulate_counts(patches, probe)

@@ -167,7 +167,7 @@ def test_simulated_intensities(N, modes, count, rng, data):
 
 @given(N=strategies.sizes, rng=strategies.generators, data=st.data())
 def test_parseval(N, rng, data):
-    """Invariant 5: the photons of a pattern are those of its exit waves; and back again."""
+    """Invariant 5: the photons of a pattern are those of its exit wavefields; and back again."""
     probe = torch.from_numpy(data.draw(strategies.probes(N)).astype(np.complex128))
     patches = torch.from_numpy(complex_array(rng, (3, N, N)))
     wavefields = exit_waves(patches, probe)
