@@ -170,6 +170,14 @@ def docs(session: nox.Session) -> None:
 
 
 @nox.session
+def pretrain(session: nox.Session) -> None:
+    """Train the learned prior anew and put it in the place of the one that is shipped (some CPU minutes)."""
+    install(session, CONTRACTS, DATA, TORCH)
+    file = "packages/ptycho-data/src/ptycho_data/pretrained/prior.safetensors"
+    session.run("python", "scripts/pretrain.py", file, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Run the benchmark scripts; each prints JSON."""
     install(session, CONTRACTS, DATA, TORCH, CLI)

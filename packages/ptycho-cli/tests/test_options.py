@@ -49,7 +49,9 @@ def train_cases() -> list[Any]:
 # Values that are illegal together with the other defaults.
 COMPANIONS = {"prefetch_factor": ["--num-workers", "1"], "neighbor_count": ["--gridsize", "1"]}
 INFER_COMPANIONS = {
-    **{name: {"refine": 2} for name in ("correct_positions", "fit_background", "val_fraction")},
+    **{
+        name: {"refine": 2} for name in ("correct_positions", "fit_background", "val_fraction", "prior", "prior_weight")
+    },
     "early_stop_patience": {"refine": 2, "val_fraction": 0.25},
 }
 RECONSTRUCT_COMPANIONS = {"early_stop_patience": {"val_fraction": 0.25}}

@@ -31,7 +31,7 @@ OPTIONS = {(section, row.name): row for section in SECTIONS for row in schema(se
 NAMES = sorted({name for _, name in OPTIONS})
 
 
-WITH_REFINE = ("correct_positions", "fit_background", "val_fraction")
+WITH_REFINE = ("correct_positions", "fit_background", "val_fraction", "prior", "prior_weight")
 HELPERS = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
 """What must be given with an option for it to be legal."""
 
@@ -48,6 +48,8 @@ def legal_values(row) -> st.SearchStrategy:
         values = st.booleans()
     elif row.name == "hold_out":
         values = st.sampled_from(["0", "0.1", "held.npy"])
+    elif row.name == "prior_weight":
+        values = st.sampled_from(["auto", "0.5", "2"])
     elif row.type is str:
         values = st.sampled_from(["model.safetensors", "other"])
     elif row.type is int:
@@ -66,6 +68,8 @@ def build(section, **values):
         values["neighbor_count"] = max(values["neighbor_count"], values.get("gridsize", 2) ** 2 - 1)
     if values.get("oversampling") is not None:
         values["n_groups"] = None
+    if values.get("prior") == "none":
+        values.pop("prior_weight", None)
     if section.section == "inference" and any(values.get(name) for name in WITH_REFINE):
         values["refine"] = max(1, values.get("refine", 1))
     return section(**values)

@@ -7,6 +7,7 @@ values and flag. Command-line flags, TOML keys, reference tables and checks are 
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,16 @@ __all__ = [
 ]
 
 _HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
+_PRIOR = (
+    "prior of the object: the learned network, total variation, or none; default: the network, and with validation "
+    "none where that explains the validating patterns clearly better"
+)
+_PRIORS = ("network", "tv", "none")
+_PRIOR_WEIGHT = "weight of the prior: auto, what the noise implies, or a factor of that"
+_LEVELS = (
+    "resolutions from coarse to fine, each twice the one before; 1: full resolution only; default: as many as hold "
+    "the probe, where there are photons enough"
+)
 _VALIDATION = "fraction of the used patterns for validation, not fitted; the epoch of their lowest loss is kept"
 
 
@@ -226,20 +237,17 @@ class InferenceConfig(Section):
         "network can",
         choices=("auto", "canvas", "groups"),
     )
-    levels: int | None = option(
-        None,
-        "resolutions from coarse to fine, each twice the one before; 1: full resolution only; default: as many as hold "
-        "the probe, where there are photons enough",
-        minimum=1,
-        maximum=8,
-    )
+    levels: int | None = option(None, _LEVELS, minimum=1, maximum=8)
+    prior: str | None = option(None, f"with refine: {_PRIOR}", choices=_PRIORS)
+    prior_weight: str = option("auto", f"with refine: {_PRIOR_WEIGHT}")
     probe_source: str = option(
         "bundle", "whose probe to use: the bundle's (calibrated) or the data file's", choices=("bundle", "file")
     )
 
     def _cross_checks(self) -> list[Problem]:
-        needy = ("correct_positions", "fit_background", "val_fraction")
-        idle = [name for name in needy if getattr(self, name) and self.refine == 0]
+        needy: dict[str, Any] = {"correct_positions": False, "fit_background": False, "val_fraction": 0.0}
+        needy |= {"prior": None, "prior_weight": "auto"}
+        idle = [name for name, default in needy.items() if getattr(self, name) != default and self.refine == 0]
         problems = [
             Problem(
                 where=f"inference.{name}",
@@ -250,6 +258,7 @@ class InferenceConfig(Section):
             )
             for name in idle
         ]
+        problems += _prior_problems(self.section, self.prior, self.prior_weight)
         return problems + _hold_out_problems(self.section, self.hold_out)
 
 
@@ -260,7 +269,7 @@ class ReconstructionConfig(Section):
     section: typing.ClassVar[str] = "reconstruction"
 
     modes: int = option(3, "incoherent probe modes", minimum=1, maximum=8)
-    epochs: int = option(30, "passes over the patterns", minimum=1)
+    epochs: int = option(20, "passes over the patterns at full resolution", minimum=1)
     max_seconds: float | None = option(None, "stop after this many seconds of wall time", above=0.0)
     batch_size: int = option(16, "patterns per step", minimum=1)
     object_learning_rate: float = option(0.02, "Adam step of the object, in units of its amplitude", above=0.0)
@@ -268,12 +277,20 @@ class ReconstructionConfig(Section):
     correct_positions: bool = option(False, "also correct the positions, by gradient descent")
     fit_background: bool = option(False, "also fit a background, the same for all patterns")
     val_fraction: float = option(0.0, _VALIDATION, minimum=0.0, maximum=0.5)
-    loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
+    loss: str = option(
+        "auto",
+        "loss on the diffraction patterns; auto: poisson where photons are few, else amplitude",
+        choices=("auto", "poisson", "amplitude"),
+    )
+    levels: int | None = option(None, _LEVELS, minimum=1, maximum=8)
+    prior: str | None = option(None, _PRIOR, choices=_PRIORS)
+    prior_weight: str = option("auto", _PRIOR_WEIGHT)
     seed: int = option(0, "seed of every random choice", minimum=0)
     hold_out: str | None = option(None, _HOLD_OUT)
 
     def _cross_checks(self) -> list[Problem]:
-        return _hold_out_problems(self.section, self.hold_out)
+        problems = _prior_problems(self.section, self.prior, self.prior_weight)
+        return problems + _hold_out_problems(self.section, self.hold_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -367,6 +384,21 @@ def _toml(value: Any) -> str:
     if value is None:
         return "none"
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else f"{value:g}"
+
+
+def _prior_problems(section: str, prior: str | None, weight: str) -> list[Problem]:
+    if weight == "auto":
+        return []
+    where, code = f"{section}.prior_weight", "config.prior_weight"
+    try:
+        legal = 0.0 < float(weight) < math.inf
+    except ValueError:
+        legal = False
+    if not legal:
+        return [Problem(where, code, "auto, or a number above 0", repr(weight), "for example auto, or 0.5")]
+    if prior == "none":
+        return [Problem(where, code, "a prior", "prior 'none' with a weight", "leave out the weight, or the prior")]
+    return []
 
 
 def _hold_out_problems(section: str, value: str | None) -> list[Problem]:

@@ -38,6 +38,12 @@ HALO_PX: Final = 32
 """Side of a tile in which a large canvas is corrected, and the border around it. Reasoned: twice the radius of the
 net's receptive field, 16 px (NET-7), so that the image does not depend on the tiles."""
 
+PRIOR_WIDTHS: Final = (24, 40, 56, 64)
+"""Channels of the learned prior at half resolution and below (PRI-1)."""
+
+PRIOR_HALO_PX: Final = 96
+"""As ``HALO_PX``, for the learned prior, whose receptive field has a radius of 96 px."""
+
 
 @dataclass(frozen=True)
 class PassSchedule:
@@ -47,12 +53,15 @@ class PassSchedule:
         passes: Their number.
         first_damping, last_damping: As ``FIRST_DAMPING`` and ``LAST_DAMPING``.
         momentum: As ``MOMENTUM``.
+        smoothing_counts: None: the step towards the measured moduli (NET-5). Else that of the Poisson likelihood, with
+            this many counts added to measured and simulated ones (PRI-10).
     """
 
     passes: int
     first_damping: float = FIRST_DAMPING
     last_damping: float = LAST_DAMPING
     momentum: float = MOMENTUM
+    smoothing_counts: float | None = None
 
     def dampings(self) -> list[float]:
         """Damping of each pass, geometric from the first to the last; the first one of a single pass."""
@@ -63,6 +72,9 @@ class PassSchedule:
 COARSE_PASSES: Final = PassSchedule(16, momentum=0.9)
 """Passes at every level below full resolution (NET-12). Measured (benchmarks/RESULTS.md): 12 to 20 passes with a
 momentum of .9 are stable with these dampings; with a last damping of 4 they diverge on synth64."""
+
+PRIOR_PASSES: Final = PassSchedule(32, first_damping=1.0, momentum=0.9, smoothing_counts=0.03)
+"""Passes with the learned prior at coarse levels (PRI-10). Measured (benchmarks/RESULTS.md)."""
 
 
 def finest_passes(passes: int) -> PassSchedule:

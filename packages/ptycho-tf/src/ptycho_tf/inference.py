@@ -20,6 +20,7 @@ from ptycho_tf.loader import make_loader, signature_of
 from ptycho_tf.model import PtychoModel
 from ptycho_tf.passes import StreamPasses
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, simulate, to_centre
+from ptycho_tf.prior import PriorNet
 
 
 def estimates_on_canvas(model: PtychoModel, task: CanvasTask) -> list[NDArray[np.complex64]]:
@@ -44,10 +45,20 @@ def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: P
         [task.sites[subset] for subset in task.subsets],
         good_pixels(task.bad_pixels),
         momentum=schedule.momentum,
+        smoothing=None if schedule.smoothing_counts is None else schedule.smoothing_counts / task.moduli.mean_counts,
+        pulled=task.prior is not None,
     )
     object_ = tf.constant(task.first_object())
     dampings = tf.constant(schedule.dampings()) * float(power_of(probe).max())
-    object_, _ = passes(object_, tf.zeros_like(object_), dampings, ends_with_mean=True)
+    velocity, net, pull = tf.zeros_like(object_), None, None
+    if task.prior is not None:
+        net, pull = PriorNet.pretrained(), (object_, tf.constant(0.0))
+    for number in range(schedule.passes):
+        if net is not None and task.pulls_anew(number):
+            sigma, weight = task.pull(number / schedule.passes)
+            pull = net(object_[None], tf.fill((1, *object_.shape), sigma))[0], tf.constant(weight)
+        some, ends = dampings[number : number + 1], number == schedule.passes - 1
+        object_, velocity = passes(object_, velocity, some, ends_with_mean=ends, pull=pull)
     result: NDArray[np.complex64] = object_.numpy()
     return result
 

@@ -14,6 +14,7 @@ from ptycho_data.fitting.loop import Arrays, Moments
 
 from ptycho_tf.framework import tf
 from ptycho_tf.losses import LOSSES
+from ptycho_tf.object_priors import make_prior
 from ptycho_tf.physics import Placement, Tensor, extract_patches, good_pixels, normalised_intensity, simulate
 
 _SMALLEST_ROOT = 1e-8
@@ -82,6 +83,8 @@ class JointParameters:
         self._fits = tuple(rate > 0 for rate in problem.rates)
         self._variables = (self._object, self._modes, self._shifts, self._root_background)
         self._adam = [_Adam(value, rate) for value, rate in zip(self._variables, problem.rates, strict=True)]
+        prior, shape = problem.prior, problem.sites.shape
+        self._prior = None if prior is None else make_prior(prior, problem.loss, shape)
         self._graphs = {
             moves: tf.function(self._step_of(moves), reduce_retracing=True, autograph=False) for moves in (False, True)
         }
@@ -95,6 +98,11 @@ class JointParameters:
             tf.constant(self._problem.source.counts(rows)),
             tf.constant(numbers, tf.float32, (len(numbers), 4)),
         )
+
+    def set_prior(self, fraction: float) -> None:
+        """Let the prior act on the next steps as it does at this fraction of the fit."""
+        if self._prior is not None:
+            self._prior.set(self._object, fraction)
 
     def loss(self, rows: NDArray[np.int64]) -> float:
         """Loss of these patterns with the present parameters."""
@@ -110,8 +118,11 @@ class JointParameters:
         def step(rows: Tensor, counts: Tensor, numbers: Tensor) -> Tensor:
             with tf.GradientTape() as tape:
                 value = self._value(rows, counts, positions_move)
-            for place, (number, gradient) in enumerate(zip(chosen, tape.gradient(value, variables), strict=True)):
-                self._adam[number].apply(tf.convert_to_tensor(gradient), numbers[place])
+            gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(value, variables)]
+            if self._prior is not None:
+                gradients[0] = gradients[0] + self._prior.gradient(self._object)
+            for place, (number, gradient) in enumerate(zip(chosen, gradients, strict=True)):
+                self._adam[number].apply(gradient, numbers[place])
             return value
 
         return step

@@ -86,6 +86,8 @@ class StreamPasses:
         amplitude: Gives the moduli of a subset by its number.
         subsets: Sites of each subset, of any sizes.
         momentum: Of the steps.
+        smoothing: Of a Poisson step, in the unit of the squared moduli; None: steps towards the moduli.
+        pulled: Whether the steps also go towards an object.
     """
 
     def __init__(
@@ -96,6 +98,8 @@ class StreamPasses:
         mask: Tensor | None,
         *,
         momentum: float = MOMENTUM,
+        smoothing: float | None = None,
+        pulled: bool = False,
     ) -> None:
         self._amplitude, self._probe = amplitude, probe
         self._sites = [Placement.of(subset) for subset in subsets]
@@ -106,7 +110,7 @@ class StreamPasses:
         N, real, spec = subsets[0].N, self.light.dtype, tf.TensorSpec
         canvas = spec((None, None), probe.dtype)
         graph = tf.function(
-            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe), momentum=momentum),
+            partial(_step, mask=mask, one_by_one=goes_one_by_one(probe), momentum=momentum, smoothing=smoothing),
             autograph=False,
             input_signature=[
                 canvas,
@@ -117,15 +121,23 @@ class StreamPasses:
                 spec((None, 2), tf.float32),
                 spec((None, None), real),
                 spec((), real),
+                *([canvas, spec((), real)] if pulled else []),
             ],
         )
         # One graph for subsets of all sizes; called directly, because its wrapper takes longer than some operations.
         self._step = graph.get_concrete_function()
 
     def __call__(
-        self, object_: Tensor, velocity: Tensor, dampings: Tensor, *, ends_with_mean: bool
+        self,
+        object_: Tensor,
+        velocity: Tensor,
+        dampings: Tensor,
+        *,
+        ends_with_mean: bool,
+        pull: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """As that of :class:`TensorPasses`."""
+        """As that of :class:`TensorPasses`; with ``pulled``, each step also goes towards an object (H, W), with this
+        weight beside the illumination."""
         for damping in tf.unstack(dampings):
             visited = tf.zeros_like(object_)
             for subset, (site, light) in enumerate(zip(self._sites, self._lights, strict=True)):
@@ -138,6 +150,7 @@ class StreamPasses:
                     site.fractions_yx,
                     light,
                     damping,
+                    *(pull or ()),
                 )
                 if ends_with_mean:
                     visited = visited + object_
@@ -153,12 +166,15 @@ def _step(
     fractions_yx: Tensor,
     light: Tensor,
     damping: Tensor,
+    *pull: Tensor,
     **options: Any,
 ) -> tuple[Tensor, Tensor]:
     """A physics step whose placement is given as tensors, for graphs."""
     shape = tuple(tf.unstack(tf.shape(object_)))
     site = Placement(corners_yx, fractions_yx, shape, int(probe.shape[-1]), fixed=True)
-    return physics_step(object_, velocity, amplitude, probe, site, divisor=light + damping, **options)
+    return physics_step(
+        object_, velocity, amplitude, probe, site, divisor=light + damping, pull=pull or None, **options
+    )
 
 
 def _lights(probe: Tensor, sites: Placement) -> Tensor:

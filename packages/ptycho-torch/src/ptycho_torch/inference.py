@@ -17,6 +17,7 @@ from ptycho_torch.loader import GroupDataset, make_loader
 from ptycho_torch.model import PtychoModel
 from ptycho_torch.network import CanvasPasses, Moduli
 from ptycho_torch.physics import Placement, extract_patches, good_pixels, simulate
+from ptycho_torch.prior import PriorNet
 
 
 def estimates_on_canvas(model: PtychoModel, task: CanvasTask) -> list[NDArray[np.complex64]]:
@@ -33,9 +34,18 @@ def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: P
     with torch.inference_mode():
         amplitude, placement, places = _on_device(task)
         modes = torch.from_numpy(probe).to(task.device)
-        passes = CanvasPasses(amplitude, modes, placement, **places, momentum=schedule.momentum)
+        counts = schedule.smoothing_counts
+        smoothing = None if counts is None else counts / task.moduli.mean_counts
+        passes = CanvasPasses(amplitude, modes, placement, **places, momentum=schedule.momentum, smoothing=smoothing)
         object_ = torch.from_numpy(task.first_object()).to(task.device)
-        object_, _ = passes(object_, torch.zeros_like(object_), schedule.dampings(), ends_with_mean=True)
+        velocity, dampings, pull = torch.zeros_like(object_), schedule.dampings(), None
+        net = None if task.prior is None else PriorNet.pretrained().to(task.device)
+        for number, damping in enumerate(dampings):
+            if net is not None and task.pulls_anew(number):
+                sigma, weight = task.pull(number / schedule.passes)
+                pull = net(object_[None], object_.real.new_full((1, *object_.shape), sigma))[0], weight
+            ends = number == len(dampings) - 1
+            object_, velocity = passes(object_, velocity, [damping], ends_with_mean=ends, pull=pull)
     result: NDArray[np.complex64] = object_.cpu().numpy()
     return result
 

@@ -13,6 +13,7 @@ from ptycho_data.fitting.loop import Arrays, Moments
 from torch import Tensor
 
 from ptycho_torch.losses import LOSSES
+from ptycho_torch.object_priors import make_prior
 from ptycho_torch.physics import Placement, extract_patches, good_pixels, normalised_intensity, simulate
 
 
@@ -38,6 +39,7 @@ class JointParameters:
         for value, rate in zip(self._named.values(), problem.rates, strict=True):
             value.requires_grad_(rate > 0)
         self._rates = [rate for rate in problem.rates if rate > 0]
+        self._prior = None if problem.prior is None else make_prior(problem.prior, problem.loss, device=self._device)
         fitted = [{"params": [value]} for value in self._named.values() if value.requires_grad]
         self._adam = torch.optim.Adam(fitted, betas=ADAM_BETAS)
 
@@ -57,8 +59,15 @@ class JointParameters:
         value = self._value(rows, positions_move)
         self._adam.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
+        if self._prior is not None and self._object.grad is not None:
+            self._prior.add_gradient(self._object)
         self._adam.step()
         return value.detach()
+
+    def set_prior(self, fraction: float) -> None:
+        """Let the prior act on the next steps as it does at this fraction of the fit."""
+        if self._prior is not None:
+            self._prior.set(self._object.detach(), fraction)
 
     def loss(self, rows: NDArray[np.int64]) -> float:
         """Loss of these patterns with the present parameters."""

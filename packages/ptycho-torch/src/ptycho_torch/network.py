@@ -149,6 +149,7 @@ class CanvasPasses:
     Args:
         amplitude, probe, placement, subsets, mask: As of :class:`Unrolled`.
         momentum: Of the steps.
+        smoothing: Of a Poisson step, in the unit of the squared moduli; None: steps towards the moduli.
 
     Attributes:
         light: (H, W) illumination by all subsets.
@@ -164,7 +165,9 @@ class CanvasPasses:
         subsets: Sequence[Tensor],
         mask: Tensor | None,
         momentum: float,
+        smoothing: float | None = None,
     ) -> None:
+        self._smoothing = smoothing
         self._moduli = (lambda subset: amplitude[subsets[subset]]) if isinstance(amplitude, Tensor) else amplitude
         self._probe, self._mask, self._momentum = probe, mask, momentum
         self._sites = [placement[subset] for subset in subsets]
@@ -173,15 +176,25 @@ class CanvasPasses:
         self.brightest = squared_modulus(probe).sum(0).max()
 
     def __call__(
-        self, object_: Tensor, velocity: Tensor, dampings: Sequence[float], *, ends_with_mean: bool
+        self,
+        object_: Tensor,
+        velocity: Tensor,
+        dampings: Sequence[float],
+        *,
+        ends_with_mean: bool,
+        pull: tuple[Tensor, float] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Estimate and velocity after a pass with each of the dampings; the estimate is that after the last subset,
-        or the mean over all subsets of the last pass."""
+        or the mean over all subsets of the last pass. With a pull, each step also goes towards an object (H, W), with
+        this weight beside the illumination."""
         visited = torch.zeros_like(object_)
         for turn, damping in enumerate(dampings, start=1):
             for subset, (sites, light) in enumerate(zip(self._sites, self._lights, strict=True)):
-                step = back_project(object_, self._moduli(subset), self._probe, sites, mask=self._mask)
-                step = step / (light + damping * self.brightest)
+                moduli, divisor = self._moduli(subset), light + damping * self.brightest
+                step = back_project(object_, moduli, self._probe, sites, mask=self._mask, smoothing=self._smoothing)
+                if pull is not None:
+                    step, divisor = step + pull[1] * (pull[0] - object_), divisor + pull[1]
+                step = step / divisor
                 velocity = self._momentum * velocity + step
                 object_ = object_ + step + self._momentum * velocity
                 if ends_with_mean and turn == len(dampings):
@@ -191,23 +204,39 @@ class CanvasPasses:
 
 
 def back_project(
-    object_: Tensor, amplitude: Tensor, probe: Tensor, placement: Placement, *, mask: Tensor | None = None
+    object_: Tensor,
+    amplitude: Tensor,
+    probe: Tensor,
+    placement: Placement,
+    *,
+    mask: Tensor | None = None,
+    smoothing: float | None = None,
 ) -> Tensor:
     """Sum over patterns of ``sum_k conj(P_k) (psi'_k - psi_k)`` on the canvas, (H, W) complex.
 
     psi is the simulated wavefield; psi' has the measured modulus, divided among the modes in proportion, and keeps
-    the simulated one where ``mask`` is 0.
+    the simulated one where ``mask`` is 0. With a smoothing e, ``psi' - psi`` is the gradient of the Poisson likelihood,
+    ``psi ((a^2 + e) / (I + e) - 1) / 2``: the same near the measured modulus, unbiased where counts are few.
     """
     some = max(1, _WAVEFIELDS_AT_ONCE // probe.numel())
     parts = [slice(first, first + some) for first in range(0, len(placement), some)]
-    patches = [_corrections(extract_patches(object_, placement[part]), amplitude[part], probe, mask) for part in parts]
+    patches = [
+        _corrections(extract_patches(object_, placement[part]), amplitude[part], probe, mask, smoothing)
+        for part in parts
+    ]
     return add_patches(torch.cat(patches) if len(patches) > 1 else patches[0], placement)
 
 
-def _corrections(patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None) -> Tensor:
+def _corrections(
+    patches: Tensor, amplitude: Tensor, probe: Tensor, mask: Tensor | None, smoothing: float | None
+) -> Tensor:
     """Corrections of patches (n, N, N), times the conjugate probe: ``sum_k conj(P_k) (psi'_k - psi_k)`` of each."""
     wavefields = to_detector(exit_waves(patches, probe))
-    excess = amplitude / (intensity(wavefields) + SMALLEST_INTENSITY).sqrt() - 1
+    simulated = intensity(wavefields)
+    if smoothing is None:
+        excess = amplitude / (simulated + SMALLEST_INTENSITY).sqrt() - 1
+    else:
+        excess = ((amplitude.square() + smoothing) / (simulated + smoothing) - 1) / 2
     if mask is not None:
         excess = excess * mask
     return (from_detector(wavefields * excess.unsqueeze(1)) * probe.conj()).sum(1)

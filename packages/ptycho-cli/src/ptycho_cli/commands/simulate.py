@@ -12,7 +12,7 @@ from ptycho_cli.commands.parameters import Quiet
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import require_files, require_output_dir, staged
 
-ObjectKind = Literal["lines", "dead_leaves", "random_field", "siemens_star"]
+ObjectKind = Literal["lines", "dead_leaves", "random_field", "siemens_star", "fibres", "grains", "particles"]
 ProbeKind = Literal["defocused_disc", "zone_plate"]
 ScanKind = Literal["raster", "jittered", "spiral"]
 

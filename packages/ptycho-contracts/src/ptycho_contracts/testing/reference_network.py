@@ -5,7 +5,7 @@ One group at a time, written for readability: an oracle for the backends, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +94,8 @@ def passes_on_canvas(
     dampings: Sequence[float],
     momentum: float,
     good: NDArray[np.bool_] | None = None,
+    smoothing: float | None = None,
+    pull: Callable[[int, Complex], tuple[Complex, float]] | None = None,
 ) -> Complex:
     """The object (H, W) after passes without a net over subsets of a scan: the mean over the last pass (NET-5, NET-12).
 
@@ -107,21 +109,28 @@ def passes_on_canvas(
         dampings: d of each pass, over max sum_k |P_k|^2.
         momentum: Of the steps.
         good: (N, N), True where a detector pixel counts.
+        smoothing: e of the Poisson step (PRI-10), or None: steps towards the moduli.
+        pull: Gives Z and l of PRI-10 from the number of a pass and the object before it.
     """
     probe, positions = np.asarray(probe, np.complex128), np.asarray(positions_px, np.float64)
     object_ = np.asarray(object_, np.complex128)
     shape, power = (object_.shape[0], object_.shape[1]), (np.abs(probe) ** 2).sum(0)
     velocity, visited = np.zeros_like(object_), [object_]
-    for damping in dampings:
+    for number, damping in enumerate(dampings):
         visited = []
+        target, weight = (object_, 0.0) if pull is None else pull(number, object_)
         for subset in subsets:
             where = positions[subset]
             light = reference.scatter_add(np.repeat(power[None], len(where), 0), where, shape, origin_yx_px).real
             patches = reference.extract_patches(object_, where, probe.shape[-1], origin_yx_px)
             changes = np.stack(
-                [_replaced(patch, probe, amplitude[index], good) for patch, index in zip(patches, subset, strict=True)]
+                [
+                    _replaced(patch, probe, amplitude[index], good, smoothing)
+                    for patch, index in zip(patches, subset, strict=True)
+                ]
             )
-            step = reference.scatter_add(changes, where, shape, origin_yx_px) / (light + damping * power.max())
+            step = reference.scatter_add(changes, where, shape, origin_yx_px) + weight * (target - object_)
+            step = step / (light + damping * power.max() + weight)
             velocity = momentum * velocity + step
             object_ = object_ + step + momentum * velocity
             visited.append(object_)
@@ -215,10 +224,13 @@ def shuffled(image: Real) -> Real:
     return parts.reshape(channels // 4, 2 * height, 2 * width)
 
 
-def _replaced(patch: Complex, probe: Complex, amplitude: Real, good: Any) -> Complex:
-    """``sum_k conj(P_k) F^-1[psi_k (a / sqrt(I + tiny) - 1)]`` of one pattern."""
+def _replaced(patch: Complex, probe: Complex, amplitude: Real, good: Any, smoothing: float | None = None) -> Complex:
+    """``sum_k conj(P_k) F^-1[psi_k (a / sqrt(I + tiny) - 1)]`` of one pattern, or the Poisson step of PRI-10."""
     wavefields = reference.far_field(probe * patch)
-    excess = amplitude / np.sqrt((np.abs(wavefields) ** 2).sum(0) + SMALLEST_INTENSITY) - 1
+    simulated = (np.abs(wavefields) ** 2).sum(0)
+    excess = amplitude / np.sqrt(simulated + SMALLEST_INTENSITY) - 1
+    if smoothing is not None:
+        excess = ((amplitude**2 + smoothing) / (simulated + smoothing) - 1) / 2
     if good is not None:
         excess = np.where(good, excess, 0.0)
     back = np.fft.ifft2(np.fft.ifftshift(wavefields * excess, axes=(-2, -1)), norm="ortho")

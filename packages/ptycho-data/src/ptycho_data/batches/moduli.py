@@ -38,6 +38,9 @@ class ModuliStream:
             kept for further passes where that takes at most 1 GiB.
         workers: Threads that read subsets ahead.
         progress: Called as ``progress("inference", subsets done, subsets in all)``.
+
+    Attributes:
+        mean_counts: As given.
     """
 
     def __init__(
@@ -56,7 +59,7 @@ class ModuliStream:
         self._side = part
         self._kept: dict[int, NDArray[np.float32]] | None = {} if keeps else None
         self._counts = read_ahead(source.counts, list(subsets) * (1 if keeps else passes), workers=workers)
-        self._subsets, self._mean_counts, self._progress = len(subsets), mean_counts, progress
+        self._subsets, self.mean_counts, self._progress = len(subsets), mean_counts, progress
         self._done, self._steps = 0, len(subsets) * passes
 
     def __enter__(self) -> Self:
@@ -80,7 +83,7 @@ class ModuliStream:
         moduli = None if self._kept is None else self._kept.get(subset)
         if moduli is None:
             counts = central_part(next(self._counts), self._side)
-            moduli = np.sqrt(normalised_intensity(counts, self._mean_counts))
+            moduli = np.sqrt(normalised_intensity(counts, self.mean_counts))
             if self._kept is not None:
                 self._kept[subset] = moduli
         self._done += 1

@@ -51,13 +51,16 @@ def level_probe(probe: NDArray[np.complex64], side: int) -> NDArray[np.complex64
     return result
 
 
-def coarse_sides(probe: NDArray[np.complex64], *, levels: int | None, photons_per_px: float) -> list[int]:
+def coarse_sides(
+    probe: NDArray[np.complex64], *, levels: int | None, photons_per_px: float, least_energy: float = LEAST_ENERGY
+) -> list[int]:
     """Sides of the levels below full resolution, the coarsest first (PHY-35).
 
     Args:
         probe: (K, N, N) complex64.
         levels: Number of levels with the full one; default: as many as hold the probe, where there is light.
         photons_per_px: Photons per illuminated object pixel of the scan.
+        least_energy: Fraction of the probe's energy that a level holds at least.
 
     Returns:
         Sides, each half the next one, the last half of N; empty: full resolution only.
@@ -68,7 +71,7 @@ def coarse_sides(probe: NDArray[np.complex64], *, levels: int | None, photons_pe
     side = probe.shape[-1] // 2
     energy = float(power_of(probe).sum())
     while side >= LEAST_SIDE_PX and (levels is None or len(sides) < levels - 1):
-        if levels is None and float(power_of(level_probe(probe, side)).sum()) < LEAST_ENERGY * energy:
+        if levels is None and float(power_of(level_probe(probe, side)).sum()) < least_energy * energy:
             break
         sides.append(side)
         side //= 2

@@ -9,6 +9,7 @@ from ptycho_data.fitting.joint import (
     joint_reconstruction,
     to_pairs,
 )
+from ptycho_data.fitting.priors import Prior
 from ptycho_data.fitting.residual import far_field_residual
 from ptycho_data.fitting.schedules import half_cosine, rate_factor
 from ptycho_data.fitting.training import (
@@ -27,6 +28,7 @@ __all__ = [
     "Attempts",
     "JointFit",
     "JointProblem",
+    "Prior",
     "TrainingOutcome",
     "far_field_residual",
     "half_cosine",

@@ -7,7 +7,7 @@ the mixed states of [MixedStates] (specs/references.md). Framework-free: a backe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -19,6 +19,7 @@ from ptycho_data.canvas import Sites, last_start_yx
 from ptycho_data.checksums import Checksum, raw, sha256_of
 from ptycho_data.fitting.checkpoints import CheckpointPlan
 from ptycho_data.fitting.loop import Arrays, Fit, History, fit_loop
+from ptycho_data.fitting.priors import Prior
 from ptycho_data.fitting.probes import orthogonal_modes
 from ptycho_data.stages import Progress
 
@@ -41,6 +42,7 @@ class JointProblem:
         mean_counts: Mean photons per pattern.
         loss: ``"amplitude"`` or ``"poisson"``.
         rates: Steps of object, probe modes, positions and background; 0 keeps one as it is.
+        prior: Of the object, or None.
     """
 
     source: PatternSource
@@ -50,6 +52,7 @@ class JointProblem:
     mean_counts: float
     loss: str
     rates: tuple[float, float, float, float]
+    prior: Prior | None = None
 
     @cached_property
     def _unit_probe(self) -> NDArray[np.complex128]:
@@ -117,6 +120,7 @@ def joint_reconstruction(
     position_learning_rate: float = 0.0,
     background_learning_rate: float = 0.0,
     object_start: NDArray[np.complex64] | None = None,
+    prior: Prior | None = None,
     max_seconds: float | None = None,
     validation: NDArray[np.int64] | None = None,
     patience: int | None = None,
@@ -139,6 +143,7 @@ def joint_reconstruction(
         position_learning_rate: Step in pixels; 0 keeps the positions. They stay on the canvas.
         background_learning_rate: Step in units of the root mean intensity of a pixel; 0 fits none.
         object_start: (H, W) complex for a probe of unit energy; default: empty space.
+        prior: Of the object; default: none.
         max_seconds: The schedule ends after this wall time, if not earlier.
         validation: Patterns that are not fitted, and whose loss selects the epoch that is returned.
         patience: Epochs without a lower validation loss before the fit stops; default: never.
@@ -151,7 +156,7 @@ def joint_reconstruction(
     """
     start = np.ones(sites.shape, np.complex64) if object_start is None else np.array(object_start, np.complex64)
     rates = (object_learning_rate, probe_learning_rate, position_learning_rate, background_learning_rate)
-    problem = JointProblem(source, sites, probe, start, mean_counts, loss, rates)
+    problem = JointProblem(source, sites, probe, start, mean_counts, loss, rates, prior)
     kept = None
     if checkpoints is not None:
         options: dict[str, Any] = {
@@ -160,6 +165,7 @@ def joint_reconstruction(
             "seed": seed,
             "max_seconds": max_seconds,
             "patience": patience,
+            "prior": None if prior is None else asdict(prior),
         }
         kept = checkpoints.opened(joint_facts(problem, indices, validation, **options))
     fit = make(problem)
@@ -175,6 +181,7 @@ def joint_reconstruction(
         checkpoints=kept,
         progress=progress,
         stage=stage,
+        prior=prior,
     )
     return _outcome(problem, fit.parameters(), indices, history)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import Problem, WorkFailedError
 
 from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken
+from ptycho_data.fitting.priors import JUDGED_GAIN, RELEASED, TARGETS_PER_EPOCH, Prior
 from ptycho_data.fitting.schedules import half_cosine
 from ptycho_data.stages import Progress
 
@@ -54,8 +55,11 @@ class Fit(Protocol):
     def step(self, rows: NDArray[np.int64], *, factor: float, positions_move: bool) -> Any:
         """One step on these patterns, rates times ``factor``; the loss before it, as anything that ``float`` takes."""
 
+    def set_prior(self, fraction: float) -> None:
+        """Let the prior act on the next steps as it does at this fraction of the fit, with the present object."""
+
     def loss(self, rows: NDArray[np.int64]) -> float:
-        """Loss of these patterns; changes nothing."""
+        """Loss of these patterns, without a prior; changes nothing."""
 
     def parameters(self) -> Arrays:
         """All parameters by the names of CKP-3."""
@@ -83,6 +87,7 @@ def fit_loop(
     checkpoints: Checkpoints | None = None,
     progress: Progress | None = None,
     stage: str = "reconstruction",
+    prior: Prior | None = None,
 ) -> History:
     """Run all steps of a fit; it then holds the result.
 
@@ -95,6 +100,7 @@ def fit_loop(
         patience: Epochs without a lower validation loss before the fit stops.
         checkpoints: Where the state is kept, and what to resume from.
         progress: Called as ``progress(stage, steps done, steps in all)``.
+        prior: Of the object; default: none.
 
     Raises:
         WorkFailedError: the fit diverged, or a checkpoint could not be written.
@@ -102,7 +108,7 @@ def fit_loop(
     """
     validation = np.sort(validation) if validation is not None and len(validation) else None
     loop = _Loop(
-        fit, indices, validation, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage
+        fit, indices, validation, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage, prior
     )
     return loop.run()
 
@@ -122,6 +128,7 @@ class _Loop:
     checkpoints: Checkpoints | None
     progress: Progress | None
     stage: str
+    prior: Prior | None
     losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     best_epoch: int = 0
@@ -169,6 +176,9 @@ class _Loop:
                 return False
             fraction = max(done / steps, min(elapsed, 1.0))
             factor = half_cosine(fraction)
+            if self.prior is not None and (done - epoch * batches) % math.ceil(batches / TARGETS_PER_EPOCH) == 0:
+                # Also at the first step of an epoch, where a fit may resume: what the prior draws to is not kept.
+                self.fit.set_prior(fraction)
             values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=fraction >= _POSITIONS_WAIT))
             if self.progress is not None:
                 self.progress(self.stage, done + 1, steps)
@@ -188,7 +198,9 @@ class _Loop:
         value = float(np.mean([self.fit.loss(rows) for rows in np.array_split(self.validation, batches)]))
         if not math.isfinite(value):
             raise self._diverged(f"a validation loss of {value} in epoch {len(self.val_losses) + 1}")
-        lower = not self.val_losses or value < self.val_losses[self.best_epoch - 1]
+        released = self.prior is not None and self.prior.released(len(self.losses) / self.epochs)
+        gain = JUDGED_GAIN if released and self.best_epoch <= RELEASED * self.epochs else 1.0
+        lower = not self.val_losses or value < gain * self.val_losses[self.best_epoch - 1]
         self.val_losses.append(value)
         if lower:
             self.best_epoch, self.best = len(self.val_losses), self.fit.parameters()

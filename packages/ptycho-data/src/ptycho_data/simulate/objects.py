@@ -95,6 +95,71 @@ def random_field(
     return _compose(amplitude, phase, amplitude_range, phase_range_rad, blur_px)
 
 
+def fibres(
+    shape: tuple[int, int],
+    *,
+    seed: Seed,
+    n_fibres: int | None = None,
+    thickness_px: Range = (2.0, 16.0),
+    amplitude_range: Range = AMPLITUDE_RANGE,
+    phase_range_rad: Range = PHASE_RANGE_RAD,
+    blur_px: float = 0.8,
+) -> NDArray[np.complex64]:
+    """Bent round fibres that cross one another; other arguments as in :func:`lines`.
+
+    Args:
+        n_fibres: By default one for 800 px^2, at least 6.
+        thickness_px: Least and largest thickness, log-uniform between.
+    """
+    _check(shape, amplitude_range, phase_range_rad, blur_px)
+    count = max(6, shape[0] * shape[1] // 800) if n_fibres is None else n_fibres
+    drawings = textures.fibres(shape, np.random.default_rng(seed), n_fibres=count, thickness_px=thickness_px)
+    return _compose(*drawings, amplitude_range, phase_range_rad, blur_px)
+
+
+def grains(
+    shape: tuple[int, int],
+    *,
+    seed: Seed,
+    size_px: float = 16.0,
+    boundary_px: float = 2.0,
+    amplitude_range: Range = AMPLITUDE_RANGE,
+    phase_range_rad: Range = PHASE_RANGE_RAD,
+    blur_px: float = 0.8,
+) -> NDArray[np.complex64]:
+    """Grains of a polycrystal with their boundaries; other arguments as in :func:`lines`.
+
+    Args:
+        size_px: Mean distance of grains.
+        boundary_px: Width of a boundary; 0 for none.
+    """
+    _check(shape, amplitude_range, phase_range_rad, blur_px)
+    drawings = textures.grains(shape, np.random.default_rng(seed), size_px=size_px, boundary_px=boundary_px)
+    return _compose(*drawings, amplitude_range, phase_range_rad, blur_px)
+
+
+def particles(
+    shape: tuple[int, int],
+    *,
+    seed: Seed,
+    radius_px: Range | None = None,
+    cover: float = 0.6,
+    amplitude_range: Range = AMPLITUDE_RANGE,
+    phase_range_rad: Range = PHASE_RANGE_RAD,
+    blur_px: float = 0.8,
+) -> NDArray[np.complex64]:
+    """Spheres on empty ground, overlapping in projection; other arguments as in :func:`lines`.
+
+    Args:
+        radius_px: Least and largest radius; by default 3 px to a sixth of the shorter side.
+        cover: Summed area of the spheres in units of the object's area.
+    """
+    _check(shape, amplitude_range, phase_range_rad, blur_px)
+    radii = (3.0, max(6.0, min(shape) / 6)) if radius_px is None else radius_px
+    amplitude, phase = textures.particles(shape, np.random.default_rng(seed), radius_px=radii, cover=cover)
+    return _compose(-amplitude, -phase, amplitude_range, phase_range_rad, blur_px)
+
+
 def siemens_star(
     shape: tuple[int, int],
     *,
@@ -118,7 +183,15 @@ def siemens_star(
 
 
 OBJECTS: Mapping[str, Callable[..., NDArray[np.complex64]]] = MappingProxyType(
-    {"lines": lines, "dead_leaves": dead_leaves, "random_field": random_field, "siemens_star": siemens_star}
+    {
+        "lines": lines,
+        "dead_leaves": dead_leaves,
+        "random_field": random_field,
+        "siemens_star": siemens_star,
+        "fibres": fibres,
+        "grains": grains,
+        "particles": particles,
+    }
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import fft, ndimage
+from scipy import fft, ndimage, spatial
 
 Image = NDArray[np.float64]
 
@@ -78,6 +78,62 @@ def leaves(
                 drawing[box][leaf] = values[which]
         painted += np.pi * radius**2
     return drawings
+
+
+def fibres(
+    shape: tuple[int, int], rng: np.random.Generator, *, n_fibres: int, thickness_px: tuple[float, float]
+) -> tuple[Image, Image]:
+    """Two drawings of the same bent round fibres: arcs of circles whose value is the thickness along the beam."""
+    first, second = np.zeros(shape), np.zeros(shape)
+    diagonal = float(np.hypot(*shape))
+    y, x = _grid((slice(0, shape[0]), slice(0, shape[1])), np.zeros(2))
+    for _ in range(n_fibres):
+        radius = diagonal * np.exp(rng.uniform(np.log(0.1), np.log(4.0)))
+        half_width = 0.5 * np.exp(rng.uniform(*np.log(thickness_px)))
+        through, angle, values = rng.uniform((0, 0), shape), rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1, 2)
+        centre = through + radius * np.array([np.sin(angle), np.cos(angle)])
+        distance = np.abs(np.hypot(y - centre[0], x - centre[1]) - radius) / half_width
+        thickness = np.sqrt(np.clip(1 - distance**2, 0, 1))
+        first += values[0] * thickness
+        second += values[1] * thickness
+    return first, second
+
+
+def grains(
+    shape: tuple[int, int], rng: np.random.Generator, *, size_px: float, boundary_px: float
+) -> tuple[Image, Image]:
+    """Two drawings of the same polycrystal: nearest-seed cells, each with a value and a slope, and their boundaries."""
+    count = max(4, round(shape[0] * shape[1] / size_px**2))
+    seeds = rng.uniform((0, 0), shape, (count, 2))
+    y, x = np.meshgrid(np.arange(shape[0]), np.arange(shape[1]), indexing="ij")
+    distances, cells = spatial.cKDTree(seeds).query(np.stack((y, x), axis=-1), k=2)
+    inside = np.clip((distances[..., 1] - distances[..., 0]) / max(boundary_px, 1e-9), 0, 1)
+    cell = cells[..., 0]
+    offsets = np.stack((y, x), axis=-1) - seeds[cell]
+    drawings = []
+    for _ in range(2):
+        slopes = rng.normal(0, 0.3 / size_px, (count, 2))
+        drawings.append((rng.uniform(0, 1, count)[cell] + (offsets * slopes[cell]).sum(-1)) * inside)
+    return drawings[0], drawings[1]
+
+
+def particles(
+    shape: tuple[int, int], rng: np.random.Generator, *, radius_px: tuple[float, float], cover: float
+) -> tuple[Image, Image]:
+    """Two drawings of the same spheres, added up: the value is the thickness along the beam. Radii as of leaves."""
+    first, second = np.zeros(shape), np.zeros(shape)
+    small, large = radius_px
+    painted = 0.0
+    while painted < cover * shape[0] * shape[1]:
+        radius = (small**-2 - rng.uniform() * (small**-2 - large**-2)) ** -0.5
+        centre, share = rng.uniform((0, 0), shape), rng.uniform(0, 1, 2)
+        box = _box(shape, centre, np.full(2, radius))
+        y, x = _grid(box, centre)
+        thickness = np.sqrt(np.clip(radius**2 - y**2 - x**2, 0, None))
+        first[box] += share[0] * thickness
+        second[box] += share[1] * thickness
+        painted += np.pi * radius**2
+    return first, second
 
 
 def star(shape: tuple[int, int], rng: np.random.Generator, *, spokes: int) -> Image:

@@ -15,7 +15,7 @@ from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
-from ptycho_data.fitting import JointFit, TrainingOutcome
+from ptycho_data.fitting import JointFit, Prior, TrainingOutcome
 from ptycho_data.stages import Progress
 
 
@@ -74,6 +74,7 @@ class CanvasTask:
         device: From :meth:`Backend.device`.
         bad_pixels: (N, N), zero frequency at [N // 2, N // 2], or None.
         start: (H, W) object to begin with, or None: empty space.
+        prior: Of the object, in passes without a network, or None.
     """
 
     moduli: ModuliStream
@@ -82,10 +83,23 @@ class CanvasTask:
     device: str = "cpu"
     bad_pixels: NDArray[np.bool_] | None = None
     start: NDArray[np.complex64] | None = None
+    prior: Prior | None = None
 
     def first_object(self) -> NDArray[np.complex64]:
         """(H, W) start, or empty space."""
         return np.ones(self.sites.shape, np.complex64) if self.start is None else self.start
+
+    @staticmethod
+    def pulls_anew(number: int) -> bool:
+        """Whether the prior's network is applied before the pass of this number: before every other one."""
+        return number > 0 and number % 2 == 0
+
+    def pull(self, fraction: float) -> tuple[float, float]:
+        """Noise level at a fraction of the passes, and the weight of the prior in each step beside the illumination
+        (PRI-10)."""
+        assert self.prior is not None
+        per_pattern = len(self.sites) * self.prior.strength(fraction, "poisson") / 4
+        return self.prior.sigma(fraction), per_pattern / len(self.subsets)
 
 
 class Backend(Protocol):

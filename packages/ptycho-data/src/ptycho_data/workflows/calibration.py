@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig
 
 from ptycho_data.batches import PatternSource
-from ptycho_data.canvas import canvas_geometry, scan_sites
+from ptycho_data.canvas import canvas_geometry, illumination, photons_per_pixel, scan_sites
 from ptycho_data.fitting import JointFit
 from ptycho_data.fitting.probe_estimation import ProbeFit, Solver
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.stages import Progress
 from ptycho_data.workflows.backend import Backend
+from ptycho_data.workflows.joint_fit import loss_for
 from ptycho_data.workflows.options import joint_options
 
 
@@ -36,6 +37,7 @@ def _fit(
     progress: Progress | None,
 ) -> JointFit:
     sites = scan_sites(positions_px, canvas_geometry(positions_px, source.N), source.N)
+    photons_per_px = photons_per_pixel(illumination(normalised_probe(probe, 1.0), sites), mean_counts * len(source))
     return backend.joint_fit(
         source,
         sites,
@@ -46,7 +48,7 @@ def _fit(
         device=device,
         progress=progress,
         stage=stage,
-        **joint_options(config),
+        **{**joint_options(config), "loss": loss_for(config.loss, photons_per_px)},
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,30 +14,17 @@ from ptycho_contracts.physics import COARSE_PASSES
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Reconstruction
 
-from ptycho_data.batches import GroupBatches, ModuliStream
-from ptycho_data.canvas import (
-    CanvasGeometry,
-    Sites,
-    Stitcher,
-    canvas_geometry,
-    central_part,
-    coarse_sides,
-    illumination,
-    level_probe,
-    on_level,
-    photons_per_pixel,
-    scan_sites,
-    sparse_subsets,
-)
+from ptycho_data.batches import GroupBatches
+from ptycho_data.canvas import Stitcher, coarse_sides
 from ptycho_data.canvas.illumination import power_of
 from ptycho_data.checks.requirements import require_probe
 from ptycho_data.checksums import sha256_of
 from ptycho_data.fitting.checkpoints import checkpoint_plan
 from ptycho_data.fitting.probes import normalised_probe, with_modes
-from ptycho_data.grouping import validation_indices
 from ptycho_data.stages import Progress, Stages
-from ptycho_data.workflows.backend import Backend, CanvasTask, Model
-from ptycho_data.workflows.options import joint_options
+from ptycho_data.workflows.backend import Backend, Model
+from ptycho_data.workflows.joint_fit import Start, guidance, guided, guided_fit
+from ptycho_data.workflows.levels import Level, continued, lifted, light_of, object_from_levels
 from ptycho_data.workflows.payloads import InferencePayload
 from ptycho_data.workflows.prepared_scan import PreparedScan, assembly_of, inference_groups, prepare_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
@@ -80,9 +66,6 @@ def infer(
     stages = Stages()
     hold_out = config.hold_out if payload.hold_out is None else payload.hold_out
     prepared = prepare_scan(payload.scan, hold_out, config.seed, correct_positions=config.correct_positions)
-    fitted, validating = validation_indices(
-        prepared.used, config.val_fraction if validation is None else validation, config.seed
-    )
     versions = all_versions(backend.versions())
     plan = checkpoint_plan(
         checkpoint if config.refine else None,
@@ -129,29 +112,26 @@ def infer(
     levels = [*sides, prepared.source.N] if assembly == "canvas" else None
     results: Summary = {"assembly": assembly, "levels_px": levels, "net_corrects": corrected, "network": of_network}
     if config.refine:
-        options = ReconstructionConfig(
-            seed=config.seed, correct_positions=config.correct_positions, fit_background=config.fit_background
-        )
+        names = ("seed", "correct_positions", "fit_background", "prior", "prior_weight")
+        options = ReconstructionConfig(**{name: getattr(config, name) for name in names})
+        guide = guided(prepared, probe, options, validation=config.val_fraction if validation is None else validation)
+        begin = Start(object_, probe)
         with stages.measure("refinement"):
-            fit = backend.joint_fit(
-                prepared.source,
-                prepared.sites,
-                probe,
-                indices=fitted,
-                mean_counts=prepared.mean_counts,
+            fit = guided_fit(
+                backend,
+                prepared,
+                begin,
+                guide,
                 epochs=config.refine,
-                object_start=object_,
+                patience=execution.early_stop_patience,
+                checkpoints=plan,
                 device=device,
                 progress=progress,
                 stage="refinement",
-                validation=validating,
-                patience=execution.early_stop_patience,
-                checkpoints=plan,
-                **joint_options(options),
             )
         object_, probe, background = fit.object, fit.probe, fit.background
-        prepared, of_fit = after_joint_fit(prepared, fit, fitted)
-        results |= of_fit
+        prepared, of_fit = after_joint_fit(prepared, fit, guide.fitted)
+        results |= of_fit | {"prior": guidance(guide, begin, fit, prepared.source.N)["prior"]}
     with stages.measure("residuals"):
         results |= residuals(prepared, residual_of(backend, prepared, object_, probe, background, device=device))
     summary = inference_summary(payload, prepared, probe, stages, versions=versions, device=device, results=results)
@@ -160,9 +140,7 @@ def infer(
 
 def levels_of(prepared: PreparedScan, probe: NDArray[np.complex64], levels: int | None) -> list[int]:
     """Sides of the coarse levels that a scan is inferred at, the coarsest first (PHY-35)."""
-    light = illumination(probe, prepared.sites[prepared.used])
-    photons = prepared.mean_counts * len(prepared.used)
-    return coarse_sides(probe, levels=levels, photons_per_px=photons_per_pixel(light, photons))
+    return coarse_sides(probe, levels=levels, photons_per_px=light_of(prepared, probe))
 
 
 def _explaining_best(
@@ -209,65 +187,22 @@ def estimates_on_canvas(
         (H, W) complex64, for a probe of unit energy: the network's object; with coarse levels, before it the same
         without the last net's correction.
     """
-    probe, bad_pixels = model.probe_array(), prepared.source.bad_pixels
-    rounds = 1 if coarse else model.config.iterations
-    levels = [_Level.of(prepared, probe, side, batch_size) for side in (*coarse, prepared.source.N)]
-    passes = [COARSE_PASSES.passes] * len(coarse) + [rounds * model.config.passes]
-    total = sum(count * len(level.subsets) for count, level in zip(passes, levels, strict=True))
-    done, below, object_ = 0, None, None
-    for level, count in zip(levels, passes, strict=True):
-        if below is not None and object_ is not None:
-            object_ = on_level(object_, below.geometry, level.geometry, ratio=below.side / level.side)
-        moduli = ModuliStream(
-            prepared.source,
-            [prepared.used[subset] for subset in level.subsets],
-            passes=count,
-            mean_counts=prepared.mean_counts,
-            side=level.side,
-            workers=num_workers,
-            progress=_continued(progress, done, total),
-        )
-        task = CanvasTask(
-            moduli=moduli,
-            sites=level.sites,
-            subsets=level.subsets,
-            device=device,
-            bad_pixels=None if bad_pixels is None else central_part(bad_pixels, level.side),
-            start=object_,
-        )
-        with moduli:
-            if level is levels[-1]:
-                return backend.infer_canvas(model, task)
-            object_ = backend.passes_on_canvas(level.probe, task, COARSE_PASSES)
-        done, below = done + count * len(level.subsets), level
-    raise AssertionError("full resolution is the last level")
-
-
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """A resolution of a scan (PHY-34): side of its patterns, probe, canvas, sites of the used patterns, subsets."""
-
-    side: int
-    probe: NDArray[np.complex64]
-    geometry: CanvasGeometry
-    sites: Sites
-    subsets: list[NDArray[np.int64]]
-
-    @classmethod
-    def of(cls, prepared: PreparedScan, probe: NDArray[np.complex64], side: int, most: int | None) -> _Level:
-        N, geometry, positions_px = prepared.source.N, prepared.geometry, prepared.positions_px
-        if side < N:
-            positions_px = positions_px * (side / N)
-            probe, geometry = level_probe(probe, side), canvas_geometry(positions_px, side)
-        sites = scan_sites(positions_px[prepared.used], geometry, side)
-        return cls(side, probe, geometry, sites, sparse_subsets(probe, sites, most=most))
-
-
-def _continued(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """The progress of one level as a part of all of them."""
-    if progress is None:
-        return None
-    return lambda stage, done, _: progress(stage, before + done, total)
+    probe, N = model.probe_array(), prepared.source.N
+    below = [Level.of(prepared, probe, side, batch_size) for side in coarse]
+    finest = Level.of(prepared, probe, N, batch_size)
+    passes = (1 if coarse else model.config.iterations) * model.config.passes
+    coarse_steps = sum(COARSE_PASSES.passes * len(level.subsets) for level in below)
+    total = coarse_steps + passes * len(finest.subsets)
+    reading: dict[str, Any] = {"num_workers": num_workers, "device": device}
+    start = None
+    if below:
+        reported = continued(progress, 0, total)
+        object_ = object_from_levels(backend, prepared, below, COARSE_PASSES, **reading, progress=reported)
+        start = lifted(object_, below[-1], finest)
+    reported = continued(progress, coarse_steps, total)
+    task = finest.task(prepared, passes=passes, **reading, start=start, progress=reported)
+    with task.moduli:
+        return backend.infer_canvas(model, task)
 
 
 def infer_by_groups(

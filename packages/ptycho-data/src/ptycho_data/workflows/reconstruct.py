@@ -15,11 +15,11 @@ from ptycho_data.files import read_scan
 from ptycho_data.fitting.checkpoints import checkpoint_plan
 from ptycho_data.fitting.probe_estimation import find_probe
 from ptycho_data.fitting.probes import with_modes
-from ptycho_data.grouping import HoldOut, validation_indices
+from ptycho_data.grouping import HoldOut
 from ptycho_data.stages import Progress, Stages
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.calibration import solver
-from ptycho_data.workflows.options import joint_options
+from ptycho_data.workflows.joint_fit import guidance, guided, guided_fit, start_from_levels
 from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, reconstruction_summary, residuals
@@ -65,9 +65,6 @@ def reconstruct(
     prepared = prepare_scan(
         scan, config.hold_out if hold_out is None else hold_out, config.seed, correct_positions=config.correct_positions
     )
-    fitted, validating = validation_indices(
-        prepared.used, config.val_fraction if validation is None else validation, config.seed
-    )
     versions = all_versions(backend.versions())
     plan = checkpoint_plan(
         checkpoint,
@@ -90,23 +87,28 @@ def reconstruct(
                 config=config,
                 progress=progress,
             )
+    modes = with_modes(start, config.modes)
+    guide = guided(prepared, modes, config, validation=config.val_fraction if validation is None else validation)
+    with stages.measure("coarse levels"):
+        exact = scan.probe if scan.probe_kind == "exact" else None
+        begin = start_from_levels(
+            backend, prepared, modes, guide, exact=exact, levels=config.levels, device=device, progress=progress
+        )
     with stages.measure("reconstruction"):
-        fit = backend.joint_fit(
-            prepared.source,
-            prepared.sites,
-            with_modes(start, config.modes),
-            indices=fitted,
-            mean_counts=prepared.mean_counts,
+        fit = guided_fit(
+            backend,
+            prepared,
+            begin,
+            guide,
             epochs=config.epochs,
             max_seconds=config.max_seconds,
-            device=device,
-            validation=validating,
             patience=execution_config.early_stop_patience,
             checkpoints=plan,
+            device=device,
             progress=progress,
-            **joint_options(config),
         )
-    prepared, results = after_joint_fit(prepared, fit, fitted)
+    prepared, results = after_joint_fit(prepared, fit, guide.fitted)
+    results |= guidance(guide, begin, fit, prepared.source.N)
     with stages.measure("residuals"):
         residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
         results |= residuals(prepared, residual)
@@ -119,9 +121,9 @@ def reconstruct(
         execution=execution_config,
         versions=versions,
         device=device,
-        fitted=len(fitted),
+        fitted=len(guide.fitted),
         search=search,
         results=results,
     )
     # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.
-    return reconstruction_of(prepared, fit.object, fit.probe, fitted), summary
+    return reconstruction_of(prepared, fit.object, fit.probe, guide.fitted), summary
