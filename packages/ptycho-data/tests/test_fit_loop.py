@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, WorkFailedError
 from ptycho_data import tensor_files
 from ptycho_data.canvas import canvas_geometry, scan_sites
-from ptycho_data.fitting import loop
+from ptycho_data.fitting import Prior, loop
 from ptycho_data.fitting.checkpoints import Checkpoints
 from ptycho_data.fitting.joint import JointProblem, joint_facts
 from ptycho_data.fitting.loop import fit_loop
@@ -347,3 +348,50 @@ class TestValidationIndices:
     def test_none_left_to_fit(self):
         with pytest.raises(ContractError, match=r"val_fraction: .*selection\.no_fit"):
             validation_indices(np.array([7]), 0.1, 0)
+
+
+class GuidedFit(MeanFit):
+    """Notes when its prior is set, and has given validation losses."""
+
+    def __init__(self, losses=()) -> None:
+        super().__init__(np.zeros(10))
+        self.given, self.set_at = list(losses), []
+
+    def set_prior(self, fraction):
+        self.set_at.append((self.taken, fraction))
+
+    def loss(self, rows):
+        return self.given.pop(0) if self.given and len(rows) == 3 else 1.0
+
+
+PRIOR = Prior("network", photons=1e4, photons_per_px=10.0)
+
+
+def test_a_prior_acts_anew_at_the_start_and_in_the_middle_of_every_epoch():
+    """PRI-8: also where a fit may resume."""
+    fit = GuidedFit()
+    fitted(fit, epochs=2, batch_size=2, prior=PRIOR)
+    assert [taken for taken, _ in fit.set_at] == [0, 3, 5, 8]
+    assert [fraction for _, fraction in fit.set_at] == pytest.approx([0, 0.3, 0.5, 0.8])
+    none = GuidedFit()
+    fitted(none, epochs=2, batch_size=2)
+    assert none.set_at == []
+
+
+@pytest.mark.parametrize(("last", "best"), [(0.97, 10), (0.99, 7)])
+def test_an_epoch_without_the_prior_must_be_clearly_better(last, best):
+    """PRI-12: after 80 % of the epochs; below .98 of the lowest loss before."""
+    losses = [2.0] * 6 + [1.0, 1.1, 1.0, last]
+    history = fitted(
+        GuidedFit(losses),
+        indices=PATTERNS[:7],
+        epochs=10,
+        batch_size=7,
+        validation=PATTERNS[7:],
+        prior=replace(PRIOR, judged=True),
+    )
+    assert history.best_epoch == best
+    plain = fitted(
+        GuidedFit(losses), indices=PATTERNS[:7], epochs=10, batch_size=7, validation=PATTERNS[7:], prior=PRIOR
+    )
+    assert plain.best_epoch == 10

@@ -198,8 +198,8 @@ class _Loop:
         value = float(np.mean([self.fit.loss(rows) for rows in np.array_split(self.validation, batches)]))
         if not math.isfinite(value):
             raise self._diverged(f"a validation loss of {value} in epoch {len(self.val_losses) + 1}")
-        released = self.prior is not None and self.prior.released(len(self.losses) / self.epochs)
-        gain = JUDGED_GAIN if released and self.best_epoch <= RELEASED * self.epochs else 1.0
+        judged, acts = self.prior is not None and self.prior.judged, RELEASED * self.epochs
+        gain = JUDGED_GAIN if judged and self.best_epoch <= acts < len(self.losses) else 1.0
         lower = not self.val_losses or value < gain * self.val_losses[self.best_epoch - 1]
         self.val_losses.append(value)
         if lower:
