@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ptycho_cli.backends import load_backend
 from ptycho_contracts.physics import PRIOR_PASSES
+from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import reference_network, reference_prior
 from ptycho_data.batches import ModuliStream
 from ptycho_data.canvas import canvas_geometry, scan_sites, sparse_subsets
@@ -191,3 +192,33 @@ class Priors:
         """PHY-29, with coarse levels and the prior."""
         first, again = (package.reconstruct(dim, **FEW)[0].object for _ in range(2))
         np.testing.assert_array_equal(first, again)
+
+    def test_pretrained_images_a_scan_without_a_training(self, package, dim):
+        """IMG-9: as a reconstruction with the prior; the same bits again; with an exact probe nothing is calibrated."""
+        image, summary = package.infer("pretrained", dim, accelerator="cpu")
+        again, _ = package.infer("pretrained", dim, accelerator="cpu")
+        np.testing.assert_array_equal(image.object, again.object)
+        reference = package.reconstruct(dim, prior="network", modes=1, epochs=20, accelerator="cpu")[0]
+        assert squared_error(image, dim) < 1.3 * squared_error(reference, dim)
+        assert summary["levels_px"] == [16, 32]
+        assert summary["probe"]["source"] == "scan"
+        assert summary["pretrained"]["prior"]["settings"]["seed"] == 0
+        assert "calibration" not in summary["cpu_seconds"]
+
+    def test_pretrained_calibrates_a_guess(self, package):
+        """IMG-9: modes without power are left out."""
+        scan = simulate(n_patterns=200, step_px=4.0, N=32, photons_per_pattern=1e5, seed=6)
+        defocus = np.exp(0.4j * np.pi * 32 * np.add.outer(np.fft.fftfreq(32) ** 2, np.fft.fftfreq(32) ** 2))
+        wrong = np.fft.ifft2(np.fft.fft2(scan.probe) * defocus).astype(np.complex64)
+        image, summary = package.infer("pretrained", replace(scan, probe=wrong, probe_kind="guess"), accelerator="cpu")
+        assert len(image.probe) == 1
+        assert "calibration" in summary["cpu_seconds"]
+        assert summary["residual"]["used"] < 2 * summary["poisson_floor"]["used"]
+
+    def test_pretrained_has_a_canvas_and_takes_refinement(self, package, dim):
+        """IMG-9."""
+        with pytest.raises(ContractError, match=r"inference\.assembly"):
+            package.infer("pretrained", dim, assembly="groups", accelerator="cpu")
+        image, summary = package.infer("pretrained", dim, refine=3, prior="network", accelerator="cpu")
+        assert summary["prior"]["kind"] == "network"
+        assert squared_error(image, dim) < 0.02

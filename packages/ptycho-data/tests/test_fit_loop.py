@@ -382,16 +382,6 @@ def test_a_prior_acts_anew_at_the_start_and_in_the_middle_of_every_epoch():
 def test_an_epoch_without_the_prior_must_be_clearly_better(last, best):
     """PRI-12: after 80 % of the epochs; below .98 of the lowest loss before."""
     losses = [2.0] * 6 + [1.0, 1.1, 1.0, last]
-    history = fitted(
-        GuidedFit(losses),
-        indices=PATTERNS[:7],
-        epochs=10,
-        batch_size=7,
-        validation=PATTERNS[7:],
-        prior=replace(PRIOR, judged=True),
-    )
-    assert history.best_epoch == best
-    plain = fitted(
-        GuidedFit(losses), indices=PATTERNS[:7], epochs=10, batch_size=7, validation=PATTERNS[7:], prior=PRIOR
-    )
-    assert plain.best_epoch == 10
+    options = {"indices": PATTERNS[:7], "epochs": 10, "batch_size": 7, "validation": PATTERNS[7:]}
+    assert fitted(GuidedFit(losses), prior=replace(PRIOR, judged=True), **options).best_epoch == best
+    assert fitted(GuidedFit(losses), prior=PRIOR, **options).best_epoch == 10

@@ -32,10 +32,16 @@ from ptycho_cli.output.report import Summary, described_files, published
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
 
+SHIPPED = "pretrained"
+"""``ptycho_data.workflows.pretrained.PRETRAINED``, whose import is left to the work."""
+
 
 @with_options(INFER_OPTIONS)
 def infer(
-    model: Annotated[Path, Parameter(help="Bundle written by `train`.")],
+    model: Annotated[
+        Path,
+        Parameter(help="Bundle written by `train`, or `pretrained`: the learned prior that is shipped, for any scan."),
+    ],
     data: Annotated[Path, Parameter(help="Scan to infer.")],
     /,
     *,
@@ -82,7 +88,8 @@ def run_infer(
     resolved = resolve(INFER_SECTIONS, {"explicit": overrides})
     require_validation(overrides, resolved[InferenceConfig].val_fraction)
     require_output_dir(output_dir)
-    require_files([("Model archive", model), ("Data file", data)])
+    files = [data] if str(model) == SHIPPED else [model, data]
+    require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
     worker = load_backend(backend)
@@ -90,7 +97,7 @@ def run_infer(
 
     scan = read_scan(data, **reading(overrides))
     payload = worker.create_inference_payload(model, scan, output_dir, overrides=dict(overrides), execution_config=None)
-    inputs = described_files([model, data])
+    inputs = described_files(files)
     with progress_for(payload.execution_config, progress) as callback:
         result, report = worker.infer(payload, **kept, progress=callback)
     return published(output_dir, command, inputs, result, report)

@@ -27,6 +27,8 @@ from ptycho_data.workflows.joint_fit import Start, guidance, guided, guided_fit
 from ptycho_data.workflows.levels import Level, continued, lifted, light_of, object_from_levels
 from ptycho_data.workflows.payloads import InferencePayload
 from ptycho_data.workflows.prepared_scan import PreparedScan, assembly_of, inference_groups, prepare_scan
+from ptycho_data.workflows.pretrained import PretrainedModel
+from ptycho_data.workflows.prior_imaging import image_with_prior, probe_of
 from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, inference_summary, residuals
 
@@ -77,10 +79,26 @@ def infer(
         versions=versions,
         model=sha256_of(*model.weight_arrays().values()),
     )
-    if config.probe_source == "file":
+    shipped = isinstance(model, PretrainedModel)
+    if shipped:
+        probe = probe_of(
+            backend, payload.scan, prepared, seed=config.seed, stages=stages, device=device, progress=progress
+        )
+        model = model.with_probe(probe)
+    elif config.probe_source == "file":
         given = require_probe(payload.scan, "infer with `probe_source=file`")
         model = model.with_probe(normalised_probe(with_modes(given, payload.pt_model_config.modes), 1.0))
     assembly = assembly_of(config.assembly, payload.pt_model_config.architecture, model.infers_whole_canvas)
+    if shipped and assembly == "groups":
+        raise ContractError(
+            Problem(
+                "inference.assembly",
+                "inference.assembly",
+                "a canvas for the model 'pretrained', which takes all patterns at once",
+                "'groups'",
+                "leave `assembly` out",
+            )
+        )
     if config.levels is not None and assembly == "groups":
         raise ContractError(
             Problem(
@@ -100,7 +118,9 @@ def infer(
     sides: list[int] = []
     corrected = True
     with stages.measure("inference"):
-        if assembly == "canvas":
+        if shipped:
+            object_, sides = image_with_prior(backend, prepared, model.probe_array(), levels=config.levels, **reading)
+        elif assembly == "canvas":
             sides = levels_of(prepared, model.probe_array(), config.levels)
             estimates = estimates_on_canvas(backend, model, prepared, coarse=sides, **reading)
             object_, corrected = _explaining_best(backend, prepared, estimates, model.probe_array(), device)
@@ -111,6 +131,8 @@ def infer(
     of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device))
     levels = [*sides, prepared.source.N] if assembly == "canvas" else None
     results: Summary = {"assembly": assembly, "levels_px": levels, "net_corrects": corrected, "network": of_network}
+    if shipped:
+        results |= {"net_corrects": None, "pretrained": dict(payload.bundle.provenance)}
     if config.refine:
         names = ("seed", "correct_positions", "fit_background", "prior", "prior_weight")
         options = ReconstructionConfig(**{name: getattr(config, name) for name in names})

@@ -31,6 +31,7 @@ from ptycho_contracts.records import Scan
 
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.files import combine_scans, read_scan
+from ptycho_data.workflows.pretrained import PRETRAINED, pretrained_bundle
 
 PathLike = str | Path
 ScanOrFile = Scan | str | Path
@@ -135,7 +136,7 @@ def inference_payload(
     """Open the model, read the scan and resolve all options; what the model fixes comes from its bundle.
 
     Args:
-        model_path: The bundle's file, or the bundle.
+        model_path: The bundle's file, the bundle, or ``"pretrained"``: the learned prior that is shipped (IMG-9).
         test_data_file: The scan's file, or the scan.
         output_dir, overrides, execution_config: As in :func:`training_payload`, without the training's options.
         load_bundle: How the backend opens a bundle.
@@ -145,10 +146,14 @@ def inference_payload(
         ContractError: a broken bundle, unknown or illegal options, or a scan that does not fit the model.
     """
     given, hold_out = _checked(overrides, (DataConfig, InferenceConfig, ExecutionConfig))
-    if not isinstance(model_path, Bundle):
+    shipped = not isinstance(model_path, Bundle) and str(model_path) == PRETRAINED
+    if not isinstance(model_path, Bundle) and not shipped:
         _require_files([model_path], "Model archive not found")
     _require_files([test_data_file], "Test data file not found")
-    bundle = model_path if isinstance(model_path, Bundle) else load_bundle(Path(model_path))
+    if isinstance(model_path, Bundle):
+        bundle = model_path
+    else:
+        bundle = pretrained_bundle(combined_scan(test_data_file, given)) if shipped else load_bundle(Path(model_path))
     model = bundle.model.config
     clash = {
         name: given[name] for name in ("N", "gridsize") if name in given and given[name] != getattr(model.data, name)

@@ -99,7 +99,7 @@ def inference_summary(
             "mean_counts_of_training": payload.bundle.mean_counts,
             "training_collapsed": records_collapse(payload.bundle.provenance),
             "probe": {
-                "source": config.probe_source,
+                "source": "scan" if "pretrained" in results else config.probe_source,
                 "mode_powers": mode_powers(probe),
                 "overlap_with_file": None if own is None else overlap(probe, own),
             },
