@@ -148,6 +148,8 @@ def evaluate_scan(
     """
     if not isinstance(scan, Scan):
         scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
+    if config.prior is None:
+        config = replace(config, prior="none")  # halves that share a prior agree on what it adds
     held = held_out_indices(config.hold_out if hold_out is None else hold_out, len(scan), config.seed)
     used = used_indices(held, len(scan))
     _require_enough(scan, used)
@@ -259,7 +261,7 @@ def _evaluated(
         curves,
         tuple(advice),
         {name: list(summary["losses"]) for name, summary in named_losses if summary.get("losses")},
-        floor["used"] if config.loss == "amplitude" else None,
+        floor["used"] if full.get("loss", config.loss) == "amplitude" else None,
     )
 
 
