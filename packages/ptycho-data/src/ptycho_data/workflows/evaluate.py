@@ -148,7 +148,7 @@ def evaluate_scan(
     """
     if not isinstance(scan, Scan):
         scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
-    if config.prior is None:
+    if config.prior is None and config.prior_weight == "auto":
         config = replace(config, prior="none")  # halves that share a prior agree on what it adds
     held = held_out_indices(config.hold_out if hold_out is None else hold_out, len(scan), config.seed)
     used = used_indices(held, len(scan))
