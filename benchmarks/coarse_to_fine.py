@@ -1,11 +1,13 @@
 """Inference from coarse to fine against full resolution only, on scans with truth; prints JSON.
 
-usage: python benchmarks/coarse_to_fine.py [SYNTH.npz] [--train-groups 1500] [--repeats 3] [--backend torch]
+usage: python benchmarks/coarse_to_fine.py [SYNTH.npz] [--train-groups 1500] [--repeats 3] [--backend torch] [--joint]
 
 One network, trained on a simulated object of lines, infers the demo's test scan, SYNTH.npz if given (a scan with its
 true probe and object), and objects of three kinds under annular pupils of .1 to .14 cycles per pixel with random
 aberrations (1500 patterns of 64 x 64, 88,000 photons, step .55 of the probe's rms radius), each with the scan's own
 probe, with one level and with the default levels in turn. CPU seconds are the least of the repeats. One thread.
+With --joint: joint reconstructions from a guessed probe (the true one defocused), as before there were levels and
+priors (30 epochs at full resolution, amplitude loss) and now, and the model ``pretrained``, which needs no training.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,10 +38,14 @@ def main() -> None:
     parser.add_argument("--train-groups", type=int, default=1500)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--backend", choices=("torch", "tf"), default="torch")
+    parser.add_argument("--joint", action="store_true")
     given = parser.parse_args()
     if "OMP_NUM_THREADS" not in os.environ:  # numerical libraries read it when they are loaded
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ONE_THREAD})
     package = import_module(f"ptycho_{given.backend}")
+    if given.joint:
+        joint = {name: joint_fits(package, scan) for name, scan in scans(given.scan)}
+        return show({"machine": machine(), "backend": given.backend, "results": joint})
     other = simulate(n_patterns=1500, step_px=5.0, photons_per_pattern=1e5, seed=1)
     model, _ = package.train(other, epochs=1, n_groups=given.train_groups, accelerator="cpu", seed=0)
     results = {name: compared(package, model, scan, given.repeats) for name, scan in scans(given.scan)}
@@ -94,6 +101,37 @@ def compared(package: Any, model: Any, scan: Scan, repeats: int) -> dict[str, An
         key: best["coarse_to_fine"][key] / best["one_level"][key] for key in ("phase_rmse_rad", "residual", "cpu_s")
     }
     return {**best, "ratios": ratios}
+
+
+JOINT = {
+    "30 epochs, one level": {"levels": 1, "prior": "none", "loss": "amplitude", "epochs": 30},
+    "levels, no prior, 30 epochs": {"prior": "none", "loss": "amplitude", "epochs": 30},
+    "levels, no prior, 8 epochs": {"prior": "none", "loss": "amplitude", "epochs": 8},
+    "default": {},
+}
+
+
+def joint_fits(package: Any, scan: Scan) -> dict[str, Any]:
+    """Figures and CPU seconds of joint reconstructions from a guess, and of ``pretrained`` with either probe."""
+    squared = np.add.outer(*2 * [np.fft.fftfreq(scan.N) ** 2])
+    guess = np.fft.ifft2(np.fft.fft2(scan.probe) * np.exp(0.3j * np.pi * scan.N * squared)).astype(np.complex64)
+    guessed = replace(scan, probe=guess, probe_kind="guess")
+    runs = {
+        name: package.reconstruct(guessed, modes=1, accelerator="cpu", **options) for name, options in JOINT.items()
+    }
+    runs["pretrained, guessed probe"] = package.infer("pretrained", guessed, accelerator="cpu")
+    exact = replace(scan, probe_kind="exact")
+    runs["pretrained, true probe"] = package.infer("pretrained", exact, accelerator="cpu")
+    results = {}
+    for name, (image, summary) in runs.items():
+        figures = package.evaluate(image, scan).report["figures"]
+        results[name] = {figure: figures[figure] for figure in FIGURES} | {
+            "residual": summary["residual"]["used"],
+            "cpu_s": summary["cpu_seconds"],
+            "cpu_s_in_all": sum(summary["cpu_seconds"].values()),
+            "patterns_per_cpu_second": summary["patterns_per_cpu_second"],
+        }
+    return results
 
 
 if __name__ == "__main__":
