@@ -103,13 +103,34 @@ class JointFlags(Images):
 
     def test_early_stop_patience(self, jointly, faint_file):
         """The fit stops so many epochs after its best one, with the same image as without."""
-        words = ("--val-fraction", "0.25")
-        whole = jointly(*words, data=faint_file)
-        stopped = jointly(*words, "--early-stop-patience", "3", data=faint_file)
+        words = ("--val-fraction", "0.25", "--prior", "none", "--early-stop-patience")
+        whole = jointly(*words, "30", data=faint_file)
+        stopped = jointly(*words, "6", data=faint_file)
         assert stopped.summary["stopped_by"] == "early stopping"
-        assert len(stopped.summary["losses"]) == stopped.summary["validation"]["best_epoch"] + 3 < 30
+        assert len(stopped.summary["losses"]) == stopped.summary["validation"]["best_epoch"] + 6 < 30
         assert same(whole, stopped)
         assert jointly("--early-stop-patience", "3").code == 2
+
+    def test_prior(self, jointly, faint_file):
+        """PRI-12: each leads to another image, and the summary names it; the network is the default."""
+        runs = {kind: jointly("--prior", kind, data=faint_file) for kind in ("network", "tv", "none")}
+        assert {kind: run.summary["prior"]["kind"] for kind, run in runs.items()} == {kind: kind for kind in runs}
+        assert not same(runs["network"], runs["tv"])
+        assert not same(runs["tv"], runs["none"])
+        assert same(runs["network"], jointly(data=faint_file))
+        refused = jointly("--prior", "wavelets")
+        assert refused.code == 2
+        assert "--prior" in refused.err
+
+    def test_prior_weight(self, jointly, faint_file):
+        """PRI-9: a factor of what the noise implies, or that itself."""
+        default, one, ten = (jointly("--prior-weight", weight, data=faint_file) for weight in ("auto", "1", "10"))
+        assert same(default, one)
+        assert not same(default, ten)
+        for words in (("--prior-weight", "0"), ("--prior-weight", "much"), ("--prior-weight", "2", "--prior", "none")):
+            refused = jointly(*words)
+            assert refused.code == 2
+            assert "prior_weight" in refused.err or "--prior-weight" in refused.err
 
     def test_enable_checkpointing(self, jointly, monkeypatch):
         """Checkpoints are written, change no bit, and are gone with the results in place; or are not written."""
@@ -288,6 +309,12 @@ class ReconstructFlags(JointFlags):
         run = reconstruct()
         assert {path.name for path in run.out.iterdir()} == {"object.npz", "amplitude.png", "phase.png", "summary.json"}
 
+    def test_levels(self, reconstruct):
+        """PHY-36: their sides are told, and they change the object."""
+        full, two = reconstruct("--levels", "1"), reconstruct("--levels", "2")
+        assert (full.summary["levels_px"], two.summary["levels_px"]) == ([32], [16, 32])
+        assert not same(full, two)
+
     def test_modes(self, reconstruct):
         assert image(reconstruct("--modes", "2")).probe.shape[0] == 2
 
@@ -303,8 +330,9 @@ class ReconstructFlags(JointFlags):
         assert not same(reconstruct("--batch-size", "8"), reconstruct("--batch-size", "32"))
 
     def test_object_learning_rate(self, reconstruct):
-        """A step of nothing leaves empty space."""
-        still, moved = (image(reconstruct("--object-learning-rate", rate)).object for rate in ("1e-9", "0.05"))
+        """A step of nothing leaves empty space, where there are no coarse levels to begin with."""
+        full = ("--levels", "1")
+        still, moved = (image(reconstruct("--object-learning-rate", rate, *full)).object for rate in ("1e-9", "0.05"))
         assert np.ptp(np.abs(still)) < 1e-5
         assert np.ptp(np.abs(moved)) > 0.05
 
@@ -312,7 +340,7 @@ class ReconstructFlags(JointFlags):
         assert reconstruct("--probe-learning-rate", "0").summary["probe"]["overlap_with_file"] == pytest.approx(
             1, abs=1e-5
         )
-        moved = reconstruct("--probe-learning-rate", "0.05").summary["probe"]["overlap_with_file"]
+        moved = reconstruct("--probe-learning-rate", "0.05", "--levels", "1").summary["probe"]["overlap_with_file"]
         assert moved < 0.999
 
     def test_correct_positions(self, reconstruct, other_scan_file, tmp_path):
@@ -393,7 +421,7 @@ class EvaluateFlags(Images):
     def test_beside_the_truth_more_epochs_score_better(self, command, reconstruct, other_scan_file):
         scores = []
         for epochs in ("1", "12"):
-            made = reconstruct("--epochs", epochs)
+            made = reconstruct("--epochs", epochs, "--levels", "1", "--prior", "none")
             run = command("evaluate", made.out / "object.npz", "--truth", other_scan_file)
             scores.append(json.loads((run.out / "evaluation.json").read_text())["figures"]["complex_correlation"])
         assert scores[0] + 0.1 < scores[1]
