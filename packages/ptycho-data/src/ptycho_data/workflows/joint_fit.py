@@ -27,7 +27,7 @@ from ptycho_data.workflows.results import residual_of
 
 FIRST_EPOCHS = 4
 """Epochs at full resolution that find a guessed probe before the coarse levels rely on it. Measured
-(benchmarks/RESULTS.md): 2 are too few on synth64's wrong probe."""
+(benchmarks/RESULTS.md): enough for four guesses; without them the levels of a wrong guess lead astray."""
 SIGMA_FROM_OBJECT = 0.15
 """Noise level at the start of a fit whose object comes from coarse levels, or from a network."""
 COMPARED_PATTERNS = 64
@@ -37,7 +37,8 @@ LEAST_ENERGY_FOUND = 0.995
 (benchmarks/RESULTS.md): .0011 of the energy at 300 photons a pattern."""
 POISSON_BELOW_PER_PX = 1000.0
 """Photons per illuminated object pixel below which the loss is the Poisson likelihood. Measured
-(benchmarks/RESULTS.md): at 230 it halves the error, at 1,700 of a measured scan it follows what the model lacks."""
+(benchmarks/RESULTS.md): at 230 it leaves a third less error, at 1,700 of a measured scan it follows what the model
+lacks."""
 
 
 @dataclass(frozen=True, eq=False)
