@@ -9,8 +9,8 @@ import numpy as np
 FIRST_SIGMA = 0.5
 """Noise level that the network is told at the start of a fit from empty space."""
 LEAST_SIGMA, LARGEST_SIGMA = 0.02, 0.2
-"""Bounds of the noise level at the end of a fit. Reasoned: the network was trained on levels from .01, and with more than
-.2 it leaves little of an object."""
+"""Bounds of the noise level at the end of a fit. Reasoned: the network was trained on levels from .01, and with more
+than .2 it leaves little of an object."""
 SIGMA_OF_NOISE = 0.75
 """Noise level at the end of a fit, in units of the noise that the light leaves. Measured (benchmarks/RESULTS.md)."""
 ANNEALED = 0.7
