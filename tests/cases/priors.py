@@ -170,6 +170,22 @@ class Priors:
         assert guessed["levels_px"] == exact["levels_px"] == [16, 32]
         assert package.reconstruct(dim, levels=1, **FEW)[1]["levels_px"] == [32]
 
+    def test_a_probe_that_no_level_holds(self, package):
+        """PHY-36: passes with the prior at full resolution bring the low frequencies that a fit brings slowly."""
+        rng, q = np.random.default_rng(3), np.fft.fftfreq(32)
+        y, x = np.meshgrid(q / 0.3, q / 0.3, indexing="ij")
+        phase = sum(rng.normal(0, 2) * x**i * y**j for i in range(4) for j in range(4 - i) if i + j >= 2)
+        probe = np.fft.fftshift(np.fft.ifft2((np.hypot(x, y) < 1) * np.exp(1j * phase)))[None].astype(np.complex64)
+        scan = simulate(
+            object_kind="random_field", n_patterns=100, step_px=5.0, photons_per_pattern=3e4, seed=8, probe=probe
+        )
+        errors = {}
+        for levels in (1, None):
+            image, summary = package.reconstruct(scan, levels=levels, **FEW)
+            errors[levels] = squared_error(image, scan)
+            assert summary["levels_px"] == [32]
+        assert errors[None] < 0.7 * errors[1]
+
     def test_the_loss_follows_the_light(self, package, dim):
         """PHY-37."""
         bright = simulate(n_patterns=40, step_px=3.5, N=32, photons_per_pattern=1e5, seed=4)

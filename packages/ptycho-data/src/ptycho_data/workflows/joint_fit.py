@@ -28,6 +28,8 @@ from ptycho_data.workflows.results import residual_of
 FIRST_EPOCHS = 4
 """Epochs at full resolution that find a guessed probe before the coarse levels rely on it. Measured
 (benchmarks/RESULTS.md): enough for four guesses; without them the levels of a wrong guess lead astray."""
+FULL_PASSES = 16
+"""Passes with the prior at full resolution where no coarse level holds the probe. Measured (benchmarks/RESULTS.md)."""
 SIGMA_FROM_OBJECT = 0.15
 """Noise level at the start of a fit whose object comes from coarse levels, or from a network."""
 COMPARED_PATTERNS = 64
@@ -124,7 +126,8 @@ def start_from_levels(
     device: str,
     progress: Progress | None = None,
 ) -> Start:
-    """The object of a scan's coarse levels, if it explains the patterns better than empty space (PHY-36).
+    """The object of a scan's coarse levels, or of passes with the prior at full resolution where no coarse level holds
+    the probe, if it explains the patterns better than empty space (PHY-36).
 
     Args:
         probe: (K, N, N) start, any scale.
@@ -136,7 +139,8 @@ def start_from_levels(
     acts = prior is not None and prior.kind == "network"
     # Without the prior, passes at coarse levels fit the noise where photons are few.
     light = math.inf if acts else guide.photons_per_px
-    if not coarse_sides(probe, levels=levels, photons_per_px=light):
+    at_full = acts and levels != 1
+    if not coarse_sides(probe, levels=levels, photons_per_px=light) and not at_full:
         return Start(None, probe)
     before: NDArray[np.complex64] | None = None
     found = exact
@@ -160,22 +164,17 @@ def start_from_levels(
     unit = normalised_probe(found, 1.0)
     least = LEAST_ENERGY if exact is not None else LEAST_ENERGY_FOUND
     sides = coarse_sides(unit, levels=levels, photons_per_px=light, least_energy=least)
-    if not sides:
+    if not sides and not at_full:
         return Start(before, probe, epochs=epochs)
-    coarse = [Level.of(view, unit, side) for side in sides]
-    object_ = lifted(
-        object_from_levels(
-            backend,
-            view,
-            coarse,
-            PRIOR_PASSES if acts else COARSE_PASSES,
-            device=device,
-            prior=prior if acts else None,
-            progress=progress,
-        ),
-        coarse[-1],
-        Level.of(view, unit, prepared.source.N),
-    )
+    finest = Level.of(view, unit, prepared.source.N)
+    below = [Level.of(view, unit, side) for side in sides] or [finest]
+    schedule = PRIOR_PASSES if acts else COARSE_PASSES
+    if not sides:
+        schedule = replace(schedule, passes=FULL_PASSES)
+    options: dict[str, Any] = {"device": device, "prior": prior if acts else None, "progress": progress}
+    object_ = object_from_levels(backend, view, below, schedule, **options)
+    if sides:
+        object_ = lifted(object_, below[-1], finest)
     if _explains_better(backend, view, object_, np.ones_like(object_), unit, device):
         return Start(object_, probe, tuple(sides), epochs)
     return Start(before, probe, epochs=epochs)
