@@ -56,18 +56,7 @@ class CanvasNet(nn.Module):
 
     def forward(self, canvas: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, 2, H, W), for any H and W; without gradients a large canvas is cut into tiles."""
-        height, width = canvas.shape[-2:]
-        if torch.is_grad_enabled() or max(height, width) <= TILE_PX + 2 * HALO_PX:
-            return self._whole(canvas)
-        result = canvas.new_empty((len(canvas), 2, height, width))
-        for top in range(0, height, TILE_PX):
-            for left in range(0, width, TILE_PX):
-                # Tiles start at multiples of 4, so that their pixels are the same at every level.
-                y, x = max(0, top - HALO_PX), max(0, left - HALO_PX)
-                tile = self._whole(canvas[..., y : top + TILE_PX + HALO_PX, x : left + TILE_PX + HALO_PX])
-                kept = tile[..., top - y : top - y + TILE_PX, left - x : left - x + TILE_PX]
-                result[..., top : top + TILE_PX, left : left + TILE_PX] = kept
-        return result
+        return in_tiles(self._whole, canvas, halo_px=HALO_PX)
 
     def _whole(self, canvas: Tensor) -> Tensor:
         height, width = canvas.shape[-2:]
@@ -307,6 +296,27 @@ def _two_convs(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.Conv2d(after, after, 3, padding=1), nn.ReLU()
     )
+
+
+def in_tiles(net: Callable[[Tensor], Tensor], canvas: Tensor, *, halo_px: int) -> Tensor:
+    """A net's two outputs (B, 2, H, W) on a canvas (B, C, H, W); without gradients a large one is cut into tiles.
+
+    Args:
+        net: From (B, C, h, w) to (B, 2, h, w).
+        halo_px: Border around a tile, at least the radius of the receptive field, and a multiple of the coarsest pixel:
+            so tiles have the same pixels as the whole canvas at every level.
+    """
+    height, width = canvas.shape[-2:]
+    if torch.is_grad_enabled() or max(height, width) <= TILE_PX + 2 * halo_px:
+        return net(canvas)
+    result = canvas.new_empty((len(canvas), 2, height, width))
+    for top in range(0, height, TILE_PX):
+        for left in range(0, width, TILE_PX):
+            y, x = max(0, top - halo_px), max(0, left - halo_px)
+            tile = net(canvas[..., y : top + TILE_PX + halo_px, x : left + TILE_PX + halo_px])
+            kept = tile[..., top - y : top - y + TILE_PX, left - x : left - x + TILE_PX]
+            result[..., top : top + TILE_PX, left : left + TILE_PX] = kept
+    return result
 
 
 def upsample_nearest(image: Tensor) -> Tensor:

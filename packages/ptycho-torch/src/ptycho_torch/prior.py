@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
-from ptycho_contracts.physics import PRIOR_HALO_PX, PRIOR_WIDTHS, TILE_PX
+from ptycho_contracts.physics import PRIOR_HALO_PX, PRIOR_WIDTHS
 from ptycho_data.pretrained import prior_weights
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ptycho_torch.network import upsample_nearest
+from ptycho_torch.network import in_tiles, upsample_nearest
 
 
 class PriorNet(nn.Module):
@@ -50,24 +50,8 @@ class PriorNet(nn.Module):
         turn = global_phase(canvas)
         turned = canvas * turn.conj()
         features = torch.stack((turned.real - 1, turned.imag, sigma), dim=1)
-        change = self._tiled(features) * sigma[:, None]
+        change = in_tiles(self._change, features, halo_px=PRIOR_HALO_PX) * sigma[:, None]
         return canvas + torch.complex(change[:, 0], change[:, 1]) * turn
-
-    def _tiled(self, features: Tensor) -> Tensor:
-        """Changes (B, 2, H, W); without gradients a large canvas is cut into tiles."""
-        height, width = features.shape[-2:]
-        halo, side = PRIOR_HALO_PX, TILE_PX
-        if torch.is_grad_enabled() or max(height, width) <= side + 2 * halo:
-            return self._change(features)
-        result = features.new_empty((len(features), 2, height, width))
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                # Tiles start at multiples of 16, so that their pixels are the same at every level.
-                y, x = max(0, top - halo), max(0, left - halo)
-                tile = self._change(features[..., y : top + side + halo, x : left + side + halo])
-                kept = tile[..., top - y : top - y + side, left - x : left - x + side]
-                result[..., top : top + side, left : left + side] = kept
-        return result
 
     def _change(self, features: Tensor) -> Tensor:
         height, width = features.shape[-2:]
