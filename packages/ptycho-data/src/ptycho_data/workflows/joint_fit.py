@@ -36,7 +36,7 @@ COMPARED_PATTERNS = 64
 """Most patterns on which objects are compared."""
 LEAST_ENERGY_FOUND = 0.995
 """As ``LEAST_ENERGY``, for a probe that a few epochs found: of few photons it has noise at all frequencies. Measured
-(benchmarks/RESULTS.md): .0011 of the energy at 300 photons a pattern."""
+(benchmarks/RESULTS.md): .0011 of the energy at 300 photons per pattern."""
 POISSON_BELOW_PER_PX = 1000.0
 """Photons per illuminated object pixel below which the loss is the Poisson likelihood. Measured
 (benchmarks/RESULTS.md): at 230 it leaves a third less error, at 1,700 of a measured scan it follows what the model

@@ -87,10 +87,8 @@ def image_with_prior(
     Returns:
         (H, W) complex64, and the sides of the levels below full resolution.
     """
-    photons, finest = (
-        prepared.mean_counts * len(prepared.used),
-        Level.of(prepared, probe, prepared.source.N, batch_size),
-    )
+    finest = Level.of(prepared, probe, prepared.source.N, batch_size)
+    photons = prepared.mean_counts * len(prepared.used)
     light = photons_per_pixel(illumination(probe, finest.sites), photons)
     prior, schedule = Prior("network", photons=photons, photons_per_px=light), finest_prior_passes(light)
     sides = coarse_sides(probe, levels=levels, photons_per_px=math.inf)
