@@ -84,11 +84,17 @@ def test_training_continues_from_the_other_s_bundle(cli, scan_file, trained, tmp
     assert relative(steps["tf"], steps["torch"]) <= STEPS
 
 
-def test_both_reconstruct_the_same(cli, scan_file, tmp_path):
-    """PHY-27: the same order, the same steps; rounding grows with the steps."""
+@pytest.mark.parametrize(
+    ("words", "most"), [(("--levels", "1"), 1e-3), ((), 1e-2)], ids=["full level", "coarse levels"]
+)
+def test_both_reconstruct_the_same(cli, scan_file, tmp_path, words, most):
+    """PHY-27, PHY-36: the same order, the same steps. Rounding grows: in 32 passes with the prior at the coarse level,
+    a probe changed by 1e-7 changes this object by 5e-4 within one backend.
+    """
     objects = {}
     for name in BACKENDS:
-        cli[name]("reconstruct", scan_file, "--output-dir", tmp_path / name, "--epochs", "5", "--modes", "2")
+        options = ("--output-dir", tmp_path / name, "--epochs", "5", "--modes", "2", *words)
+        cli[name]("reconstruct", scan_file, *options)
         with np.load(tmp_path / name / "object.npz") as file:
             objects[name] = file["object"]
-    assert relative(objects["tf"], objects["torch"]) <= 1e-3
+    assert relative(objects["tf"], objects["torch"]) <= most
