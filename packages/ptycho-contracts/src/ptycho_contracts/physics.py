@@ -76,16 +76,20 @@ momentum of .9 are stable with these dampings; with a last damping of 4 they div
 PRIOR_PASSES: Final = PassSchedule(32, first_damping=1.0, momentum=0.9, smoothing_counts=0.03)
 """Passes with the learned prior at coarse levels (PRI-10). Measured (benchmarks/RESULTS.md)."""
 
-BRIGHT_PER_PX: Final = 100.0
-"""Photons per illuminated object pixel from which passes at full resolution take longer steps. Measured
-(benchmarks/RESULTS.md): with fewer they carry noise into the object."""
+FINEST_PRIOR_PASSES: Final = (
+    (0.0, PassSchedule(8, first_damping=2.0, momentum=0.8, smoothing_counts=0.03)),
+    (100.0, PassSchedule(8, first_damping=1.0, momentum=0.9, smoothing_counts=0.03)),
+    (1e3, PassSchedule(10, first_damping=0.5, momentum=0.9, smoothing_counts=0.03)),
+    (1e4, PassSchedule(24, first_damping=0.5, momentum=0.9, smoothing_counts=0.03)),
+)
+"""Passes with the learned prior at full resolution, each from so many photons per illuminated object pixel (PRI-10).
+Measured (benchmarks/RESULTS.md): with few photons long steps carry noise into the object; with many, more and longer
+ones are needed."""
 
 
 def finest_prior_passes(photons_per_px: float) -> PassSchedule:
     """Passes with the learned prior at full resolution, from a coarser level's object (PRI-10)."""
-    if photons_per_px < BRIGHT_PER_PX:
-        return PassSchedule(8, first_damping=2.0, momentum=0.8, smoothing_counts=0.03)
-    return PassSchedule(8, first_damping=1.0, momentum=0.9, smoothing_counts=0.03)
+    return max((row for row in FINEST_PRIOR_PASSES if row[0] <= photons_per_px), key=lambda row: row[0])[1]
 
 
 def finest_passes(passes: int) -> PassSchedule:
