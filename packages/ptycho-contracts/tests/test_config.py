@@ -167,6 +167,11 @@ class TestValues:
             f"found {value!r}; for example '0.1' or 'held_out.npy' [config.hold_out]"
         ]
 
+    def test_the_shipped_prior_is_no_network_to_start_from(self):
+        with pytest.raises(ContractError) as caught:
+            TrainingConfig(start_from="pretrained")
+        assert [problem.code for problem in caught.value.problems] == ["training.pretrained"]
+
     @pytest.mark.parametrize("section", SECTIONS)
     def test_sections_are_frozen_and_keyword_only(self, section):
         with pytest.raises(dataclasses.FrozenInstanceError):

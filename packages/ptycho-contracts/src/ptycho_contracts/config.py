@@ -30,6 +30,7 @@ from ptycho_contracts.options import (
 from ptycho_contracts.problems import Problem
 
 __all__ = [
+    "PRETRAINED",
     "SECTIONS",
     "DataConfig",
     "ExecutionConfig",
@@ -53,6 +54,9 @@ __all__ = [
     "to_dict",
     "to_tables",
 ]
+
+PRETRAINED = "pretrained"
+"""Named in place of a bundle's file: the learned prior that is shipped (specs/training.md, IMG-9)."""
 
 _HOLD_OUT = "patterns never used: a fraction, or an .npy file of indices, for the residual on unseen data"
 _PRIOR = (
@@ -216,7 +220,18 @@ class TrainingConfig(Section):
     calibration_epochs: int = option(15, "epochs of the joint reconstruction that calibrates the probe", minimum=1)
 
     def _cross_checks(self) -> list[Problem]:
-        return _hold_out_problems(self.section, self.hold_out)
+        problems = _hold_out_problems(self.section, self.hold_out)
+        if self.start_from == PRETRAINED:
+            problems.append(
+                Problem(
+                    where=f"{self.section}.start_from",
+                    code="training.pretrained",
+                    expected="a model that `train` wrote",
+                    found=f"{PRETRAINED!r}, which is no such network but a prior that needs no training",
+                    remedy=f"leave start_from out, or image the scan with it at once: infer {PRETRAINED}",
+                )
+            )
+        return problems
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from ptycho_contracts.config import ExecutionConfig, InferenceConfig, resolve
+from ptycho_contracts.config import PRETRAINED, ExecutionConfig, InferenceConfig, resolve
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -31,9 +31,6 @@ from ptycho_cli.output.report import Summary, described_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
-
-SHIPPED = "pretrained"
-"""``ptycho_data.workflows.pretrained.PRETRAINED``, whose import is left to the work."""
 
 
 @with_options(INFER_OPTIONS)
@@ -88,7 +85,7 @@ def run_infer(
     resolved = resolve(INFER_SECTIONS, {"explicit": overrides})
     require_validation(overrides, resolved[InferenceConfig].val_fraction)
     require_output_dir(output_dir)
-    files = [data] if str(model) == SHIPPED else [model, data]
+    files = [data] if str(model) == PRETRAINED else [model, data]
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)

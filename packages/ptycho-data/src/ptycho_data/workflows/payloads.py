@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import (
+    PRETRAINED,
     DataConfig,
     ExecutionConfig,
     InferenceConfig,
@@ -31,7 +32,7 @@ from ptycho_contracts.records import Scan
 
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.files import combine_scans, read_scan
-from ptycho_data.workflows.pretrained import PRETRAINED, pretrained_bundle
+from ptycho_data.workflows.pretrained import pretrained_bundle
 
 PathLike = str | Path
 ScanOrFile = Scan | str | Path

@@ -16,9 +16,6 @@ from ptycho_data.bundle_file import Bundle
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.pretrained import prior_provenance, prior_weights
 
-PRETRAINED = "pretrained"
-"""What is given in place of a bundle's file."""
-
 
 @dataclass(frozen=True, eq=False)
 class PretrainedModel:
