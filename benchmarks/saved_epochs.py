@@ -160,7 +160,7 @@ def reconstructed(
 def residual(view: PreparedScan, object_: Object, probe: NDArray[np.complex64]) -> float:
     """R of the patterns held out, which no stage has used."""
     normalised = normalised_probe(probe, view.mean_counts)
-    value, _ = BACKEND.residual(view.source, object_, normalised, view.sites, view.held_out, device="cpu")
+    value = BACKEND.residual(view.source, object_, normalised, view.sites, view.held_out, device="cpu").value
     if value is None:
         raise SystemExit("nothing is held out: give more patterns")
     return round(value, 5)

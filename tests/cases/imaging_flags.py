@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from ptycho_cli.main import main
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 
@@ -417,6 +418,14 @@ class EvaluateFlags(Images):
         codes = [entry["code"] for entry in report["advice"]]
         assert [code.split(".")[0] for code in codes if "." in code] == ["residual", "frc"]
         assert "half b, early: reconstruction: " in run.err
+        adds = report["what_the_prior_adds"]
+        assert adds["kind"] == "network"
+        assert 0 < adds["difference"] < 1
+        assert adds["data_alone_half_bit"] == report["frc"]["half_bit"]
+        assert adds["residual"]["without"] == report["residual"]
+        assert adds["residual"]["with"]["used"] != adds["residual"]["without"]["used"]
+        with Image.open(run.out / "prior.png") as picture:
+            assert picture.size == (1560, 960)
 
     def test_beside_the_truth_more_epochs_score_better(self, command, reconstruct, other_scan_file):
         scores = []

@@ -165,6 +165,8 @@ class HalvesBackend:
             "epochs": config.epochs,
             "losses": [0.1, 0.05],
             "seed": config.seed,
+            "prior": {"kind": config.prior or "network", "acted": config.prior != "none"},
+            "residual_map": {"edges_x_px": [0, 2], "edges_y_px": [0, 3], "residual": [[0.1 * len(self.runs)]]},
         }
 
 
@@ -176,11 +178,16 @@ def halves(monkeypatch, backend) -> HalvesBackend:
 
 
 def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_path, capsys):
-    """CLI-17: five runs; the FRC is that of the two halves' images (oracle: MET-13 on these, not aligned)."""
+    """CLI-17: five runs without a prior, one with it; the FRC is that of the two halves' images.
+
+    Oracle: MET-13 on these, not aligned.
+    """
     words = ("--scan", truth_file, "--epochs", "6", "--modes", "2", "--seed", "3", "--output-dir", tmp_path / "out")
     report = evaluated(capsys, *words)
-    full, a, b, early_a, early_b = halves.runs
-    assert [run["config"].epochs for run in halves.runs] == [6, 6, 6, 3, 3]
+    full, a, b, early_a, early_b, guided = halves.runs
+    assert [run["config"].epochs for run in halves.runs] == [6, 6, 6, 3, 3, 6]
+    assert [run["config"].prior for run in halves.runs] == [*["none"] * 5, None]
+    np.testing.assert_array_equal(guided["used"], full["used"])
     assert {run["config"].modes for run in halves.runs} == {2}
     assert len(full["used"]) == M
     expected = np.random.default_rng(3).permutation(M)
@@ -198,7 +205,7 @@ def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_pa
     assert report["residual_over_floor"] == {"used": 2.0, "held_out": None}
     assert [half["patterns"] for half in report["halves"]] == [20, 20]
     assert report["advice"][0]["code"] == "residual.above"
-    names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png"}
+    names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png", "prior.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names == set(report["outputs"])
 
 
@@ -214,24 +221,51 @@ def test_each_option_reaches_every_reconstruction(halves, truth_file, capsys, ro
     if row.name == "hold_out":
         assert len(halves.runs[0]["used"]) == 0.9 * M
     elif row.name == "epochs":
-        assert seen == [4, 4, 4, 2, 2]
+        assert seen == [4, 4, 4, 2, 2, 4]
+    elif row.name == "prior":
+        assert seen == [value] * 5 + ["none"] * (value != "none")
+    elif row.name == "prior_weight":
+        assert seen == [value] * 5 + ["auto"]
     else:
-        assert seen == [value] * 5
+        assert seen == [value] * 6
 
 
 def test_held_out_patterns_are_in_no_half(halves, truth_file, capsys):
     """CLI-17: held by the library's own rule, seed 0."""
     held = np.random.default_rng(0).permutation(M)[:10]
     report = evaluated(capsys, "--scan", truth_file, "--hold-out", "0.25", "--epochs", "2")
-    for run in halves.runs[1:]:
-        assert len(run["used"]) == 15
+    assert [len(run["used"]) for run in halves.runs] == [30, 15, 15, 15, 15, 30]
+    for run in halves.runs:
         assert not np.isin(run["used"], held).any()
     assert report["residual_over_floor"]["held_out"] == pytest.approx(2.1)
 
 
+def test_what_the_prior_adds(halves, truth_file, capsys):
+    """CLI-17: oracle: norms of the two known images; both have the same light everywhere."""
+    adds = evaluated(capsys, "--scan", truth_file, "--epochs", "4")["what_the_prior_adds"]
+    alone, guided = halves.runs[0]["image"], halves.runs[5]["image"]
+    expected = np.linalg.norm(guided - alone) / np.linalg.norm(alone - alone.mean())
+    assert adds["difference"] == pytest.approx(expected, rel=0.1)  # the alignment takes out a scale and a ramp
+    assert adds["kind"] == "network"
+    assert adds["acted"] is True
+    assert adds["residual_map"]["with"]["residual"] == [[pytest.approx(0.6)]]
+    assert adds["residual_map"]["without"]["residual"] == [[pytest.approx(0.1)]]
+
+
+@pytest.mark.parametrize(("words", "runs", "known"), [(("--prior", "none"), 5, False), (("--prior", "tv"), 6, True)])
+def test_a_prior_that_is_asked_for_or_not(halves, truth_file, capsys, words, runs, known):
+    """CLI-17: without a prior nothing to tell apart; if halves share one, their agreement is not the data's."""
+    report = evaluated(capsys, "--scan", truth_file, "--epochs", "4", *words)
+    assert len(halves.runs) == runs
+    assert ("what_the_prior_adds" in report) is known
+    if known:
+        assert report["what_the_prior_adds"]["kind"] == "tv"
+        assert report["what_the_prior_adds"]["data_alone_half_bit"] is None
+
+
 def test_one_epoch_has_no_earlier_state(halves, truth_file, capsys):
     report = evaluated(capsys, "--scan", truth_file, "--epochs", "1")
-    assert len(halves.runs) == 3
+    assert len(halves.runs) == 4
     assert "frc_before" not in report
     assert [entry["code"] for entry in report["advice"]] == ["residual.above"]
 
@@ -252,8 +286,10 @@ def test_options_in_a_file_and_advice_in_words(halves, truth_file, tmp_path, cap
     (tmp_path / "settings.toml").write_text("backend = 'torch'\n[reconstruction]\nepochs = 4\nmodes = 1\n")
     assert main(["evaluate", "--scan", str(truth_file), "--config", str(tmp_path / "settings.toml")]) == 0
     outcome = capsys.readouterr()
-    assert [run["config"].epochs for run in halves.runs] == [4, 4, 4, 2, 2]
+    assert [run["config"].epochs for run in halves.runs] == [4, 4, 4, 2, 2, 4]
     assert "R 0.02, 2.00 times its Poisson floor 0.01" in outcome.out
     assert "half scans (20 + 20 patterns)" in outcome.out
+    assert "of the contrast without it" in outcome.out
+    assert "  R with and without                 0.02 and 0.02" in outcome.out
     assert "advice: R is 2.00 times its Poisson floor" in outcome.out
     assert outcome.err.splitlines()[:2] == ["all patterns: reconstruction: 1/1", "half a: reconstruction: 1/1"]

@@ -1,4 +1,4 @@
-"""Far-field residual and Poisson floor (specs/metrics.md, MET-17 and MET-18)."""
+"""Far-field residual and Poisson floor (specs/metrics.md, MET-17 to MET-19)."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
-from ptycho_data.metrics import ResidualSum, expected_square_error, poisson_floor, residual
+from ptycho_data.metrics import ResidualSum, expected_square_error, poisson_floor, residual, residual_map
 
 
 def patterns(seed, n=6, N=5, level=50.0):
@@ -44,6 +44,29 @@ def test_scaling_both_changes_nothing(scale, seed):
     """Invariant 1."""
     measured, simulated = patterns(seed)
     assert residual(measured * scale, simulated * scale) == pytest.approx(residual(measured, simulated), rel=1e-9)
+
+
+@given(seed=st.integers(0, 99), patterns=st.integers(1, 300), n=st.integers(1, 3))
+def test_residual_by_place(seed, patterns, n):
+    """MET-19: each pattern in the cell that holds its position; cells without one are undefined."""
+    rng = np.random.default_rng(seed)
+    where = rng.integers(0, 50 * n, (patterns, 2)) + 0.5
+    squares, counts = rng.uniform(0, 1, patterns), rng.uniform(1, 2, patterns)
+    found = residual_map(where, squares, counts)
+    side = min(16, max(1, math.isqrt(patterns // 8)))
+    low, size = where.min(0), np.ptp(where, axis=0)
+    assert found.residual.shape == (side, side)
+    expected: dict[tuple[int, int], list[int]] = {}
+    for pattern, (x, y) in enumerate(where):
+        column, row = (
+            min(int(side * (value - least) / (extent or 1)), side - 1) if extent else side // 2
+            for value, least, extent in zip((x, y), low, size, strict=True)
+        )
+        expected.setdefault((row, column), []).append(pattern)
+    for (row, column), members in expected.items():
+        assert found.residual[row, column] == pytest.approx(squares[members].sum() / counts[members].sum())
+    assert np.isfinite(found.residual).sum() == len(expected)
+    assert found.to_dict()["residual"][0][0] == (found.residual[0, 0] if (0, 0) in expected else None)
 
 
 def test_bad_pixels_are_left_out():

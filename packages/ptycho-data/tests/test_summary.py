@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import DataConfig, ExecutionConfig, InferenceConfig, ModelConfig, ReconstructionConfig
 from ptycho_data.files import write_scan
-from ptycho_data.fitting import JointFit, TrainingOutcome
+from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
 from ptycho_data.fitting.loop import History
 from ptycho_data.simulate import simulate
 from ptycho_data.stages import Stages
@@ -67,11 +67,19 @@ def test_common_summary():
 def test_residuals_by_use():
     """Used and held-out patterns apart."""
     view = prepare_scan(SCAN, "0.25", 0)
-    reported = residuals(view, lambda indices: (float(indices.sum()), float(len(indices))))
+
+    def residual(indices):
+        return FarFieldResidual(
+            float(indices.sum()), float(len(indices)), indices.astype(float), np.full(len(indices), 2.0)
+        )
+
+    reported = residuals(view, residual)
     assert reported == {
         "residual": {"used": float(view.used.sum()), "held_out": float(view.held_out.sum())},
         "poisson_floor": {"used": 15.0, "held_out": 5.0},
     }
+    by_place = residuals(view, residual, by_place=True)["residual_map"]["residual"]
+    assert by_place == [[pytest.approx(view.used.mean() / 2)]], "one cell for 15 patterns"
 
 
 def outcome(history, shifts, background) -> JointFit:

@@ -309,14 +309,18 @@ def test_random_state_and_inputs_stay(how, model, view):
 
 
 def test_residual_against_the_reference(view):
-    """PHY-22 and PHY-23, in chunks; None for no patterns."""
+    """PHY-22 and PHY-23, in chunks, and of each pattern; None for no patterns."""
     rng = np.random.default_rng(0)
     object_ = (rng.random(view.geometry.shape) + 1j * rng.random(view.geometry.shape)).astype(np.complex64)
     probe = reference.normalised_probe(view.source.probe, view.mean_counts).astype(np.complex64)
     chosen = np.array([3, 9, 50])
-    result, floor = BACKEND.residual(view.source, object_, probe, view.sites, chosen, device="cpu")
+    result = BACKEND.residual(view.source, object_, probe, view.sites, chosen, device="cpu")
     patches = reference.extract_patches(object_, view.positions_px[chosen], 32, view.geometry.origin_yx_px)
     simulated = reference.simulate_counts(patches, probe)
-    assert result == pytest.approx(reference.residual(simulated, view.source.counts(chosen)), rel=1e-4)
-    assert floor == pytest.approx(reference.poisson_floor(simulated), rel=0.02)
-    assert BACKEND.residual(view.source, object_, probe, view.sites, chosen[:0], device="cpu") == (None, None)
+    measured = view.source.counts(chosen)
+    assert result.value == pytest.approx(reference.residual(simulated, measured), rel=1e-4)
+    each = [reference.residual(one, counts) for one, counts in zip(simulated, measured, strict=True)]
+    assert result.squares / result.counts == pytest.approx(each, rel=1e-4)
+    assert result.floor == pytest.approx(reference.poisson_floor(simulated), rel=0.02)
+    none = BACKEND.residual(view.source, object_, probe, view.sites, chosen[:0], device="cpu")
+    assert (none.value, none.floor, len(none.squares)) == (None, None, 0)

@@ -16,7 +16,7 @@ from ptycho_data import workflows
 from ptycho_data.batches import GroupBatches, PatternSource
 from ptycho_data.bundle_file import NETWORK, Bundle
 from ptycho_data.canvas import Sites
-from ptycho_data.fitting import JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
+from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
 from ptycho_data.stages import Progress
 
 from ptycho_tf.bundle import load_bundle, save_bundle
@@ -100,7 +100,7 @@ class TensorFlowBackend:
         *,
         device: str,
         background: NDArray[np.float32] | None = None,
-    ) -> tuple[float | None, float | None]:
+    ) -> FarFieldResidual:
         with on_device(device):
             expected = expected_counts(object_, probe, sites, background=background)
             return far_field_residual(expected, source, indices, modes=len(probe))

@@ -17,7 +17,7 @@ from ptycho_data import workflows
 from ptycho_data.batches import GroupBatches, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
-from ptycho_data.fitting import JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
+from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome, far_field_residual, joint_reconstruction
 from ptycho_data.stages import Progress
 
 from ptycho_torch.bundle import load_bundle, save_bundle
@@ -100,7 +100,7 @@ class TorchBackend:
         *,
         device: str,
         background: NDArray[np.float32] | None = None,
-    ) -> tuple[float | None, float | None]:
+    ) -> FarFieldResidual:
         expected = expected_counts(object_, probe, sites, background=background)
         with threads(1):
             return far_field_residual(expected, source, indices, modes=len(probe))

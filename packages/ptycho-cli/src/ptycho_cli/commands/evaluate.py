@@ -154,8 +154,22 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     if before is not None:
         label = f"  with {before['epochs']} epochs"
         yield f"{label:<36} {_resolution(before)}"
+    if "what_the_prior_adds" in report:
+        yield from _prior_lines(report["what_the_prior_adds"])
     for entry in report["advice"]:
         yield f"advice: {with_flags(entry['text'])}"
+
+
+def _prior_lines(adds: Mapping[str, Any]) -> Iterator[str]:
+    """What the image with the prior has that the data alone do not give."""
+    part = adds["difference"]
+    label = f"what the prior ({adds['kind']}) adds"
+    yield f"{label:<36} {'undefined' if part is None else f'{part:.1%}'} of the contrast without it"
+    if adds["data_alone_half_bit"] is not None:
+        label = "  detail that rests on the prior"
+        yield f"{label:<36} finer than {shown(adds['data_alone_half_bit'])} of Nyquist, the half-bit of the half scans"
+    used = {key: residual["used"] for key, residual in adds["residual"].items()}
+    yield f"{'  R with and without':<36} {used['with']:.4g} and {used['without']:.4g}"
 
 
 def _resolution(curve: Mapping[str, Any]) -> str:

@@ -94,6 +94,7 @@ def published_evaluation(
     """Publish the evaluation in its folder, if there is one; returns the whole report."""
     outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
     outputs += ["convergence.png"] if outputs and evaluation.convergence else []
+    outputs += ["prior.png"] if outputs and evaluation.prior else []
     summary = full_summary(command, inputs, sorted(outputs), evaluation.report)
     if output_dir is not None:
         publish_evaluation(output_dir, evaluation, summary)
@@ -102,11 +103,14 @@ def published_evaluation(
 
 def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mapping[str, Any]) -> None:
     """Write ``evaluation.json`` and the figures, all or none."""
-    from ptycho_cli.plots.comparison import draw_comparison, draw_convergence, draw_frc
+    from ptycho_cli.plots.comparison import draw_comparison, draw_convergence, draw_frc, draw_prior
 
     with staged(output_dir) as stage:
         draw_comparison(evaluation.comparison.alignment, stage / "comparison.png", names=evaluation.names)
         draw_frc(evaluation.curves, stage / "frc.png")
         if evaluation.convergence:
             draw_convergence(evaluation.convergence, evaluation.floor, stage / "convergence.png")
+        if evaluation.prior is not None:
+            maps = evaluation.report["what_the_prior_adds"]["residual_map"]
+            draw_prior(evaluation.prior.alignment, maps, stage / "prior.png")
         write_json(stage / "evaluation.json", summary)

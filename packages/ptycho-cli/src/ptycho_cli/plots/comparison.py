@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -44,6 +44,47 @@ def comparison_figure(alignment: Alignment, *, names: tuple[str, str] = ("truth"
             draw_map(figure, axes, np.ma.masked_array(picture, ~mask), scale, label=label, cmap=cmap)
             axes.set_title(name, fontsize=10)
     return figure
+
+
+def draw_prior(alignment: Alignment, maps: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
+    """What a prior adds: phase and residual map without it, with it, and their difference or ratio.
+
+    Args:
+        alignment: The image with the prior (estimate) beside the one without (truth).
+        maps: ``with`` and ``without``, each as ``ResidualMap.to_dict`` gives it.
+    """
+    mask = alignment.mask
+    rotation = np.exp(-1j * np.angle(alignment.truth[mask].sum()))
+    alone, image = alignment.truth * rotation, alignment.estimate * rotation
+    limits = contrast(np.angle(alone), mask)
+    half = (limits[1] - limits[0]) / 2
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    above, below = figure.subplots(2, 3)
+    for axes, name, picture, scale, cmap in (
+        (above[0], "without the prior", np.angle(alone), limits, "gray"),
+        (above[1], "with the prior", np.angle(image), limits, "gray"),
+        (above[2], "difference", np.angle(image * np.conj(alone)), (-half, half), "RdBu_r"),
+    ):
+        draw_map(figure, axes, np.ma.masked_array(picture, ~mask), scale, label="phase [rad]", cmap=cmap)
+        axes.set_title(name, fontsize=10)
+    residual = {key: np.array(entry["residual"], float) for key, entry in maps.items()}
+    extents = {key: _extent(entry) for key, entry in maps.items()}
+    top = max(float(np.nanmax(values)) for values in residual.values())
+    ratio = residual["with"] / residual["without"]
+    span = max(float(np.nanmax(np.abs(ratio - 1))), 0.01)
+    for axes, name, picture, scale, cmap, extent in (
+        (below[0], "R without the prior", residual["without"], (0.0, top), "viridis", extents["without"]),
+        (below[1], "R with the prior", residual["with"], (0.0, top), "viridis", extents["with"]),
+        (below[2], "with over without", ratio, (1 - span, 1 + span), "RdBu_r", extents["with"]),
+    ):
+        draw_map(figure, axes, np.ma.masked_invalid(picture), scale, extent=extent, label="R", cmap=cmap)
+        axes.set_title(name, fontsize=10)
+    return save(figure, path)
+
+
+def _extent(cells: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    x, y = cells["edges_x_px"], cells["edges_y_px"]
+    return x[0], x[-1], y[-1], y[0]
 
 
 def draw_frc(curves: Mapping[str, FrcCurve], path: Path) -> Path:

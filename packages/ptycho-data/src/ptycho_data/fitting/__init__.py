@@ -10,7 +10,7 @@ from ptycho_data.fitting.joint import (
     to_pairs,
 )
 from ptycho_data.fitting.priors import Prior
-from ptycho_data.fitting.residual import far_field_residual
+from ptycho_data.fitting.residual import FarFieldResidual, far_field_residual
 from ptycho_data.fitting.schedules import half_cosine, rate_factor
 from ptycho_data.fitting.training import (
     PATCH_VARIANCE,
@@ -26,6 +26,7 @@ __all__ = [
     "PATCH_VARIANCE",
     "WEIGHT_DECAY",
     "Attempts",
+    "FarFieldResidual",
     "JointFit",
     "JointProblem",
     "Prior",

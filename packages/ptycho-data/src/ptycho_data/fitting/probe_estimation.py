@@ -17,6 +17,7 @@ from ptycho_contracts.records import Scan
 
 from ptycho_data.batches.gathering import PatternSource
 from ptycho_data.fitting.probes import from_mean_pattern, mode_powers, overlap, with_modes
+from ptycho_data.fitting.residual import FarFieldResidual
 from ptycho_data.stages import Progress, Stages
 
 CALIBRATION_PATTERNS = 2048
@@ -67,7 +68,7 @@ class ResidualOf(Protocol):
         indices: NDArray[np.int64],
         *,
         mean_counts: float,
-    ) -> tuple[float | None, float | None]: ...
+    ) -> FarFieldResidual: ...
 
 
 @dataclass(frozen=True)
@@ -156,13 +157,13 @@ def calibration_quality(
     """
     mine = central(positions_px, indices, patterns)
     few = np.linspace(0, len(mine) - 1, min(len(mine), JUDGED_PATTERNS)).round().astype(np.int64)
-    residual, floor = solver.residual(Chosen(source, mine), positions_px[mine], fit, few, mean_counts=mean_counts)
+    judged = solver.residual(Chosen(source, mine), positions_px[mine], fit, few, mean_counts=mean_counts)
     return {
         "patterns": len(mine),
         "steps": len(fit.losses) * math.ceil(len(mine) / config.batch_size),
         "judged": len(few),
-        "residual": residual,
-        "poisson_floor": floor,
+        "residual": judged.value,
+        "poisson_floor": judged.floor,
     }
 
 

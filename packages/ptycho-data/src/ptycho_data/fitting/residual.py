@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,29 +16,49 @@ _FLOOR_PATTERNS = 64
 """The floor is a mean over pixels: 64 patterns of 64 x 64 give it to a thousandth."""
 
 
+@dataclass(frozen=True, eq=False)
+class FarFieldResidual:
+    """R of some patterns.
+
+    Attributes:
+        value: R of all of them; None if there are none, or no counts.
+        floor: Its Poisson floor.
+        squares, counts: (n,) float64, ``sum |sqrt n - sqrt I|^2`` and ``sum n`` of each.
+    """
+
+    value: float | None
+    floor: float | None
+    squares: NDArray[np.float64]
+    counts: NDArray[np.float64]
+
+
 def far_field_residual(
     expected: Callable[[NDArray[np.int64]], NDArray[np.float32]],
     source: PatternSource,
     indices: NDArray[np.int64],
     *,
     modes: int,
-) -> tuple[float | None, float | None]:
+) -> FarFieldResidual:
     """R of the patterns at ``indices`` and its Poisson floor, from at most 64 of them.
 
     Args:
         expected: Gives the counts (n, N, N) that are expected at some indices, zero frequency at [N // 2, N // 2].
         source: What was measured.
-        indices: Patterns to compare; None, None for no patterns.
+        indices: Patterns to compare.
         modes: Number of probe modes, whose wavefields share the memory.
     """
     if len(indices) == 0:
-        return None, None
+        return FarFieldResidual(None, None, np.zeros(0), np.zeros(0))
     chunk = max(1, _CHUNK_PIXELS // source.N**2 // modes)
-    total, floors = ResidualSum(), []
+    each, floors = [ResidualSum() for _ in indices], []
     for first in range(0, len(indices), chunk):
         chosen = indices[first : first + chunk]
         counts = expected(chosen)
-        total.add(source.counts(chosen), counts, bad_pixels=source.bad_pixels)
+        for total, measured, simulated in zip(each[first:], source.counts(chosen), counts, strict=False):
+            total.add(measured, simulated, bad_pixels=source.bad_pixels)
         if first < _FLOOR_PATTERNS:
             floors.append(counts[:_FLOOR_PATTERNS])
-    return total.value, poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)
+    squares, seen = (np.array([getattr(one, name) for one in each]) for name in ("numerator", "counts"))
+    value = ResidualSum(float(squares.sum()), float(seen.sum())).value
+    floor = poisson_floor(np.concatenate(floors)[:_FLOOR_PATTERNS], bad_pixels=source.bad_pixels)
+    return FarFieldResidual(value, floor, squares, seen)

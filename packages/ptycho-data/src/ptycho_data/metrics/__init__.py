@@ -5,11 +5,13 @@ from ptycho_data.metrics.area import largest_rectangle, scanned_area
 from ptycho_data.metrics.comparison import Comparison, compare, complex_correlation
 from ptycho_data.metrics.frc import FrcCurve, frc
 from ptycho_data.metrics.residual import ResidualSum, expected_square_error, poisson_floor, residual
+from ptycho_data.metrics.residual_map import ResidualMap, residual_map
 
 __all__ = [
     "Alignment",
     "Comparison",
     "FrcCurve",
+    "ResidualMap",
     "ResidualSum",
     "align",
     "compare",
@@ -19,5 +21,6 @@ __all__ = [
     "largest_rectangle",
     "poisson_floor",
     "residual",
+    "residual_map",
     "scanned_area",
 ]

@@ -15,7 +15,7 @@ from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
-from ptycho_data.fitting import JointFit, Prior, TrainingOutcome
+from ptycho_data.fitting import FarFieldResidual, JointFit, Prior, TrainingOutcome
 from ptycho_data.stages import Progress
 
 
@@ -160,8 +160,8 @@ class Backend(Protocol):
         *,
         device: str,
         background: NDArray[np.float32] | None = None,
-    ) -> tuple[float | None, float | None]:
-        """R (PHY-22) of some patterns and its Poisson floor; None, None for no patterns.
+    ) -> FarFieldResidual:
+        """R (PHY-22) of some patterns, its Poisson floor and the part of each pattern.
 
         Args:
             object_: (H, W) complex.

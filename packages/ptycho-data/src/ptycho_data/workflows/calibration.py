@@ -10,7 +10,7 @@ from ptycho_contracts.config import ReconstructionConfig
 
 from ptycho_data.batches import PatternSource
 from ptycho_data.canvas import canvas_geometry, illumination, photons_per_pixel, scan_sites
-from ptycho_data.fitting import JointFit
+from ptycho_data.fitting import FarFieldResidual, JointFit
 from ptycho_data.fitting.probe_estimation import ProbeFit, Solver
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.stages import Progress
@@ -61,7 +61,7 @@ def _residual(
     indices: NDArray[np.int64],
     *,
     mean_counts: float,
-) -> tuple[float | None, float | None]:
+) -> FarFieldResidual:
     sites = scan_sites(positions_px, canvas_geometry(positions_px, source.N), source.N)
     probe = normalised_probe(fit.probe, mean_counts)
     return backend.residual(source, fit.object, probe, sites, indices, device=device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class Evaluation:
         advice: What to try; empty beside a truth.
         convergence: Losses of each epoch by name; empty beside a truth.
         floor: Poisson floor of R, if the losses are comparable with R.
+        prior: The image with the prior beside the one without; None beside a truth, or where no prior is wanted.
     """
 
     comparison: Comparison
@@ -47,6 +48,7 @@ class Evaluation:
     advice: tuple[Advice, ...] = ()
     convergence: Mapping[str, list[float]] | None = None
     floor: float | None = None
+    prior: Comparison | None = None
 
 
 def compare_with_truth(
@@ -132,7 +134,7 @@ def evaluate_scan(
     nphotons: float | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Reconstruct a scan, two disjoint halves of it, and the halves with half the epochs (CLI-17).
+    """Reconstruct a scan with and without a prior, two disjoint halves of it, and these with half the epochs (CLI-17).
 
     Args:
         backend: What computes.
@@ -148,8 +150,10 @@ def evaluate_scan(
     """
     if not isinstance(scan, Scan):
         scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
+    other = None if config.prior == "none" else replace(config, prior="none", prior_weight="auto")
     if config.prior is None and config.prior_weight == "auto":
-        config = replace(config, prior="none")  # halves that share a prior agree on what it adds
+        # Halves that share a prior agree on what it adds.
+        config, other = replace(config, prior="none"), config
     held = held_out_indices(config.hold_out if hold_out is None else hold_out, len(scan), config.seed)
     used = used_indices(held, len(scan))
     _require_enough(scan, used)
@@ -175,7 +179,13 @@ def evaluate_scan(
     if config.epochs > 1:
         fewer = replace(config, epochs=config.epochs // 2)
         early = [run(f"half {name}, early", scan, fewer, half) for name, half in zip("ab", halves, strict=True)]
-    return _evaluated(config, full, late, early, [len(half) for half in halves])
+    evaluation = _evaluated(config, full, late, early, [len(half) for half in halves])
+    if other is None:
+        return evaluation
+    alone = config.prior == "none"
+    first, second = (image, full), run("with the prior" if alone else "without the prior", scan, other, used)
+    with_prior, without = (second, first) if alone else (first, second)
+    return _with_prior(evaluation, with_prior, without, halves_alone=alone)
 
 
 def named(part: str, progress: Progress | None) -> Progress | None:
@@ -202,7 +212,38 @@ def _require_enough(scan: Scan, used: NDArray[np.int64]) -> None:
         )
 
 
-def _agreement(halves: list[Run]) -> Comparison:
+def _with_prior(evaluation: Evaluation, with_prior: Run, without: Run, *, halves_alone: bool) -> Evaluation:
+    """With what of the image is the prior's: it beside the image of the data alone.
+
+    Args:
+        halves_alone: Whether the halves had no prior, so that their agreement is that of the data.
+    """
+    beside, summaries = _agreement([without, with_prior]), {"with": with_prior[1], "without": without[1]}
+    report: dict[str, Any] = {
+        "kind": with_prior[1]["prior"]["kind"],
+        "acted": with_prior[1]["prior"]["acted"],
+        "difference": _difference(beside, with_prior[0].weight),
+        "data_alone_half_bit": evaluation.report["frc"]["half_bit"] if halves_alone else None,
+    }
+    for name in ("residual", "residual_map"):
+        report[name] = {key: summary.get(name) for key, summary in summaries.items()}
+    return replace(evaluation, report={**evaluation.report, "what_the_prior_adds": report}, prior=beside)
+
+
+def _difference(beside: Comparison, light: NDArray[np.float32]) -> float | None:
+    """``sum w |with - without|^2 / sum w |without - mean|^2`` under the root: 1 if the prior adds as much as is there.
+
+    Args:
+        light: (H, W) illumination; w is at most its median, so that dim edges count little.
+    """
+    mask = beside.alignment.mask
+    image, alone = beside.alignment.estimate[mask], beside.alignment.truth[mask]
+    weight = np.minimum(light[mask], np.median(light[mask])).astype(np.float64)
+    contrast = float((weight * np.abs(alone - np.average(alone, weights=weight)) ** 2).sum())
+    return float(np.sqrt((weight * np.abs(image - alone) ** 2).sum() / contrast)) if contrast > 0 else None
+
+
+def _agreement(halves: Sequence[Run]) -> Comparison:
     (a, _), (b, _) = halves
     return compare(
         b.object,

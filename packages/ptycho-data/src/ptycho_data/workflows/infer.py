@@ -155,7 +155,8 @@ def infer(
         prepared, of_fit = after_joint_fit(prepared, fit, guide.fitted)
         results |= of_fit | {"prior": guidance(guide, begin, fit, prepared.source.N)["prior"]}
     with stages.measure("residuals"):
-        results |= residuals(prepared, residual_of(backend, prepared, object_, probe, background, device=device))
+        residual = residual_of(backend, prepared, object_, probe, background, device=device)
+        results |= residuals(prepared, residual, by_place=True)
     summary = inference_summary(payload, prepared, probe, stages, versions=versions, device=device, results=results)
     return reconstruction_of(prepared, object_, probe, prepared.used), summary
 
@@ -176,7 +177,7 @@ def _explaining_best(
     if len(estimates) == 1:
         return estimates[0], True
     some = prepared.used[:: math.ceil(len(prepared.used) / _COMPARED_PATTERNS)]
-    values = [residual_of(backend, prepared, estimate, probe, device=device)(some)[0] for estimate in estimates]
+    values = [residual_of(backend, prepared, estimate, probe, device=device)(some).value for estimate in estimates]
     corrected = values[-1] is not None and values[-1] <= min(value for value in values if value is not None)
     return estimates[-1 if corrected else -2], corrected
 

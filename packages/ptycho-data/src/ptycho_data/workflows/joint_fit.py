@@ -250,5 +250,5 @@ def _explains_better(
     if not np.isfinite(object_).all():
         return False
     some = prepared.used[:: math.ceil(len(prepared.used) / COMPARED_PATTERNS)]
-    values = [residual_of(backend, prepared, each, probe, device=device)(some)[0] for each in (object_, other)]
+    values = [residual_of(backend, prepared, each, probe, device=device)(some).value for each in (object_, other)]
     return values[0] is not None and values[1] is not None and values[0] < values[1]

@@ -111,7 +111,7 @@ def reconstruct(
     results |= guidance(guide, begin, fit, prepared.source.N)
     with stages.measure("residuals"):
         residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
-        results |= residuals(prepared, residual)
+        results |= residuals(prepared, residual, by_place=True)
     summary = reconstruction_summary(
         scan,
         prepared,

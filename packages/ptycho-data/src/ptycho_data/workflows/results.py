@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from ptycho_contracts.records import Reconstruction
 
 from ptycho_data.canvas import illumination
+from ptycho_data.fitting import FarFieldResidual
 from ptycho_data.fitting.probes import normalised_probe, orthogonal_modes
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.prepared_scan import PreparedScan
@@ -22,7 +23,7 @@ def residual_of(
     *,
     device: str,
 ) -> Residual:
-    """Function of indices to their R and its floor.
+    """Function of indices to their R, its floor and its parts.
 
     Args:
         object_: (H, W), for a probe of unit energy.
@@ -32,7 +33,7 @@ def residual_of(
     normalised, sites = normalised_probe(probe, prepared.mean_counts), prepared.sites
     counts = None if background is None else background * np.float32(prepared.mean_counts)
 
-    def residual(indices: NDArray[np.int64]) -> tuple[float | None, float | None]:
+    def residual(indices: NDArray[np.int64]) -> FarFieldResidual:
         return backend.residual(prepared.source, object_, normalised, sites, indices, device=device, background=counts)
 
     return residual

@@ -15,15 +15,16 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section, to_dict
 from ptycho_contracts.records import Scan
 
-from ptycho_data.fitting import JointFit, TrainingOutcome
+from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
 from ptycho_data.fitting.probes import mode_powers, overlap
+from ptycho_data.metrics import residual_map
 from ptycho_data.stages import Stages
 from ptycho_data.workflows.payloads import InferencePayload, TrainingPayload
 from ptycho_data.workflows.prepared_scan import PreparedScan
 
 Summary = dict[str, Any]
-Residual = Callable[[NDArray[np.int64]], tuple[float | None, float | None]]
-"""Indices of patterns to their residual and its Poisson floor; None for no patterns."""
+Residual = Callable[[NDArray[np.int64]], FarFieldResidual]
+"""Indices of patterns to their residual."""
 
 
 def training_summary(
@@ -177,13 +178,18 @@ def all_versions(of_backend: Mapping[str, str]) -> dict[str, str]:
     return {**shared, **of_backend, "numpy": version("numpy")}
 
 
-def residuals(prepared: PreparedScan, residual: Residual) -> Summary:
-    """R and its Poisson floor, on used and held-out patterns, from a function of indices."""
-    used, used_floor = residual(prepared.used)
-    unseen, unseen_floor = residual(prepared.held_out)
-    return {
-        "residual": {"used": used, "held_out": unseen},
-        "poisson_floor": {"used": used_floor, "held_out": unseen_floor},
+def residuals(prepared: PreparedScan, residual: Residual, *, by_place: bool = False) -> Summary:
+    """R and its Poisson floor, on used and held-out patterns, from a function of indices.
+
+    Args:
+        by_place: Also R of the used patterns by place (MET-19).
+    """
+    used, unseen = residual(prepared.used), residual(prepared.held_out)
+    where = prepared.positions_px[prepared.used]
+    found = {"residual_map": residual_map(where, used.squares, used.counts).to_dict()} if by_place else {}
+    return found | {
+        "residual": {"used": used.value, "held_out": unseen.value},
+        "poisson_floor": {"used": used.floor, "held_out": unseen.floor},
     }
 
 
