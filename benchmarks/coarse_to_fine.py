@@ -108,6 +108,8 @@ JOINT = {
     "levels, no prior, 30 epochs": {"prior": "none", "loss": "amplitude", "epochs": 30},
     "levels, no prior, 8 epochs": {"prior": "none", "loss": "amplitude", "epochs": 8},
     "default": {},
+    "default, 8 epochs": {"epochs": 8},
+    "default, 4 epochs": {"epochs": 4},
 }
 
 

@@ -59,6 +59,8 @@ def codes(**changes) -> list[str]:
         ({}, ["residual.floor", "frc.settled", "stop"]),
         ({"residual": 0.014, "held_out": 0.014}, ["residual.near", "frc.settled", "stop"]),
         ({"residual": 0.016, "held_out": 0.016}, ["residual.above", "frc.settled"]),
+        ({"residual": 0.031, "held_out": 0.031}, ["residual.far", "frc.settled"]),
+        ({"residual": 0.0059, "held_out": 0.006}, ["residual.below", "frc.settled"]),
         ({"half_bit": 0.55}, ["residual.floor", "frc.rising"]),
         ({"half_bit": 0.45}, ["residual.floor", "frc.falling"]),
         ({"held_out": 0.013}, ["residual.floor", "overfit", "frc.settled", "stop"]),
@@ -137,6 +139,19 @@ def test_a_run_far_above_its_floor_ends_with_a_hint(command, settings, words):
     result = hint(command, summary(0.016, 0.006, **settings))
     assert result is not None
     assert words in result
+
+
+def test_what_is_basic_is_named_before_more_epochs():
+    """CLI-26: orientation first far above the floor, unit and gain below it; more epochs while the loss falls."""
+    far = hint("reconstruct", summary(0.03, 0.006, reconstruction={"modes": 3}))
+    assert "rank the orientations of the positions: inspect with --orientation; then try more --epochs" in far
+    below = hint("infer", summary(0.002, 0.006, model={"modes": 1}))
+    assert "below its floor 0.006: the patterns are hardly counts of photons; state their unit (--measurement)" in below
+    flat, steep = [0.05, 0.0161, 0.0161, 0.016], [0.05, 0.03, 0.02, 0.016]
+    for losses, asked in ((flat, False), (steep, True)):
+        result = hint("reconstruct", summary(0.016, 0.006, reconstruction={"modes": 3}) | {"losses": losses})
+        assert ("more --epochs" in result) is asked
+        assert "--modes 5" in result
 
 
 def calibrated(residual=0.016, floor=0.006, *, steps=480, modes=1, **more):

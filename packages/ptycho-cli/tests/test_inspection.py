@@ -51,6 +51,13 @@ def spoilt(scan, name):
         "dead pixels": {"measurements": with_pixel(counts, (8, 8), 0)},
         "photons": {"measurements": (counts * 7).astype(np.uint32)},
         "unit": {"measurements": (counts / counts.max()).astype(np.float32)},
+        "saturation": {"measurements": np.minimum(counts, int(counts.max() * 0.6))},
+        "window": {"probe": np.ones_like(scan.probe)},
+        "far field": {
+            "metadata": {
+                "geometry": {"photon_energy_ev": 8000.0, "detector_distance_m": 0.01, "object_pixel_size_m": 1e-6}
+            }
+        },
     }
     return replace(scan, **changes[name])
 
@@ -67,19 +74,64 @@ def with_pixel(counts, place, value):
     [
         ("probe", "4 times the mean counts"),
         ("exposure", "1 of 12"),
-        ("overlap", "less than 50 %"),
+        ("overlap", "steps beyond the probe"),
         ("positions", "metres instead of pixels"),
         ("centre", "x 10.8"),
         ("hot pixels", "1 at [y, x] = [1, 2]"),
         ("dead pixels", "1 at [y, x] = [8, 8]"),
         ("unit", "normalised data"),
         ("photons", "multiples of 7"),
+        ("saturation", "saturated; mask these pixels"),
+        ("window", "within 1 px of the edge of its window"),
+        ("far field", "near field"),
     ],
 )
 def test_each_defect_is_warned_of_by_its_own_check(scan, name, words):
     status, text = statuses(spoilt(scan, name))[name]
     assert status == "warn"
     assert words in text
+
+
+def test_the_fresnel_number(scan):
+    """Oracle: (D p)^2 / (lambda z) with D = 2 sqrt 18 px (the probe of the fixture) and lambda = 1.2398 um eV / E."""
+    geometry = {"photon_energy_ev": 10000.0, "detector_distance_m": 2.0, "object_pixel_size_m": 2e-7}
+    status, text = statuses(replace(scan, metadata={"geometry": geometry}))["far field"]
+    assert status == "ok"
+    assert float(text.split()[-1]) == pytest.approx(72 * 4e-14 / (1.23984e-10 * 2), rel=0.05)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_counter_that_began_again_at_zero(scan, bits):
+    """A bright disc of a little more than the counter holds, with photon noise; without the overflow no warning."""
+    y, x = np.mgrid[: scan.N, : scan.N] - scan.N // 2
+    bright = 1.2 * 2**bits * np.exp(-(x**2 + y**2) / 20)
+    counts = np.random.default_rng(0).poisson(np.broadcast_to(bright, (64, scan.N, scan.N))).astype(np.uint32)
+    sound, wrapped = with_counts(counts, scan), with_counts(counts % 2**bits, scan)
+    assert "counters" not in statuses(sound)
+    status, text = statuses(wrapped)["counters"]
+    assert status == "warn"
+    assert f"a {bits}-bit counter began again at 0" in text
+
+
+def test_few_photons_are_not_called_saturated(scan):
+    """Poisson counts of a mean of 1 reach their highest value often."""
+    counts = np.random.default_rng(2).poisson(1.0, (64, scan.N, scan.N)).astype(np.uint16)
+    assert "saturation" not in statuses(with_counts(counts, scan))
+
+
+def test_a_hot_pixel_does_not_shift_the_centre(scan):
+    """One pixel is no reason to shift patterns."""
+    result = statuses(replace(scan, measurements=with_pixel(np.asarray(scan.measurements), (1, 2), 60000)))
+    assert result["hot pixels"][0] == "warn"
+    assert result["centre"][0] == "ok"
+
+
+def test_steps_in_a_wrong_unit(scan):
+    """Steps of a hundredth of a pixel over more than one pixel; steps a little below the probe's width."""
+    line = np.stack([np.arange(400) * 0.01, np.zeros(400)], axis=1)
+    many = with_counts(np.resize(scan.measurements, (400, scan.N, scan.N)), scan)
+    assert "wrong unit" in statuses(replace(many, positions_px=line))["positions"][1]
+    assert "less than 50 %" in statuses(replace(scan, positions_px=scan.positions_px * 3))["overlap"][1]
 
 
 def with_counts(measurements, scan):

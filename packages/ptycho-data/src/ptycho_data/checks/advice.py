@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,13 @@ from ptycho_contracts.problems import Problem
 
 AT_FLOOR, NEAR_FLOOR = 1.1, 1.5
 """R over its Poisson floor up to which the patterns are explained, and nearly so."""
+BELOW_FLOOR = 0.6
+"""R over its floor below which the counts are hardly photons. Reasoned: counts of photons times g have g times the
+floor's R; a fit that follows the noise of a small scan rarely takes a third of it away."""
+FAR_ABOVE = 3.0
+"""R over its floor above which something basic may be wrong, such as the orientation of the positions."""
+STILL_FALLING = 0.02
+"""Relative fall of the loss over the last quarter of the epochs that more epochs would go on with."""
 OVERFIT = 1.2
 """R of held-out patterns over that of the used ones, above which the object follows the noise."""
 TREND = 0.02
@@ -35,14 +42,24 @@ def over_floor(residual: Any, floor: Any) -> float | None:
     return float(residual / floor)
 
 
-def try_next(modes: int, *, corrects_positions: bool = False, fits_background: bool = False) -> str:
-    """Options of ``reconstruct`` to try if R stays above its floor, the likeliest first."""
+ORIENTATION_FIRST = "rank the orientations of the positions: inspect with `orientation`"
+WRONG_UNIT = "the patterns are hardly counts of photons; state their unit (`measurement`), or multiply out the gain"
+
+
+def try_next(
+    modes: int, *, corrects_positions: bool = False, fits_background: bool = False, falling: bool = True
+) -> str:
+    """Options of ``reconstruct`` to try if R stays above its floor, the likeliest first.
+
+    Args:
+        falling: Whether the losses still fall, so that more epochs may help.
+    """
     if modes < FEW_MODES:
         return f"try `modes={FEW_MODES}`"
     options = [f"`modes={min(modes + 2, MOST_MODES)}`"] if modes < MOST_MODES else []
     options += [] if corrects_positions else ["`correct_positions`"]
     options += [] if fits_background else ["`fit_background`"]
-    return "try more `epochs`" + "".join(f", {option}" for option in options)
+    return "try " + (", ".join((["more `epochs`"] if falling else []) + options) or "another model of the experiment")
 
 
 def advise(
@@ -80,7 +97,11 @@ def advise(
             )
         )
     result += trend
-    if ratio is not None and ratio <= NEAR_FLOOR and [advice.code for advice in trend] == ["frc.settled"]:
+    if (
+        ratio is not None
+        and BELOW_FLOOR <= ratio <= NEAR_FLOOR
+        and [advice.code for advice in trend] == ["frc.settled"]
+    ):
         result.append(Advice("stop", "R is at or near its floor and the FRC has settled: stop here"))
     return result
 
@@ -91,6 +112,8 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
         return _of_calibration(summary)
     residual, floor = (_used(summary.get(name)) for name in ("residual", "poisson_floor"))
     ratio = over_floor(residual, floor)
+    if ratio is not None and ratio < BELOW_FLOOR:
+        return f"R {residual:.4g} is below its floor {floor:.4g}: {WRONG_UNIT}"
     if ratio is None or ratio <= NEAR_FLOOR:
         return None
     settings = summary.get("settings", {})
@@ -100,6 +123,7 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
             int(own.get("modes", 1)),
             corrects_positions=bool(own.get("correct_positions")),
             fits_background=bool(own.get("fit_background")),
+            falling=still_falling(summary.get("losses") or []),
         )
         longer = _longer(summary, own)
         remedy = f"try {longer}, then {remedy.removeprefix('try ')}" if longer else remedy
@@ -110,7 +134,17 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
             remedy = "try `refine=5`" + (f", or {more}" if more else "")
         else:
             remedy = more or "try a larger `refine`, `correct_positions` or `fit_background`"
+    if ratio > FAR_ABOVE:
+        remedy = f"{ORIENTATION_FIRST}; then {remedy}"
     return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
+
+
+def still_falling(losses: Sequence[float]) -> bool:
+    """Whether the loss fell by more than 2 % over the last quarter of the epochs; True for too few to tell."""
+    if len(losses) < 4:
+        return True
+    before, last = losses[-1 - len(losses) // 4], losses[-1]
+    return bool(before > 0 and (before - last) / before > STILL_FALLING)
 
 
 def collapsed(summary: Mapping[str, Any], model: str) -> Problem | None:
@@ -179,6 +213,8 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
     if ratio is None:
         return []
     times = f"R is {ratio:.2f} times its Poisson floor"
+    if ratio < BELOW_FLOOR:
+        return [Advice("residual.below", f"{times}, which no fit of photons can be: {WRONG_UNIT}")]
     if ratio <= AT_FLOOR:
         return [
             Advice("residual.floor", f"{times}: the patterns are explained; R cannot distinguish further, use the FRC")
@@ -189,6 +225,8 @@ def _of_residual(ratio: float | None, remedy: str, *, rising: bool) -> list[Advi
         then = remedy.replace("more `epochs`, ", "")
         also = f"; if R stays with more epochs, {then}" if then != "try more `epochs`" else ""
         return [Advice("residual.above", f"{times}: the fit has not converged{also}")]
+    if ratio > FAR_ABOVE:
+        return [Advice("residual.far", f"{times}: something basic is wrong; {ORIENTATION_FIRST}, then {remedy}")]
     return [Advice("residual.above", f"{times}: something is not modelled; {remedy}")]
 
 

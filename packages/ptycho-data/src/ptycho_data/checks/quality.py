@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Scan
+from scipy.constants import c, e, h
 from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
+
+from ptycho_data.checks.detector import overflowed_bits, saturated_values
 
 Status = Literal["ok", "warn", "info"]
 _BLOCK_BYTES = 1 << 26
 _SAMPLED_PATTERNS = 256
+_RIM_POWER = 0.05
+"""Part of a probe's energy in the outer sixteenth of its window that says it does not fit. Reasoned: of a disc as wide
+as the window it is a quarter."""
+_LEAST_STEP_PX = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +77,19 @@ def nearest_distances(scan: Scan) -> NDArray[np.float64]:
 
 def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
     """Every check of a scan, in reading order."""
+    rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), _SAMPLED_PATTERNS)).astype(np.int64))
+    good = np.ones((scan.N, scan.N), bool) if scan.bad_pixels is None else ~scan.bad_pixels
+    sample = scan.counts(rows) * good
     return [
         _unit(scan, facts),
         _exposure(facts),
-        _statistics(scan, facts),
+        _statistics(sample, facts),
+        *_detector(sample),
         _probe(scan, facts),
+        *_window(scan),
         _overlap(scan, facts),
         _positions(scan, facts),
+        *_far_field(scan),
         _centre(scan, facts),
         *_pixels(scan, facts),
         _truth(scan),
@@ -106,10 +119,9 @@ def _exposure(facts: ScanFacts) -> Check:
     return Check("exposure", "ok", text)
 
 
-def _statistics(scan: Scan, facts: ScanFacts) -> Check:
+def _statistics(sample: NDArray[np.float32], facts: ScanFacts) -> Check:
     """Whether the counts look like photons: whole numbers of spacing 1, at least Poisson variance in dim pixels."""
-    rows = np.unique(np.linspace(0, len(scan) - 1, min(len(scan), _SAMPLED_PATTERNS)).astype(np.int64))
-    counts = scan.counts(rows).astype(np.float64)
+    counts = sample.astype(np.float64)
     whole = np.rint(counts)
     if np.mean(np.abs(counts - whole) > 1e-3 * np.maximum(1, counts)) > 1e-3:
         return Check(
@@ -121,7 +133,7 @@ def _statistics(scan: Scan, facts: ScanFacts) -> Check:
     if step > 1:
         return Check("photons", "warn", f"counts come in multiples of {step}: detector units? divide by the gain")
     dim = (facts.mean_pattern > 0.02) & (facts.mean_pattern < 0.5)
-    if len(rows) < 16 or np.count_nonzero(dim) < 16:
+    if len(counts) < 16 or np.count_nonzero(dim) < 16:
         return Check("photons", "ok", "whole numbers of photons")
     values = counts[:, dim]
     ratio = float(values.var(axis=0, ddof=1).sum() / values.mean(axis=0).sum())
@@ -129,6 +141,44 @@ def _statistics(scan: Scan, facts: ScanFacts) -> Check:
     return Check(
         "photons", "ok" if ratio > 0.8 else "warn", text + ("" if ratio > 0.8 else ": thresholded or filtered?")
     )
+
+
+def _detector(sample: NDArray[np.float32]) -> Iterator[Check]:
+    """Warnings only: where nothing is seen, nothing is said."""
+    saturated, bits = saturated_values(sample), overflowed_bits(sample)
+    if bits is not None:
+        text = f"bright pixels next to dark ones, in steps of most of {2**bits}: a {bits}-bit counter began again at 0"
+        yield Check("counters", "warn", text + "; attenuate the beam, or mask these pixels")
+    elif saturated is not None:
+        top, values = saturated
+        text = f"{values} values of {len(sample)} patterns are {top:.6g}, and hardly any just below: saturated"
+        yield Check("saturation", "warn", text + "; mask these pixels (`bad_pixels`)")
+
+
+def _window(scan: Scan) -> Iterator[Check]:
+    """Whether the probe fits into its window of N pixels; warnings only."""
+    if scan.probe is None:
+        return
+    power, rim = np.sum(np.abs(scan.probe) ** 2, axis=0), max(1, scan.N // 16)
+    outer = 1 - float(power[rim:-rim, rim:-rim].sum() / max(float(power.sum()), 1e-300))
+    if outer > _RIM_POWER:
+        text = f"{100 * outer:.0f} % of the probe's energy lies within {rim} px of the edge of its window"
+        yield Check("window", "warn", text + ": the probe is wider than N object pixels; bin less, or use a larger N")
+
+
+def _far_field(scan: Scan) -> Iterator[Check]:
+    """Whether the detector is in the far field, where the optics are known: Fresnel number D^2 / (lambda z)."""
+    geometry = scan.metadata.get("geometry")
+    names = ("photon_energy_ev", "detector_distance_m", "object_pixel_size_m")
+    if scan.probe is None or not isinstance(geometry, Mapping) or not all(geometry.get(name) for name in names):
+        return
+    energy_ev, distance_m, pixel_m = (float(geometry[name]) for name in names)
+    number = (probe_diameter_px(scan.probe) * pixel_m) ** 2 * energy_ev * e / (h * c * distance_m)
+    text = f"Fresnel number of the probe {number:.2g}"
+    if number > 1:
+        yield Check("far field", "warn", text + ": the detector is in the near field, which is not modelled")
+    else:
+        yield Check("far field", "ok", text)
 
 
 def _probe(scan: Scan, facts: ScanFacts) -> Check:
@@ -164,6 +214,8 @@ def _overlap(scan: Scan, facts: ScanFacts) -> Check:
     diameter = probe_diameter_px(scan.probe)
     overlap = 1 - step / diameter if diameter > 0 else 0.0
     text += f", the probe is {diameter:.3g} px wide: linear overlap {100 * overlap:.0f} %"
+    if step > diameter:
+        return Check("overlap", "warn", text + "; steps beyond the probe: positions in a wrong unit?")
     if overlap < 0.5:
         return Check("overlap", "warn", text + "; less than 50 % seldom determines the object")
     return Check("overlap", "ok", text)
@@ -177,6 +229,8 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     spread = float((high - low).max())
     if spread < 1:
         return Check("positions", "warn", text + "; all within one pixel: metres instead of pixels?")
+    if facts.step_px.size and 1e-6 <= np.median(facts.step_px) < _LEAST_STEP_PX:
+        return Check("positions", "warn", f"{text}; steps of {np.median(facts.step_px):.2g} px: wrong unit?")
     if facts.step_px.size and np.median(facts.step_px) > scan.N:
         return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?")
     if repeated:
@@ -185,7 +239,8 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
 
 
 def _centre(scan: Scan, facts: ScanFacts) -> Check:
-    pattern = facts.mean_pattern
+    hot, _ = odd_pixels(facts)
+    pattern = np.where(hot, 0.0, facts.mean_pattern)  # one pixel shifts no pattern
     total = pattern.sum()
     if total <= 0:
         return Check("centre", "warn", "the patterns are empty")
