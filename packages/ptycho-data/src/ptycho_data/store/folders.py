@@ -17,7 +17,7 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
 from ptycho_data.checksums import BLOCK_BYTES, checksum_of
 from ptycho_data.files.containers.npy import check_size, read_header
-from ptycho_data.files.sources import checked_file
+from ptycho_data.input_files import checked_file
 
 Progress = Callable[[str, int, int], None]
 
