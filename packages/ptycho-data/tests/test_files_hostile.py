@@ -151,8 +151,8 @@ def test_decompression_bomb_is_refused(tmp_path):
 def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     """Invariant 45: many arrays that are each legal must fit the memory together."""
     path = archive(tmp_path / "scan.npz", good_members())
-    monkeypatch.setattr("ptycho_data.files.containers.zipped.available_bytes", lambda: 300)
-    assert codes_of(path) == ("npz.memory",)
+    monkeypatch.setattr("ptycho_data.free_memory.available_bytes", lambda: 300)
+    assert codes_of(path) == ("memory.free",)
 
 
 def test_directory_that_lies_about_sizes_is_refused(tmp_path):

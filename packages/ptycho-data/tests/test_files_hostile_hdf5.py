@@ -1,6 +1,7 @@
 """HDF: files that lead outside, lie about their size, or need what is not there, are each one clear error."""
 
 import struct
+import zlib
 
 import h5py
 import numpy as np
@@ -11,6 +12,7 @@ from ptycho_contracts.problems import ContractError
 from ptycho_data.files import read_scan
 from ptycho_data.files.containers.global_heaps import first_bad_heap
 from ptycho_data.files.containers.hdf5 import Hdf5File
+from ptycho_data.files.containers.hdf5_filters import size_of_zstd_frame
 
 
 def good(path):
@@ -106,9 +108,57 @@ def bomb(file):
     data[...] = 0
 
 
+def with_filters(file, name, filters, shape=(4, 8, 8), chunks=(1, 8, 8)):
+    """A dataset of uint16 with these filters, as pairs of code and parameters; nothing is written."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk(chunks)
+    for code, values in filters:
+        plist.set_filter(code, h5py.h5z.FLAG_OPTIONAL, values)
+    space = h5py.h5s.create_simple(shape)
+    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(np.dtype("u2")), space, plist)
+    return file[name]
+
+
+def raw_chunks(data, raw):
+    for place in range(4):
+        data.id.write_direct_chunk((place, 0, 0), raw)
+
+
+def gzip_twice(file):
+    """198 KB that became 3 GB: gzip of gzip."""
+    data = with_filters(file, "patterns", [(1, (9,)), (1, (9,))])
+    raw_chunks(data, zlib.compress(zlib.compress(bytes(1 << 28))))
+
+
+def gzip_of_lzf(file):
+    with_filters(file, "patterns", [(32000, (4, 261, 128)), (1, (9,))])[...] = 1
+
+
+def shuffled_after_gzip(file):
+    with_filters(file, "patterns", [(1, (9,)), (2, (2,))])[...] = 1
+
+
+def chunk_of_gzip_that_lies(file):
+    raw_chunks(with_filters(file, "patterns", [(1, (9,))]), zlib.compress(bytes(1 << 29)))
+
+
+def chunk_of_szip_that_lies(file):
+    raw_chunks(with_filters(file, "patterns", [(4, (169, 8, 16, 64))]), struct.pack("<I", 1 << 31) + bytes(60))
+
+
+def forged_scaleoffset(file):
+    data = file.create_dataset("patterns", (4, 8, 8), np.uint16, chunks=(1, 8, 8), scaleoffset=0)
+    data[...] = np.arange(256).reshape(4, 8, 8)
+
+
 @pytest.mark.parametrize(
     ("make", "codes"),
     [
+        (gzip_twice, {"hdf5.filter"}),
+        (gzip_of_lzf, {"hdf5.filter"}),
+        (shuffled_after_gzip, {"hdf5.filter"}),
+        (chunk_of_gzip_that_lies, {"hdf5.bomb"}),
+        (chunk_of_szip_that_lies, {"hdf5.bomb"}),
         (external_link, {"hdf5.link"}),
         (external_behind_soft_links, {"hdf5.link"}),
         (loop, {"hdf5.link"}),
@@ -127,6 +177,57 @@ def test_malicious_datasets_are_refused(secret, monkeypatch, make, codes):
     """Invariant 45: nothing outside the file is read, nothing huge allocated."""
     monkeypatch.chdir(secret)
     assert set(codes_of(replaced(secret / "bad.h5", make))) == codes
+
+
+def test_a_filter_whose_parameters_are_forged_is_refused(tmp_path):
+    """HDF-4a: scale-offset allocates the number of values that its parameters in the file tell."""
+    path = replaced(tmp_path / "a.h5", forged_scaleoffset)
+    assert len(read_scan(path)) == 4
+    content = bytearray(path.read_bytes())
+    parameters = struct.pack("<5I", 2, 0, 64, 0, 2)
+    assert content.count(parameters) == 1
+    struct.pack_into("<I", content, content.index(parameters) + 8, 1 << 30)
+    path.write_bytes(content)
+    assert codes_of(path) == ("hdf5.bomb",)
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"compression": "gzip", "shuffle": True, "fletcher32": True},
+        {"compression": "lzf", "shuffle": True},
+        {"compression": "szip"},
+        {"scaleoffset": 0, "compression": "gzip"},
+    ],
+)
+def test_sound_compressions_are_read(tmp_path, packed, monkeypatch):
+    """HDF-4a: also where every chunk is inflated under its bound first."""
+    monkeypatch.setattr("ptycho_data.files.containers.hdf5_filters.INFLATED_BYTES", 0)
+    counts = np.random.default_rng(0).poisson(9, (4, 32, 32)).astype(np.uint16)
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("x", data=counts, chunks=(2, 32, 32), **packed)
+    with Hdf5File(tmp_path / "a.h5") as file:
+        np.testing.assert_array_equal(file.array("x"), counts)
+
+
+def test_text_is_inflated_under_the_same_bound(tmp_path):
+    """HDF-4a: a text of fixed length is data, too."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("text", (1,), "S100000000", chunks=(1,), compression="gzip")[0] = b"x"
+    with Hdf5File(tmp_path / "a.h5") as file, pytest.raises(ContractError) as caught:
+        file.text("text")
+    assert caught.value.codes == ("hdf5.bomb",)
+
+
+@pytest.mark.parametrize("size", [5, 300, 70_000])
+@pytest.mark.parametrize("single", [0, 1])
+def test_the_size_of_a_zstd_frame_is_read_from_its_head(size, single):
+    """Oracle: heads built by RFC 8878, section 3.1.1.1."""
+    flag, width = (0, 1) if size < 256 else (1, 2) if size < 65_792 else (2, 4)
+    told = (size - 256 if width == 2 else size).to_bytes(width, "little")
+    head = b"\x28\xb5\x2f\xfd" + bytes([flag << 6 | single << 5]) + (b"" if single else b"\x58")
+    frame = head + (told if single or flag else b"") + bytes(40)
+    assert size_of_zstd_frame(frame) == (size if single or flag else None)
 
 
 def test_a_soft_link_within_the_file_is_followed(tmp_path):
@@ -156,8 +257,8 @@ def test_an_unknown_filter_names_the_extra(tmp_path):
 
 def test_arrays_beyond_the_memory_are_refused(tmp_path, monkeypatch):
     path = good(tmp_path / "a.h5")
-    monkeypatch.setattr("ptycho_data.files.containers.hdf5.available_bytes", lambda: 300)
-    assert codes_of(path) == ("hdf5.memory",)
+    monkeypatch.setattr("ptycho_data.free_memory.available_bytes", lambda: 300)
+    assert codes_of(path) == ("memory.free",)
 
 
 def test_a_forged_heap_of_text_is_refused_before_libhdf5_walks_it(tmp_path):

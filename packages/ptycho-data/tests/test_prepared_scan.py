@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ptycho_contracts.config import DataConfig
 from ptycho_contracts.problems import ContractError
-from ptycho_contracts.testing import reference
+from ptycho_contracts.testing import reference, strategies
+from ptycho_data.checks.outliers import outlying_positions
+from ptycho_data.checks.quality import check_scan, gather
 from ptycho_data.checks.requirements import require_light, require_one_scan, require_photons, require_probe
 from ptycho_data.files import combine_scans
 from ptycho_data.simulate import simulate
@@ -35,6 +39,50 @@ def test_view(margin):
     origin, (height, width) = reference.canvas_geometry(SCAN.positions_px, 16)
     np.testing.assert_array_equal(view.geometry.origin_yx_px, np.asarray(origin) - margin)
     assert view.geometry.shape == (height + 2 * margin, width + 2 * margin)
+
+
+def moved(rows, by):
+    """The scan with some positions elsewhere."""
+    positions = SCAN.positions_px.copy()
+    positions[rows] += by
+    return replace(BARE, probe=SCAN.probe, positions_px=positions)
+
+
+@pytest.mark.parametrize("by", [(8000, 0), (0, -60_000), (300, 300), (1e9, 1e9)])
+def test_a_position_far_off_is_refused_before_any_work(by, monkeypatch):
+    """GEO-6: by name, before the canvas is made; inspect says the same."""
+    scan = moved([7], by)
+    with pytest.raises(ContractError, match=r"1 far from all others: row 7 at x .*leave their patterns out") as caught:
+        prepare_scan(scan, None, 0)
+    assert caught.value.codes == ("scan.outlying_positions",)
+    check = next(check for check in check_scan(scan, gather(scan)) if check.name == "positions")
+    assert check.status == "warn"
+    assert "row 7 at x" in check.text
+
+
+def test_two_regions_are_a_scan_as_long_as_the_memory_holds_their_canvas(monkeypatch):
+    """GEO-7: 20 of 40 positions far off are no outliers; their canvas of 1,000 x 1,000 px needs 180 MB."""
+    scan = moved(range(20), 1000 - SCAN.N)
+    assert prepare_scan(scan, None, 0).geometry.shape[0] > 1000
+    monkeypatch.setattr("ptycho_data.free_memory.available_bytes", lambda: 150_000_000)
+    with pytest.raises(ContractError, match=r"canvas of 1\d\d\d x 1\d\d\d px: .*check the positions") as caught:
+        prepare_scan(scan, None, 0)
+    assert caught.value.codes == ("memory.free",)
+
+
+@given(
+    count=st.integers(40, 120),
+    offset=st.floats(-1e6, 1e6),
+    far=st.lists(st.integers(0, 39), max_size=2, unique=True),
+    angle=st.floats(0, 6.28),
+    rng=strategies.generators,
+)
+def test_outliers_are_the_positions_that_were_moved(count, offset, far, angle, rng):
+    """GEO-6: any offset of the scan, any direction; one region gives none."""
+    positions = rng.uniform(0, 100, (count, 2)) + offset
+    distance = 3000 * np.arange(1, len(far) + 1)[:, None]
+    positions[far] += distance * np.array([np.cos(angle), np.sin(angle)])
+    assert outlying_positions(positions, 16).tolist() == sorted(far)
 
 
 def test_held_out_patterns_do_not_matter():

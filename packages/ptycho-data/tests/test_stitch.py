@@ -259,3 +259,14 @@ def test_group_patches_of_another_layout_are_refused():
 def test_canvas_of_another_shape_than_its_frame_is_refused():
     with pytest.raises(ContractError, match="as its frame says"):
         extract_patches(np.zeros((9, 9)), [[4.0, 4.0]], CanvasGeometry(np.zeros(2), (9, 8)), 4)
+
+
+def test_a_canvas_beyond_the_memory_is_refused_before_it_is_made(monkeypatch):
+    """GEO-7."""
+    monkeypatch.setattr("ptycho_data.free_memory.available_bytes", lambda: 35_999_999)
+    geometry = CanvasGeometry(np.zeros(2), (1000, 1000))
+    with pytest.raises(ContractError) as caught:
+        Stitcher(geometry)
+    assert caught.value.codes == ("memory.free",)
+    monkeypatch.setattr("ptycho_data.free_memory.available_bytes", lambda: 36_000_000)
+    assert Stitcher(geometry).geometry is geometry

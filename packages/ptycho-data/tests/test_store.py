@@ -1,6 +1,7 @@
 """FOLD, STORE, BATCH: content, reuse, damage, batches."""
 
 import json
+import os
 import pickle
 import shutil
 
@@ -13,7 +14,7 @@ from ptycho_contracts.records import SCAN_ARRAYS, Scan
 from ptycho_contracts.testing import strategies
 from ptycho_data.batches.gathering import gather, mean_counts
 from ptycho_data.grouping.groups import group
-from ptycho_data.store import commits
+from ptycho_data.store import commits, folders
 from ptycho_data.store.stores import create_store, open_store, verify_store
 
 
@@ -150,7 +151,7 @@ def test_missing_arrays_and_foreign_folders_do_not_open(tmp_path):
         ({"schema": [3, 0]}, "store.schema"),
         ({"kind": "groups"}, "store.schema"),
         ({"facts": {**manifest["facts"], "unit": "amplitude"}}, "store.altered"),
-        ({"arrays": 3}, "store.altered"),
+        ({"arrays": 3}, "store.manifest"),
     ):
         (path / "manifest.json").write_text(json.dumps({**manifest, **change}))
         with pytest.raises(ContractError) as caught:
@@ -181,6 +182,144 @@ def test_foreign_content_is_never_replaced(tmp_path):
     assert len(create_store(tmp_path / "empty", make_scan())) == 10
     with pytest.raises(MissingFileError, match="existing folder"):
         create_store(tmp_path / "no" / "s", make_scan())
+
+
+@pytest.mark.parametrize("name", ["thesis.npy", "groups-notes", "groups-0123456789abcdef/notes.txt", ".notes", "x"])
+def test_files_of_the_user_in_a_store_are_never_deleted(tmp_path, name):
+    """FOLD-8: a store that holds one name that is not of its manifest is not replaced, whatever the name resembles."""
+    path = tmp_path / "s"
+    create_store(path, make_scan()).groups(gridsize=2)
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_bytes(b"mine")
+    before = content_of(tmp_path)
+    with pytest.raises(ContractError, match="choose another path or remove it yourself") as caught:
+        create_store(path, make_scan(probe_kind="exact"))
+    assert caught.value.codes == ("store.occupied",)
+    assert name in str(caught.value)
+    assert content_of(tmp_path) == before
+    (path / name).unlink()
+    assert create_store(path, make_scan(probe_kind="exact")).probe_kind == "exact"
+
+
+def test_a_file_put_into_a_store_at_the_last_moment_stays(tmp_path, monkeypatch):
+    """FOLD-8: between the look at the old folder and its removal."""
+    path = tmp_path / "s"
+    create_store(path, make_scan())
+    rename = os.rename
+
+    def late(source, target):
+        if source == path:
+            (path / "thesis.npy").write_bytes(b"mine")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", late)
+    with pytest.raises(ContractError) as caught:
+        create_store(path, make_scan(probe_kind="exact"))
+    assert caught.value.codes == ("store.occupied",)
+    assert (path / "thesis.npy").read_bytes() == b"mine"
+    assert open_store(path).probe_kind == "guess"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_a_folder_with_an_altered_manifest_is_not_replaced(tmp_path):
+    """FOLD-8: names of a manifest count only if it agrees with its key."""
+    path = tmp_path / "s"
+    create_store(path, make_scan())
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["arrays"]["thesis"] = manifest["arrays"]["probe"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "thesis.npy").write_bytes(b"mine")
+    before = content_of(tmp_path)
+    with pytest.raises(ContractError, match="remove it yourself"):
+        create_store(path, make_scan())
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["measurements", "probe", "positions_px"])
+def test_a_store_whose_bytes_rotted_is_written_again(tmp_path, name, caplog):
+    """FOLD-4: the bytes on disk are verified before they are used again, as the input is."""
+    path, scan = tmp_path / "s", make_scan()
+    create_store(path, scan)
+    sound = (path / f"{name}.npy").read_bytes()
+    (path / f"{name}.npy").write_bytes(sound[:-8] + sound[-4:] + sound[-8:-4][::-1])
+    assert (path / f"{name}.npy").read_bytes() != sound
+    with pytest.raises(ContractError, match=rf"{name}.npy: expected checksum"):
+        verify_store(path)
+    store = create_store(path, scan)
+    np.testing.assert_array_equal(getattr(store, name), getattr(scan, name))
+    assert (path / f"{name}.npy").read_bytes() == sound
+    verify_store(path)
+    assert "written anew" in caplog.text
+
+
+def test_opening_verifies_small_arrays_and_leaves_large_ones_unread(tmp_path, monkeypatch):
+    """FOLD-7: positions that rotted do not open; of patterns above the bound only the header is read."""
+    path = tmp_path / "s"
+    create_store(path, make_scan())
+    for name, opens in (("measurements", True), ("positions_px", False)):
+        monkeypatch.setattr(folders.open_folder, "__kwdefaults__", {"verified_bytes": 600})
+        sound = bytearray((path / f"{name}.npy").read_bytes())
+        sound[-1] ^= 1
+        (path / f"{name}.npy").write_bytes(sound)
+        if opens:
+            open_store(path)
+            continue
+        with pytest.raises(ContractError) as caught:
+            open_store(path)
+        assert caught.value.codes == ("store.checksum",)
+
+
+def test_groups_whose_bytes_rotted_are_made_again(tmp_path):
+    """STORE-3: same layout, other indices."""
+    store = create_store(tmp_path / "s", make_scan())
+    requested = store.groups(gridsize=2)
+    kept = next(store.path.glob("groups-*"))
+    np.save(kept / "nn_indices.npy", requested.nn_indices[::-1])
+    np.testing.assert_array_equal(store.groups(gridsize=2).nn_indices, requested.nn_indices)
+    verify_store(store.path)
+
+
+def forged(path, **changes):
+    """The manifest with other entries, under the key that fits them."""
+    manifest = {**json.loads((path / "manifest.json").read_text()), **changes}
+    del manifest["key"]
+    (path / "manifest.json").write_text(json.dumps({**manifest, "key": folders.digest(manifest)}))
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"measurements": {"dtype": "<u2", "checksum": ""}},
+        {"measurements": {"dtype": "<u2", "checksum": "", "shape": 3}},
+        {"measurements": {"dtype": 3, "checksum": "", "shape": [3]}},
+        {"measurements": []},
+        {"../outside": {"dtype": "<u2", "checksum": "", "shape": [3]}},
+        {},
+        [],
+    ],
+)
+def test_forged_manifests_are_one_error(tmp_path, arrays):
+    """FOLD-7: arrays without shape, names that lead out of the folder; nothing outside is touched."""
+    path = tmp_path / "s"
+    create_store(path, make_scan())
+    np.save(tmp_path / "outside.npy", np.zeros(3, np.uint16))
+    forged(path, arrays=arrays)
+    with pytest.raises(ContractError):
+        open_store(path)
+    with pytest.raises(ContractError):
+        create_store(path, make_scan())
+    assert (tmp_path / "outside.npy").exists()
+
+
+@pytest.mark.parametrize(
+    "facts", [{}, {"unit": "photons", "probe_kind": "guess", "metadata": {}}, {"unit": "counts", "probe_kind": "guess"}]
+)
+def test_forged_facts_are_one_error(tmp_path, facts):
+    create_store(tmp_path / "s", make_scan())
+    forged(tmp_path / "s", facts=facts)
+    with pytest.raises(ContractError) as caught:
+        open_store(tmp_path / "s")
+    assert caught.value.codes == ("store.manifest",)
 
 
 def test_rows_written_must_be_rows_declared(tmp_path, monkeypatch):
@@ -282,11 +421,16 @@ def test_full_disk_is_one_clear_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_store_pickles_as_its_path(tmp_path):
+def test_store_pickles_as_its_path_and_key(tmp_path):
+    """STORE-2: a worker never reads another scan than the one it was sent."""
     store = create_store(tmp_path / "s", make_scan())
     packed = pickle.dumps(store)
     assert len(packed) < 500
     np.testing.assert_array_equal(pickle.loads(packed).measurements, store.measurements)
+    create_store(tmp_path / "s", make_scan(measurements=store.measurements[::-1].copy()))
+    with pytest.raises(ContractError, match="an output folder of its own") as caught:
+        pickle.loads(packed)
+    assert caught.value.codes == ("store.replaced",)
 
 
 @given(st.sampled_from(["counts", "amplitude"]), st.sampled_from([1, 2]), strategies.generators)

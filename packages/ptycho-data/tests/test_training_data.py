@@ -11,6 +11,8 @@ from ptycho_contracts.problems import ContractError
 from ptycho_data.files import combine_scans
 from ptycho_data.simulate import simulate
 from ptycho_data.store.stores import create_store
+from ptycho_data.workflows.payloads import training_payload
+from ptycho_data.workflows.train import train
 from ptycho_data.workflows.training_data import subset, synthetic_scans, training_groups, training_patterns
 
 SCAN = simulate(N=16, n_patterns=40, step_px=2.0, photons_per_pattern=1e4, seed=1)
@@ -106,3 +108,24 @@ def test_simulated_scans():
         shift = made.positions_px[made.scan_index == number] - SCAN.positions_px[10:]
         np.testing.assert_allclose(shift, np.broadcast_to(shift[0], shift.shape), atol=1e-9)
     assert made.counts().sum((1, 2)).mean() == pytest.approx(2000, rel=0.05)
+
+
+class NoWork:
+    """A backend that must not be asked for anything but its device."""
+
+    def device(self, execution, training):
+        """The only question before the data are looked at."""
+        return "cpu"
+
+
+@pytest.mark.parametrize("validating", [False, True])
+def test_training_refuses_outlying_positions_before_any_work(tmp_path, validating):
+    """GEO-6: of the training scan and of the validation scan; nothing is written."""
+    positions = SCAN.positions_px.copy()
+    positions[3] += 5000
+    far = replace(SCAN, positions_px=positions, object_truth=None, object_origin_yx_px=None)
+    payload = training_payload(SCAN if validating else far, tmp_path / "out", {"n_groups": 10})
+    with pytest.raises(ContractError) as caught:
+        train(NoWork(), payload, validation=far if validating else None)
+    assert caught.value.codes == ("scan.outlying_positions",)
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,9 @@ from ptycho_cli.output.publish import require_output_dir
 
 
 def inspect(
-    file: Annotated[Path, Parameter(help="Scan, bundle (model.safetensors) or reconstruction (object.npz).")],
+    file: Annotated[
+        Path, Parameter(help="Scan, bundle (model.safetensors), reconstruction (object.npz), or the folder of a store.")
+    ],
     /,
     *,
     as_json: Json = False,
@@ -35,7 +37,7 @@ def inspect(
         ),
     ] = False,
 ) -> None:
-    """Show what a file holds and whether it is fit for use; changes nothing."""
+    """Show what a file holds and whether it is fit for use; a bundle and a store are verified. Changes nothing."""
     from ptycho_cli.output.inspection import draw_previews, inspect_file, lines
 
     if output_dir is not None:

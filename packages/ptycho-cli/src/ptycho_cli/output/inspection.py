@@ -1,29 +1,28 @@
-"""What a file holds: scan, bundle or reconstruction (specs/cli.md, CLI-13)."""
+"""What a file or a store holds: scan, bundle, reconstruction, store (specs/cli.md, CLI-13)."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ptycho_contracts.config import to_dict
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
+from ptycho_data.bundle_file import read_bundle
 from ptycho_data.checks.orientation_report import ranked_orientations
 from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather
 from ptycho_data.files import is_reconstruction
+from ptycho_data.store import is_store, open_store, verify_store
 
 from ptycho_cli.output.publish import require_files, staged
-
-_HEADER_LIMIT = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The content of a file; ``kind`` is ``scan``, ``bundle`` or ``reconstruction``."""
+    """The content of a file; ``kind`` is ``scan``, ``bundle``, ``reconstruction`` or ``store``."""
 
     path: Path
     kind: str
@@ -56,7 +55,7 @@ def inspect_file(
     """Read a file of any kind and check it.
 
     Args:
-        path: A scan in any format, a bundle or a reconstruction.
+        path: A scan in any format, a bundle, a reconstruction, or the folder of a store.
         measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
         orientation: Rank the eight orientations of the positions, too; for scans only.
 
@@ -65,7 +64,7 @@ def inspect_file(
         ContractError: no reader accepts it, or its content breaks a contract.
     """
     require_files([("File", path)] + ([("Companion", companion)] if companion else []))
-    kind = "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
+    kind = _kind(path)
     if kind != "scan":
         asked = {"--companion": companion is not None, "--orientation": orientation}
         problems = [
@@ -75,12 +74,18 @@ def inspect_file(
         ]
         if problems:
             raise ContractError(problems)
-        return _bundle(path) if kind == "bundle" else _reconstruction(path)
+        return {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store}[kind](path)
     return _scan(path, measurement, nphotons, companion, orientation)
 
 
+def _kind(path: Path) -> str:
+    if is_store(path):
+        return "store"
+    return "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
+
+
 def draw_previews(content: Found, output_dir: Path) -> list[Path]:
-    """Pictures of the content; none for a bundle."""
+    """Pictures of the content; none for a bundle or a store."""
     if content.scan is None and content.reconstruction is None:
         return []
     with staged(output_dir) as stage:
@@ -158,44 +163,27 @@ def _reconstruction(path: Path) -> Found:
     return Found(path, "reconstruction", arrays, facts, reconstruction=result)
 
 
+def _store(path: Path) -> Found:
+    """Every byte is read and compared with its checksum (FOLD-7)."""
+    store = open_store(path)
+    verify_store(path)
+    facts = {"key": store.key, "unit": store.unit, "probe_kind": store.probe_kind, **store.metadata}
+    arrays = {name: _layout(array) for name, array in store.arrays.items()}
+    words = "every byte of the arrays and of the stored groups agrees with its checksum"
+    return Found(path, "store", arrays, facts, (Check("checksums", "ok", words),))
+
+
 def _bundle(path: Path) -> Found:
-    header = bundle_header(path)
-    metadata = header.pop("__metadata__", {})
-    arrays = {name: f"{tuple(entry['shape'])} {entry['dtype']}" for name, entry in sorted(header.items())}
-    values = sum(math.prod(entry["shape"]) for entry in header.values())
-    facts = {"values": values, **{key: _parsed(text) for key, text in sorted(metadata.items())}}
+    """Read as for inference: a bundle that is shown here also works there."""
+    content = read_bundle(path)
+    arrays = {"probe": _layout(content.probe), **{name: _layout(one) for name, one in sorted(content.weights.items())}}
+    facts = {
+        "values": content.probe.size + sum(weight.size for weight in content.weights.values()),
+        "mean_counts": content.mean_counts,
+        "config": {"data": to_dict(content.config.data), "model": to_dict(content.config)},
+        "provenance": content.provenance,
+    }
     return Found(path, "bundle", arrays, facts)
-
-
-def bundle_header(path: Path) -> dict[str, Any]:
-    """The JSON header of a safetensors file, read without any tensor.
-
-    Raises:
-        ContractError: not a safetensors file, or a truncated one.
-    """
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        content = file.read(length) if 2 <= length <= _HEADER_LIMIT else b""
-    try:
-        header = json.loads(content)
-        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        entries_are_sound = all("shape" in e and "dtype" in e for n, e in header.items() if n != "__metadata__")
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ContractError(_not_a_bundle(path, "no readable header")) from error
-    if not entries_are_sound or 8 + length + max(ends, default=0) != path.stat().st_size:
-        raise ContractError(_not_a_bundle(path, f"{path.stat().st_size} bytes, not as its header says"))
-    return dict(header)
-
-
-def _not_a_bundle(path: Path, found: str) -> Problem:
-    return Problem(str(path), "bundle.format", "a complete safetensors file", found, "copy or train it again")
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def _brief(value: Any) -> str:

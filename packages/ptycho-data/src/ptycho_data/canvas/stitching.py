@@ -15,8 +15,11 @@ from ptycho_contracts.records import Groups
 
 from ptycho_data.canvas.geometry import CanvasGeometry, corners_and_fractions
 from ptycho_data.canvas.scatter_add import ScatterAdd
+from ptycho_data.free_memory import require_memory
 
 _BLOCK_VALUES = 1 << 20
+_BYTES_PER_PIXEL = 16 + 8 + 8 + 4
+"""Of the sums and of the result."""
 
 
 class Stitcher:
@@ -24,11 +27,17 @@ class Stitcher:
 
     Args:
         geometry: Frame of the canvas, from :func:`ptycho_data.canvas.geometry.canvas_geometry` of all positions.
+
+    Raises:
+        ContractError: less free memory than the canvas needs.
     """
 
     def __init__(self, geometry: CanvasGeometry) -> None:
         self.geometry = geometry
         self.patches = 0
+        height, width = geometry.shape
+        remedy = "check the positions with inspect: their unit, and whether all belong to one region"
+        require_memory(height * width * _BYTES_PER_PIXEL, where=f"canvas of {height} x {width} px", remedy=remedy)
         self._numerator = np.zeros(geometry.shape, np.complex128)
         self._denominator = np.zeros(geometry.shape, np.float64)
         self._scatter: ScatterAdd | None = None

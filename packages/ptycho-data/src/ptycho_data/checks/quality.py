@@ -14,6 +14,7 @@ from scipy.ndimage import median_filter
 from scipy.spatial import cKDTree
 
 from ptycho_data.checks.detector import overflowed_bits, saturated_values
+from ptycho_data.checks.outliers import in_words, outlying_rows
 
 Status = Literal["ok", "warn", "info"]
 _BLOCK_BYTES = 1 << 26
@@ -225,6 +226,7 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     low, high = scan.positions_px.min(0), scan.positions_px.max(0)
     scans = len(np.unique(scan.scan_index))
     text = f"x {low[0]:.6g} to {high[0]:.6g} px, y {low[1]:.6g} to {high[1]:.6g} px, {scans} scan(s)"
+    far = outlying_rows(scan.positions_px, scan.scan_index, scan.N)
     repeated = int(np.count_nonzero(facts.step_px < 1e-6))
     spread = float((high - low).max())
     if spread < 1:
@@ -233,6 +235,11 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
         return Check("positions", "warn", f"{text}; steps of {np.median(facts.step_px):.2g} px: wrong unit?")
     if facts.step_px.size and np.median(facts.step_px) > scan.N:
         return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?")
+    if len(far):
+        words = (
+            f"{len(far)} far from all others ({in_words(scan.positions_px, far)}): a glitch? no command works on them"
+        )
+        return Check("positions", "warn", f"{text}; {words}")
     if repeated:
         return Check("positions", "warn", f"{text}; {repeated} positions are repeated")
     return Check("positions", "ok", text)

@@ -1,4 +1,4 @@
-"""What a scan must have before work on it starts: a probe, photons, one object."""
+"""What a scan must have before work on it starts: a probe, photons, one object, room for it in memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
+
+from ptycho_data.checks.outliers import in_words, outlying_rows
+from ptycho_data.free_memory import require_memory
+
+WORK_BYTES_PER_PIXEL = 180
+"""Of a canvas while an object is inferred or fitted on it; measured: 140 for a fit, 172 for `pretrained`."""
 
 
 def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
@@ -68,6 +74,44 @@ def require_light(scan: Scan) -> None:
                 "give a measured or modelled probe, or none: it is then estimated from the patterns",
             )
         )
+
+
+def require_no_outliers(scan: Scan) -> None:
+    """One position far off makes a canvas of mostly nothing, and groups that span it (GEO-6).
+
+    Raises:
+        ContractError: positions far from all others of their scan, with the first of them.
+    """
+    rows = outlying_rows(scan.positions_px, scan.scan_index, scan.N)
+    if len(rows):
+        raise ContractError(
+            Problem(
+                _name(scan),
+                "scan.outlying_positions",
+                "positions that lie together, as those of one scan do",
+                f"{len(rows)} far from all others: {in_words(scan.positions_px, rows)}",
+                "correct these positions, or leave their patterns out of the file",
+            )
+        )
+
+
+def require_canvas_memory(shape: tuple[int, int], *, where: str, count: int = 1) -> None:
+    """Refuse canvases that the free memory cannot hold while they are worked on (MEMORY-1).
+
+    Args:
+        shape: (H, W) in pixels.
+        where: What they are of, for the error.
+        count: Number of canvases at once.
+
+    Raises:
+        ContractError: too little memory.
+    """
+    height, width = shape
+    require_memory(
+        count * height * width * WORK_BYTES_PER_PIXEL,
+        where=f"{where}: canvas of {height} x {width} px" + (f" for each of {count} groups" if count > 1 else ""),
+        remedy="check the positions with inspect: their unit, and whether all belong to one region",
+    )
 
 
 def require_photons(mean_counts: Mapping[int, float]) -> None:

@@ -15,6 +15,7 @@ from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.canvas.geometry import canvas_geometry
 from ptycho_data.files.interpret.optics import complete_geometry
+from ptycho_data.free_memory import require_memory
 
 _CHUNK_BYTES = 1 << 20
 _INTEGER_TOLERANCE = 1e-3
@@ -68,6 +69,9 @@ def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -
     truth, origin, kind = scan.object_truth, scan.object_origin_yx_px, "truth"
     if truth is None or origin is None:
         canvas = canvas_geometry(scan.positions_px, scan.N)
+        height, width = canvas.shape
+        remedy = "check the positions with inspect: their unit, and whether all belong to one region"
+        require_memory(2 * 8 * height * width, where=f"{where}: object of {height} x {width} px", remedy=remedy)
         truth, origin, kind = np.ones(canvas.shape, np.complex64), canvas.origin_yx_px, "flat"
     return Export(
         positions_px=scan.positions_px,

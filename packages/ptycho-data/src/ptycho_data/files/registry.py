@@ -12,7 +12,7 @@ from ptycho_contracts.records import Scan
 from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
 from ptycho_data.files.interpret.units import UNITS
-from ptycho_data.files.sources import checked_file
+from ptycho_data.input_files import checked_file
 
 
 class Format(Protocol):

@@ -1,36 +1,13 @@
-"""Files as sources: existence, kind, checksums (specs/files.md, FILE)."""
+"""Files as sources: companions, checksums (specs/files.md, FILE)."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
-from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+from ptycho_contracts.problems import ContractError, Problem
 
-
-def checked_file(path: Path | str) -> Path:
-    """The path, if a regular file is there that can be read.
-
-    Raises:
-        MissingFileError: nothing there.
-        ContractError: a directory or a device, an empty file, or no permission to read it.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise MissingFileError(Problem(str(path), "file.missing", "an existing file", "nothing", "check the path"))
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "no regular file"
-        raise ContractError(Problem(str(path), "file.kind", "a file", found, "give the path of the file itself"))
-    if not os.access(path, os.R_OK):
-        raise ContractError(
-            Problem(str(path), "file.permission", "a readable file", "no permission to read it", "change its mode")
-        )
-    if path.stat().st_size == 0:
-        raise ContractError(
-            Problem(str(path), "file.empty", "a file with content", "an empty file", "write or copy it again")
-        )
-    return path
+from ptycho_data.input_files import checked_file
 
 
 def refuse_companion(path: Path, companion: Path | None) -> None:

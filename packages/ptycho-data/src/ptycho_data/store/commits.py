@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import math
 import os
-import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,19 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem, 
 
 from ptycho_data.atomic_files import sync_folder
 from ptycho_data.checksums import Checksum, checksum_of, pieces, raw
-from ptycho_data.store.folders import FORMAT, MANIFEST, SCHEMA, Progress, digest, open_folder, read_manifest
+from ptycho_data.store.folders import (
+    FORMAT,
+    MANIFEST,
+    SCHEMA,
+    Progress,
+    digest,
+    open_folder,
+    read_manifest,
+    verify_folder,
+)
+from ptycho_data.store.ownership import discard, files_of, foreign_names
+
+_log = logging.getLogger(__name__)
 
 
 def commit_folder(
@@ -69,7 +81,7 @@ def commit_folder(
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        discard(staging, files_of(arrays))
 
 
 class ArrayWriter:
@@ -179,7 +191,7 @@ def finish_folder(
         without.unlink()
     while not holds(path, kind, key) and not _take_place(staging, path):
         if not holds(path, kind, key):
-            _set_aside(path)
+            _set_aside(path, kind)
     report("commit", 1, 1)
 
 
@@ -198,31 +210,49 @@ def staging_of(path: Path) -> Path:
 
 
 def holds(path: Path, kind: str, key: str) -> bool:
-    """Whether the folder has this key; False if there is none, or one of ours that may be replaced."""
+    """Whether the folder has this key and its bytes; False if there is none, or one of ours that may be replaced."""
     while True:
         try:
             before = path.stat()
-            names = {entry.name for entry in path.iterdir()} if path.is_dir() else {path.name}
-            foreign = bool(names) and not _is_ours(path, names)
+            foreign = foreign_names(path) if path.is_dir() else [path.name]
             replaced = not os.path.samestat(before, path.stat())
         except FileNotFoundError:
             return False  # nothing, or another writer has just set it aside
         if not foreign or not replaced:
             break
     if foreign:
-        raise ContractError(
-            Problem(
-                str(path),
-                "store.occupied",
-                f"a free path, or a {kind} to be replaced",
-                f"other content: {', '.join(sorted(names)[:5])}",
-                "choose another path or remove it yourself",
-            )
-        )
+        raise _occupied(path, kind, foreign)
+    return _key_of(path, kind) == key and intact(path, kind)
+
+
+def intact(path: Path, kind: str, report: Progress | None = None) -> bool:
+    """Whether the bytes on disk are those of the manifest; what was not is told in the log."""
     try:
-        return bool(names) and open_folder(path, kind).key == key
-    except (ContractError, MissingFileError):
+        verify_folder(path, kind, progress=report)
+    except (ContractError, MissingFileError) as error:
+        _log.warning("%s is not used again but written anew: %s", path, error)
         return False
+    return True
+
+
+def _key_of(path: Path, kind: str) -> str | None:
+    try:
+        return str(read_manifest(path, kind)["key"])
+    except (ContractError, MissingFileError):
+        return None
+
+
+def _occupied(path: Path, kind: str, foreign: Sequence[str], *, now_at: Path | None = None) -> ContractError:
+    place = f" (now in {now_at})" if now_at else ""
+    return ContractError(
+        Problem(
+            str(path),
+            "store.occupied",
+            f"a free path, or a {kind} to be replaced",
+            f"other content: {', '.join(foreign[:5])}{place}",
+            "choose another path or remove it yourself",
+        )
+    )
 
 
 def json_facts(facts: Mapping[str, Any], path: Path) -> Any:
@@ -247,7 +277,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 def _unchanged(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts: Any, report: Progress) -> bool:
-    """Whether a finished folder declares these facts and arrays; data are read only where their layout agrees."""
+    """Whether a finished folder holds these facts and arrays, on disk too; data are read only if the layout agrees."""
     try:
         open_folder(path, kind)
         manifest = read_manifest(path, kind)
@@ -268,7 +298,7 @@ def _unchanged(path: Path, kind: str, arrays: Mapping[str, NDArray[Any]], facts:
     for name in sorted(arrays, key=lambda name: arrays[name].nbytes):
         if checksum_of(arrays[name], advance) != entries[name]["checksum"]:
             return False
-    return True
+    return intact(path, kind, report)
 
 
 def _take_place(staging: Path, path: Path) -> bool:
@@ -283,21 +313,19 @@ def _take_place(staging: Path, path: Path) -> bool:
     return True
 
 
-def _set_aside(path: Path) -> None:
-    """Remove an outdated folder; what another writer has already removed is no error."""
+def _set_aside(path: Path, kind: str) -> None:
+    """Remove an outdated folder; what another writer has already removed is no error.
+
+    Raises:
+        ContractError: something else was put into it since it was looked at; it stays.
+    """
     aside = path.with_name(f".{path.name}.old-{os.getpid()}-{uuid.uuid4().hex[:8]}")
     try:
         os.rename(path, aside)
     except FileNotFoundError:
         return
-    shutil.rmtree(aside)
-
-
-def _is_ours(path: Path, names: set[str]) -> bool:
-    """Whether a folder was made here and holds nothing else, and so may be replaced."""
-    known = all(name == MANIFEST or name.endswith(".npy") or name.lstrip(".").startswith("groups-") for name in names)
-    try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
-    return known and f'"format": "{FORMAT}"' in text
+    foreign = foreign_names(aside)
+    if foreign:
+        back = _take_place(aside, path)
+        raise _occupied(path, kind, foreign, now_at=None if back else aside)
+    discard(aside)

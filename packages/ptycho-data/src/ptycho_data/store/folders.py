@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
-from ptycho_data.checksums import checksum_of
+from ptycho_data.checksums import BLOCK_BYTES, checksum_of
 from ptycho_data.files.containers.npy import check_size, read_header
+from ptycho_data.input_files import checked_file
 
 Progress = Callable[[str, int, int], None]
 
@@ -24,6 +25,10 @@ MANIFEST = "manifest.json"
 FORMAT = "ptycho-folder"
 SCHEMA = (2, 0)
 
+_CONTENT = ("format", "kind", "schema", "arrays", "facts")
+"""What the key of a manifest is of."""
+
+_LARGEST_MANIFEST_BYTES = 1 << 26
 _TRIES = 100
 _PAUSE_S = 0.02
 
@@ -39,10 +44,15 @@ class ArrayFolder:
     arrays: Mapping[str, NDArray[Any]]
 
 
-def open_folder(path: Path, kind: str) -> ArrayFolder:
-    """Open a folder without reading its arrays: manifest, headers and sizes only.
+def open_folder(path: Path, kind: str, *, verified_bytes: int = BLOCK_BYTES) -> ArrayFolder:
+    """Open a folder; large arrays are not read, only their headers and sizes.
 
     Manifest and arrays are of one commit, even if a writer replaces the folder meanwhile.
+
+    Args:
+        path: The folder.
+        kind: What it must be.
+        verified_bytes: Arrays of at most so many bytes are compared with their checksums.
 
     Raises:
         MissingFileError: no such folder.
@@ -51,13 +61,13 @@ def open_folder(path: Path, kind: str) -> ArrayFolder:
     for _ in range(_TRIES):
         before = _identity(path)
         try:
-            return _opened(path, kind)
+            return _opened(path, kind, verified_bytes)
         except ContractError:
             if before == _identity(path):
                 raise
         except _Replaced:
             continue
-    return _opened(path, kind)
+    return _opened(path, kind, verified_bytes)
 
 
 def open_committed(path: Path, kind: str) -> ArrayFolder:
@@ -78,7 +88,7 @@ class _Replaced(Exception):
     """The folder was replaced by another writer while it was opened."""
 
 
-def _opened(path: Path, kind: str) -> ArrayFolder:
+def _opened(path: Path, kind: str, verified_bytes: int) -> ArrayFolder:
     before = _identity(path)
     manifest = read_manifest(path, kind)
     arrays: dict[str, NDArray[Any]] = {}
@@ -86,6 +96,8 @@ def _opened(path: Path, kind: str) -> ArrayFolder:
     for name, entry in manifest["arrays"].items():
         try:
             arrays[name] = _map_array(path / f"{name}.npy", entry)
+            if arrays[name].nbytes <= verified_bytes:
+                _check_bytes(path / f"{name}.npy", arrays[name], entry)
         except ContractError as error:
             problems += error.problems
     if problems:
@@ -110,7 +122,7 @@ def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) ->
     Raises:
         MissingFileError, ContractError: as :func:`open_folder`; or arrays that differ from their checksums.
     """
-    folder = open_folder(path, kind)
+    folder = open_folder(path, kind, verified_bytes=-1)
     declared = read_manifest(path, kind)["arrays"]
     total = sum(array.nbytes for array in folder.arrays.values())
     problems: list[Problem] = []
@@ -123,19 +135,28 @@ def verify_folder(path: Path, kind: str, *, progress: Progress | None = None) ->
             progress("verify", done, total)
 
     for name, array in folder.arrays.items():
-        actual, expected = checksum_of(array, advance), declared[name]["checksum"]
-        if actual != expected:
-            problems.append(
-                Problem(
-                    str(path / f"{name}.npy"),
-                    "store.checksum",
-                    f"checksum {str(expected)[:16]}...",
-                    f"{actual[:16]}...",
-                    "the data were altered; build the store again",
-                )
-            )
+        try:
+            _check_bytes(path / f"{name}.npy", array, declared[name], advance)
+        except ContractError as error:
+            problems += error.problems
     if problems:
         raise ContractError(problems)
+
+
+def _check_bytes(
+    path: Path, array: NDArray[Any], entry: Mapping[str, Any], advance: Callable[[int], None] = lambda count: None
+) -> None:
+    actual, expected = checksum_of(array, advance), entry["checksum"]
+    if actual != expected:
+        raise ContractError(
+            Problem(
+                str(path),
+                "store.checksum",
+                f"checksum {expected[:16]}...",
+                f"{actual[:16]}...",
+                "the data on disk were altered; build the store again",
+            )
+        )
 
 
 def digest(value: Any) -> str:
@@ -156,21 +177,9 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
     where = str(path / MANIFEST)
     if not path.exists():
         raise MissingFileError(Problem(str(path), "file.missing", f"a {kind}", "nothing", "check the path"))
-    try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        content = {name: manifest[name] for name in ("format", "kind", "schema", "arrays", "facts")}
-        major = content["schema"][0]
-    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise ContractError(
-            Problem(
-                where,
-                "store.manifest",
-                "a complete manifest",
-                f"{type(error).__name__}: {error}"[:200],
-                "this is no finished store; build it again",
-            )
-        ) from error
-    if content["format"] != FORMAT or content["kind"] != kind or major != SCHEMA[0]:
+    manifest = _parsed_manifest(path / MANIFEST)
+    content = {name: manifest[name] for name in _CONTENT}
+    if content["format"] != FORMAT or content["kind"] != kind or content["schema"][0] != SCHEMA[0]:
         raise ContractError(
             Problem(
                 where,
@@ -180,17 +189,61 @@ def read_manifest(path: Path, kind: str) -> dict[str, Any]:
                 "build it again with this version",
             )
         )
-    if digest(content) != manifest.get("key"):
+    _check_key(path / MANIFEST, manifest)
+    return manifest
+
+
+def declared_names(path: Path) -> list[str]:
+    """Names of the arrays of a folder of any kind and schema, from its manifest.
+
+    Raises:
+        ContractError, MissingFileError: no manifest of this suite, or an altered one.
+    """
+    manifest = _parsed_manifest(path / MANIFEST)
+    _check_key(path / MANIFEST, manifest)
+    return list(manifest["arrays"]) if manifest["format"] == FORMAT else []
+
+
+def _parsed_manifest(path: Path) -> dict[str, Any]:
+    """A manifest whose entries have the form that is read here; whether it agrees with its key is another question."""
+    try:
+        size = checked_file(path).stat().st_size
+        if size > _LARGEST_MANIFEST_BYTES:
+            raise ValueError(f"{size} bytes")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema, arrays, facts = manifest["schema"], manifest["arrays"], manifest["facts"]
+        if not (isinstance(schema[0], int) and isinstance(facts, dict) and {*_CONTENT, "key"} <= set(manifest)):
+            raise ValueError("format, schema, facts and key expected")
+        for name, entry in arrays.items():
+            # A name that is no identifier, such as '../x', would lead out of the folder.
+            if not (name.isidentifier() and isinstance(entry["dtype"], str) and isinstance(entry["checksum"], str)):
+                raise ValueError(f"entry of {name!r}")
+            if not all(type(length) is int for length in entry["shape"]):
+                raise ValueError(f"shape of {name!r}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ContractError(
             Problem(
-                where,
+                str(path),
+                "store.manifest",
+                "a complete manifest",
+                f"{type(error).__name__}: {error}"[:200],
+                "this is no finished store; build it again",
+            )
+        ) from error
+    return dict(manifest)
+
+
+def _check_key(path: Path, manifest: Mapping[str, Any]) -> None:
+    if digest({name: manifest[name] for name in _CONTENT}) != manifest["key"]:
+        raise ContractError(
+            Problem(
+                str(path),
                 "store.altered",
                 "a manifest that agrees with its key",
                 "another content",
                 "the manifest was altered; build the store again",
             )
         )
-    return dict(manifest)
 
 
 def _map_array(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,18 @@ from ptycho_data.batches.gathering import gather, mean_counts
 from ptycho_data.batches.truths import truth_arrays, truth_specs, truths_in
 from ptycho_data.grouping.groups import GROUPING_VERSION, group
 from ptycho_data.store.commits import commit_folder
-from ptycho_data.store.folders import ArrayFolder, Progress, digest, open_committed, open_folder, verify_folder
+from ptycho_data.store.folders import (
+    MANIFEST,
+    ArrayFolder,
+    Progress,
+    digest,
+    open_committed,
+    open_folder,
+    verify_folder,
+)
+from ptycho_data.store.ownership import GROUP_ARRAYS
 
-__all__ = ["Store", "create_store", "gather", "mean_counts", "open_store", "verify_store"]
+__all__ = ["Store", "create_store", "gather", "is_store", "mean_counts", "open_store", "verify_store"]
 
 KIND = "store"
 GROUPS_KIND = "groups"
@@ -28,7 +38,7 @@ GROUPS_KIND = "groups"
 
 @dataclass(frozen=True, eq=False)
 class Store:
-    """A committed store, opened read-only; it reads like a :class:`Scan`, and pickles as its path.
+    """A committed store, opened read-only; it reads like a :class:`Scan`, and pickles as its path and key.
 
     Attributes:
         path: The folder.
@@ -109,7 +119,7 @@ class Store:
         return len(self.measurements)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return open_store, (str(self.path),)
+        return _reopened, (str(self.path), self.key)
 
     def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
         """Photon counts of the chosen patterns, float32, whatever the storage dtype and unit."""
@@ -158,11 +168,11 @@ class Store:
         if kept is not None:
             return kept
         made = group(self.positions_px, scan_index=self.scan_index, allowed=allowed, **options)
-        arrays = {name: getattr(made, name) for name in ("nn_indices", "coords_offsets", "coords_relative")}
+        arrays = {name: getattr(made, name) for name in GROUP_ARRAYS}
         try:
             commit_folder(folder, kind=GROUPS_KIND, arrays=arrays, facts={"request": request})
-        except (WorkFailedError, MissingFileError):
-            return made  # a store on a full or read-only disk still has groups, in memory
+        except (ContractError, WorkFailedError, MissingFileError):
+            return made  # a store on a full or read-only disk, or with foreign files there, still has groups, in memory
         return made
 
     def batch(self, groups: Groups, rows: Any, *, mean_counts: Mapping[int, float], truth: bool = False) -> Batch:
@@ -198,13 +208,38 @@ def create_store(path: Path | str, scan: Scan, *, progress: Progress | None = No
 
 
 def open_store(path: Path | str) -> Store:
-    """Open a store: manifest, headers and sizes are checked; no pattern is read.
+    """Open a store: manifest, headers, sizes and the bytes of small arrays are checked; many patterns stay unread.
 
     Raises:
         MissingFileError: nothing there.
         ContractError: not a finished store of a known schema, or an altered or cut one.
     """
     return _store(open_folder(Path(path), KIND))
+
+
+def is_store(path: Path | str) -> bool:
+    """Whether a folder claims to be a store: one with a manifest."""
+    return (Path(path) / MANIFEST).exists()
+
+
+def _reopened(path: str, key: str) -> Store:
+    """A store in the process that it was pickled to.
+
+    Raises:
+        MissingFileError, ContractError: as :func:`open_store`, or the path holds another store by now.
+    """
+    store = open_store(path)
+    if store.key != key:
+        raise ContractError(
+            Problem(
+                path,
+                "store.replaced",
+                f"the store of key {key[:16]}..., which was pickled",
+                f"another one, of key {store.key[:16]}...",
+                "a second run has replaced it; give each run an output folder of its own and run this one again",
+            )
+        )
+    return store
 
 
 def open_finished(path: Path) -> Store:
@@ -215,6 +250,18 @@ def open_finished(path: Path) -> Store:
 def _store(folder: ArrayFolder) -> Store:
     specs = (*SCAN_ARRAYS, *truth_specs(folder.arrays))
     validate({spec.name: folder.arrays.get(spec.name) for spec in specs}, specs, where=str(folder.path), content=False)
+    facts = {name: folder.facts.get(name) for name in ("unit", "probe_kind", "metadata")}
+    legal = facts["unit"] in get_args(MeasurementUnit) and facts["probe_kind"] in get_args(ProbeKind)
+    if not legal or not isinstance(facts["metadata"], dict):
+        raise ContractError(
+            Problem(
+                str(folder.path),
+                "store.manifest",
+                "unit, probe_kind and metadata of a scan",
+                f"{facts}"[:200],
+                "build the store again",
+            )
+        )
     return Store(folder.path, folder.key, folder.arrays, folder.facts)
 
 
@@ -242,7 +289,9 @@ def verify_store(path: Path | str, *, progress: Progress | None = None) -> None:
 def _kept_groups(folder: Path, request: Mapping[str, Any]) -> Groups | None:
     """Groups of an earlier, equal request; None if there are none or they are damaged."""
     try:
-        kept = open_folder(folder, GROUPS_KIND)
-        return Groups(**kept.arrays) if kept.facts.get("request") == request else None
+        kept = open_folder(folder, GROUPS_KIND, verified_bytes=sys.maxsize)
+        if kept.facts.get("request") != request or set(kept.arrays) != set(GROUP_ARRAYS):
+            return None
+        return Groups(**kept.arrays)
     except (ContractError, MissingFileError):
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -30,9 +29,11 @@ from ptycho_data.store.commits import (
     write_array,
 )
 from ptycho_data.store.folders import Progress, digest
+from ptycho_data.store.ownership import discard, files_of
 from ptycho_data.store.stores import KIND, Store, open_finished
 
 _JOURNAL = "journal"
+_NEW_JOURNAL = "journal.new"
 _PATTERNS = "measurements"
 
 
@@ -163,15 +164,18 @@ class StoreWriter:
         self.close()
 
     def _leave(self) -> None:
-        shutil.rmtree(self._staging, ignore_errors=True)
+        discard(self._staging, self._files())
         if self._lock is not None:
             self._lock.release(forget=True)
 
+    def _files(self) -> frozenset[str]:
+        """Names that this writer makes in its hidden folder."""
+        return files_of((*self._arrays, _PATTERNS)) | {_JOURNAL, _NEW_JOURNAL}
+
     def _continued(self) -> ArrayWriter:
         """A writer after the patterns that an earlier one left whole."""
-        for stray in self._staging.iterdir():
-            if stray.name not in (f"{_PATTERNS}.npy", _JOURNAL):
-                stray.unlink()
+        for name in self._files() - {f"{_PATTERNS}.npy", _JOURNAL}:
+            (self._staging / name).unlink(missing_ok=True)
         path, journal = self._staging / f"{_PATTERNS}.npy", self._staging / _JOURNAL
         row_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
         blocks = _whole_blocks(path, journal, self._report)
@@ -184,7 +188,7 @@ class StoreWriter:
                 stream.seek(begin + len(sums.blocks) * BLOCK_BYTES)
                 sums.update(memoryview(stream.read(rows * row_bytes - len(sums.blocks) * BLOCK_BYTES)))
         # In one piece: a kill between emptying and writing it would lose all that is there.
-        renewed = journal.with_name(f"{journal.name}.new")
+        renewed = journal.with_name(_NEW_JOURNAL)
         renewed.write_text("".join(f"{block.hex()}\n" for block in sums.blocks), encoding="ascii")
         renewed.replace(journal)
         return ArrayWriter(path, self.shape, self.dtype, done=rows, checksum=sums)

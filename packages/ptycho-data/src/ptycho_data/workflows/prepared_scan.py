@@ -12,7 +12,12 @@ from ptycho_contracts.records import Groups, Scan
 
 from ptycho_data.batches import GroupSource, mean_counts
 from ptycho_data.canvas import CanvasGeometry, Sites, canvas_geometry, scan_sites
-from ptycho_data.checks.requirements import require_one_scan, require_photons
+from ptycho_data.checks.requirements import (
+    require_canvas_memory,
+    require_no_outliers,
+    require_one_scan,
+    require_photons,
+)
 from ptycho_data.grouping import HoldOut, group, held_out_indices, used_indices
 from ptycho_data.workflows.options import grouping_options
 
@@ -56,9 +61,11 @@ def prepare_scan(scan: Scan, hold_out: HoldOut, seed: int, *, correct_positions:
         correct_positions: Widen the canvas by ``POSITION_MARGIN_PX`` on each side.
 
     Raises:
-        ContractError: several scans in one file, or no photons.
+        ContractError: several scans in one file, outlying positions, no photons, or no memory for the canvas.
     """
-    require_one_scan(scan.scan_index, where=str(scan.metadata.get("source", "Scan")))
+    where = str(scan.metadata.get("source", "Scan"))
+    require_one_scan(scan.scan_index, where=where)
+    require_no_outliers(scan)
     held = held_out_indices(hold_out, len(scan), seed)
     used = used_indices(held, len(scan))
     means = mean_counts(scan, allowed=used)
@@ -66,6 +73,7 @@ def prepare_scan(scan: Scan, hold_out: HoldOut, seed: int, *, correct_positions:
     least, margin = canvas_geometry(scan.positions_px, scan.N), POSITION_MARGIN_PX if correct_positions else 0
     height, width = least.shape
     geometry = CanvasGeometry(least.origin_yx_px - margin, (height + 2 * margin, width + 2 * margin))
+    require_canvas_memory(geometry.shape, where=where)
     return PreparedScan(scan, scan.positions_px, geometry, used, held, next(iter(means.values())))
 
 

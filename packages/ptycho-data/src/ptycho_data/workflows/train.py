@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ptycho_data.batches import GroupBatches, mean_counts
+from ptycho_data.batches import GroupBatches, common_canvas_shape, mean_counts
 from ptycho_data.batches.truths import has_truth, require_truth
 from ptycho_data.bundle_file import Bundle, require_same_network
-from ptycho_data.checks.requirements import require_light, require_photons
+from ptycho_data.checks.requirements import require_canvas_memory, require_light, require_no_outliers, require_photons
 from ptycho_data.fitting.probe_estimation import training_probe
 from ptycho_data.stages import Progress, Stages
 from ptycho_data.store import create_store
@@ -52,6 +52,8 @@ def train(
     reading = {"measurement": payload.pt_data_config.measurement}
     validation_scan = None if validation is None else combined_scan(validation, reading)
     require_light(payload.scan)
+    for scan in (payload.scan, *([] if validation_scan is None else [validation_scan])):
+        require_no_outliers(scan)
     earlier = None if training.start_from is None else _earlier(backend, payload, Path(training.start_from))
     stages = Stages()
     payload.output_dir.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,8 @@ def train(
     with stages.measure("grouping"):
         parts = training_groups(learned, learned_from, payload.pt_data_config, training, learned_means, validation_scan)
     groups, validating = (_batches(part, supervised=training.supervised_weight > 0) for part in parts)
+    shape = common_canvas_shape(groups, validating)
+    require_canvas_memory(shape, where="training: groups", count=training.batch_size)
     task = TrainingTask(
         config=payload.pt_model_config,
         probe=probe,

@@ -12,14 +12,17 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.containers.global_heaps import first_bad_heap
+from ptycho_data.files.containers.hdf5_filters import filters_of, require_bounded
 from ptycho_data.files.containers.npy import native
-from ptycho_data.files.containers.zipped import LARGEST_RATIO, RATIO_FREE_BYTES, available_bytes
-from ptycho_data.files.sources import checked_file
+from ptycho_data.files.containers.zipped import LARGEST_RATIO, RATIO_FREE_BYTES
+from ptycho_data.free_memory import require_memory
+from ptycho_data.input_files import checked_file
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _SIGNATURE_PLACES = (0, 512, 1024, 2048, 4096)
 _LARGEST_ATTRIBUTE_BYTES = 1 << 16
 _MOST_LINKS = 64
+_SPLIT = "use more memory, or split the scan"
 _MOST_LISTED = 200
 # Errors that h5py raises for a damaged file: libhdf5's own, and their consequences in NumPy.
 _BROKEN = (
@@ -152,6 +155,8 @@ class Hdf5File:
         try:
             self._check_inside(path, dataset)
             is_text = h5py.check_string_dtype(dataset.dtype) is not None and dataset.size == 1
+            if is_text:
+                self._check_stored(path, dataset)
             if is_text and dataset.dtype.hasobject:
                 self._check_heaps(path)
             value: Any = dataset[()] if is_text else None
@@ -265,8 +270,14 @@ class Hdf5File:
             raise self._problem(path, "hdf5.dtype", "an array of numbers", f"{dtype}", "store plain numbers")
         if dataset.shape is None:
             raise self._problem(path, "hdf5.empty", "an array of numbers", "an empty dataspace", "store the data")
+        self._check_stored(path, dataset)
+
+    def _check_stored(self, path: str, dataset: h5py.Dataset) -> None:
+        """Everything that can be wrong with the stored bytes, before any of them is inflated."""
         self._check_filters(path, dataset)
         self._check_size(path, dataset)
+        transient = require_bounded(dataset, lambda *words: self._problem(path, *words))
+        require_memory(self._needed + transient, where=f"{self.path}: {path.strip('/')}", remedy=_SPLIT)
 
     def _check_inside(self, path: str, dataset: h5py.Dataset) -> None:
         """Refuse data that lie in other files: external storage, and virtual datasets of other files."""
@@ -295,19 +306,16 @@ class Hdf5File:
         self._heaps_are_whole = True
 
     def _check_filters(self, path: str, dataset: h5py.Dataset) -> None:
-        plist = dataset.id.get_create_plist()
-        for number in range(plist.get_nfilters()):
-            code, _, _, name = plist.get_filter(number)
-            if h5py.h5z.filter_avail(code):
+        for one in filters_of(dataset):
+            if h5py.h5z.filter_avail(one.code):
                 continue
             _register_plugins()
-            if not h5py.h5z.filter_avail(code):
-                found = f"filter {code} ({name.decode(errors='replace') or 'unnamed'})"
+            if not h5py.h5z.filter_avail(one.code):
                 raise self._problem(
                     path,
                     "hdf5.filter",
                     "a compression that is installed",
-                    found,
+                    one.name,
                     "pip install 'ptycho-data[hdf5plugin]'",
                 )
 
@@ -329,16 +337,7 @@ class Hdf5File:
                 f"{stored} bytes that claim to unpack to {largest}",
                 "refused as a decompression bomb; if it is genuine, store it uncompressed",
             )
-        available = available_bytes()
-        self._needed += largest
-        if available is not None and self._needed > available:
-            raise self._problem(
-                path,
-                "hdf5.memory",
-                f"at most the {available} bytes of free memory",
-                f"{self._needed} bytes of arrays",
-                "use more memory, or split the scan",
-            )
+        self._needed += declared
         if chunk and declared:
             expected = math.prod(-(-size // step) for size, step in zip(dataset.shape, chunk, strict=True))
             actual = dataset.id.get_num_chunks()

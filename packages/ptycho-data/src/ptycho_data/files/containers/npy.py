@@ -13,7 +13,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
-from ptycho_data.files.sources import checked_file
+from ptycho_data.input_files import checked_file
 
 NPY_MAGIC = b"\x93NUMPY"
 _LEGAL_KINDS = "biufcUS"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.containers.npy import check_size, native, read_header
-from ptycho_data.files.sources import checked_file
+from ptycho_data.free_memory import require_memory
+from ptycho_data.input_files import checked_file
 
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 RATIO_FREE_BYTES = 1 << 26
@@ -80,17 +80,10 @@ class NpzArchive:
                 needed += self._check_member(name)
             except ContractError as error:
                 problems += error.problems
-        available = available_bytes()
-        if available is not None and needed > available:
-            problems.append(
-                Problem(
-                    str(self.path),
-                    "npz.memory",
-                    f"at most the {available} bytes of free memory",
-                    f"{needed} bytes of unpacked arrays",
-                    "use a machine with more memory or split the scan",
-                )
-            )
+        try:
+            require_memory(needed, where=str(self.path), remedy="use a machine with more memory or split the scan")
+        except ContractError as error:
+            problems += error.problems
         if problems:
             raise ContractError(problems)
         return {name: self._unpack(name) for name in present}
@@ -165,14 +158,3 @@ def is_npz(path: Path) -> bool:
     """Whether the file begins as a zip archive."""
     with path.open("rb") as stream:
         return stream.read(4) in ZIP_MAGIC
-
-
-def available_bytes() -> int | None:
-    """Free memory of the machine with reclaimable caches, if the system reports it."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None

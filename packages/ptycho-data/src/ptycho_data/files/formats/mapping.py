@@ -22,7 +22,8 @@ from ptycho_data.files.interpret.optics import (
     spacing_problems,
 )
 from ptycho_data.files.interpret.quantities import factor_of
-from ptycho_data.files.sources import checked_file, file_sha256
+from ptycho_data.files.sources import file_sha256
+from ptycho_data.input_files import checked_file
 
 NAME = "mapping"
 SUFFIXES: tuple[str, ...] = ()

@@ -24,7 +24,8 @@ from ptycho_data.files.formats.ptychodus_product import (
 from ptycho_data.files.formats.ptychodus_writer import write
 from ptycho_data.files.interpret.assemble import Raw, scan_of
 from ptycho_data.files.interpret.optics import HC_EV_M, energy_problems
-from ptycho_data.files.sources import checked_file, file_sha256, refuse_companion
+from ptycho_data.files.sources import file_sha256, refuse_companion
+from ptycho_data.input_files import checked_file
 
 NAME = "ptychodus"
 SUFFIXES: tuple[str, ...] = (".h5", ".hdf5")
