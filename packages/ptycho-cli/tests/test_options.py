@@ -219,6 +219,41 @@ def test_deprecated_spellings_work_and_name_the_new_flag(backend, data_file, tmp
     assert backend.calls["payload"]["overrides"][name] == value
 
 
+def test_a_deprecated_flag_is_never_replaced_by_one_that_the_command_rejects(backend, data_file, tmp_path, capsys):
+    """CLI-6: on ``infer``, ``--n_images`` is an error in its own name; the model stays what decides."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out")]
+    for old in (["--n_images", "7"], ["--n_images=7"], ["--sweeps", "2"]):
+        assert main([*argv, *old]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"ptycho-cli: error: {old[0].partition('=')[0]}: expected a flag of infer, found")
+        assert "only for train" in err
+    assert backend.calls == {}
+    assert main(["simulate", str(tmp_path / "new.npz"), "--device", "cpu"]) == 2
+    assert "only for train, infer, reconstruct, evaluate (--accelerator)" in capsys.readouterr().err
+
+
+def test_a_deprecated_flag_that_asks_for_nothing_has_no_meaning_on_infer(backend, data_file, tmp_path):
+    """CLI-6: ``--disable_mlflow`` on commands that log no metrics."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    for command, files in (("infer", [model, data_file]), ("reconstruct", [data_file])):
+        with pytest.warns(DeprecationWarning, match=f"no meaning for {command}"):
+            assert main([command, *map(str, files), "--output-dir", str(tmp_path / "out"), "--disable_mlflow"]) == 0
+    assert backend.calls["payload"]["overrides"] == {}
+
+
+def test_deprecated_spellings_are_renamed_on_infer(backend, data_file, tmp_path):
+    """CLI-6."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out")]
+    with pytest.warns(DeprecationWarning, match="--accelerator"):
+        assert main([*argv, "--device", "cpu"]) == 0
+    assert backend.calls["payload"]["overrides"] == {"accelerator": "cpu"}
+
+
 def test_n_groups_is_the_number_of_patterns_by_default(backend, data_file, tmp_path):
     """CLI-2: and it is the only override that the command adds."""
     assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out")]) == 0

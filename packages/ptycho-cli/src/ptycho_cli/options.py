@@ -45,6 +45,13 @@ INFER_OPTIONS = offered(
 )
 RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_FIT))
 EVALUATE_OPTIONS = tuple(row for row in RECONSTRUCT_OPTIONS if row.name != "enable_checkpointing")
+OPTIONS_OF = {
+    "train": TRAIN_OPTIONS,
+    "infer": INFER_OPTIONS,
+    "reconstruct": RECONSTRUCT_OPTIONS,
+    "evaluate": EVALUATE_OPTIONS,
+}
+"""Options of the schema that each command reads."""
 
 _TITLES = {
     "data": "Data",
