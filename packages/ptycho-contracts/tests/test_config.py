@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -141,6 +142,33 @@ class TestValues:
             assert row.accepts(1) or row.maximum is not None
         if row.choices:
             assert not row.accepts("no such choice")
+
+    @given(st.sampled_from(sorted(OPTIONS, key=str)), st.data())
+    def test_scalars_of_numpy_are_numbers(self, key, data):
+        """CFG-3: the same as Python's, in sections, tables and the record of what was applied; arrays are none."""
+        section, name = key
+        row = OPTIONS[key]
+        value = data.draw(legal_values(row).filter(lambda value: value is not None))
+        kinds = {int: (np.int16, np.int64, np.uint8), float: (np.float64, np.float32, np.longdouble), str: (np.str_,)}
+        kind = data.draw(st.sampled_from(kinds.get(row.type, (bool,))))
+        scalar = kind(value)
+        assume(row.accepts(row.plain(scalar)))
+        made = resolve([section], {"explicit": {name: scalar}, "helpers": helpers_of(section, name)})
+        for held in (getattr(made[section], name), made.applied[name]["value"]):
+            assert type(held) is row.type
+            assert held == scalar
+        assert json.loads(json.dumps(to_dict(made[section])))[name] == held
+        assert not row.accepts(np.array(value))
+
+    def test_numbers_of_the_wrong_kind_stay_wrong(self):
+        """CFG-3: a float is no integer even if it is whole; NumPy's truth values are no numbers."""
+        assert problems(TrainingConfig, epochs=np.float64(16.0), batch_size=np.bool_(True)) == [
+            f"training.{name}: expected an integer >= 1, found {value!r}; "
+            "give a legal value or leave the option out [config.value]"
+            for name, value in (("batch_size", np.bool_(True)), ("epochs", np.float64(16.0)))
+        ]
+        assert "found nan" in problems(ExecutionConfig, learning_rate=math.nan)[0]
+        assert not any(OPTIONS[ExecutionConfig, "learning_rate"].accepts(v) for v in (10**400, np.float32("inf"), 1j))
 
     @given(gridsize=st.integers(2, 8), missing=st.integers(1, 3))
     def test_too_few_neighbours_state_the_bound(self, gridsize, missing):

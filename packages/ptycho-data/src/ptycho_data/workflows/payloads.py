@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +199,7 @@ def _checked(
     hold_out = None
     if isinstance(given.get("hold_out"), np.ndarray | list | tuple):
         hold_out = np.asarray(given.pop("hold_out"))
-    elif isinstance(given.get("hold_out"), float | int | Path):
+    elif isinstance(given.get("hold_out"), Real | Path):
         given["hold_out"] = str(given["hold_out"])
     resolve(sections, {"explicit": given})
     return given, hold_out
