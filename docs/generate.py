@@ -16,6 +16,7 @@ from cyclopts import Parameter
 from ptycho_cli.commands import COMMANDS
 from ptycho_cli.options import OPTIONS_OF, default_words, negative_flag
 from ptycho_contracts.config import SECTIONS, Option, schema
+from ptycho_contracts.effects import markdown_rules
 
 FOLDER = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: change the code, then run `python -m nox -s docs`. -->"
@@ -38,6 +39,11 @@ def _options() -> Iterator[str]:
             readers = ", ".join(name for name, rows in OPTIONS_OF.items() if row in rows)
             default = "none" if row.default is None else f"`{row.default}`"
             yield _row(f"`{row.name}`", _flags(row), row.legal, default, readers or "(Python)", row.help)
+    yield from ("", "## Options without effect", "")
+    yield "An option that a command does not read, or that has no effect beside another one, is refused before any"
+    yield "work. `none`, `false` and 0 ask for nothing, and are accepted everywhere. `nphotons` has an effect only on"
+    yield "files of normalised amplitude."
+    yield from ("", markdown_rules())
 
 
 def _commands() -> Iterator[str]:

@@ -109,6 +109,39 @@ class Facade:
         with pytest.raises(MissingFileError, match=r"absent\.npz"):
             package.reconstruct(tmp_path / "absent.npz")
 
+    def test_options_without_effect_are_refused(self, package, scan):
+        """CFG-24 to CFG-28: the same rules as the commands, with the same code."""
+        image, _ = package.reconstruct(scan, epochs=1, modes=1, accelerator="cpu")
+        half = np.arange(18)
+        idle = [
+            lambda: package.reconstruct(scan, gridsize=1),
+            lambda: package.reconstruct(scan, learning_rate=1e-3),
+            lambda: package.reconstruct(scan, nphotons=5e4),
+            lambda: package.reconstruct(scan, val_fraction=0.1, validation=half),
+            lambda: package.evaluate(scan, enable_checkpointing=True),
+            lambda: package.evaluate(image, scan, epochs=3),
+            lambda: package.evaluate(image, image, nphotons=1e5),
+            lambda: package.train(scan, val_fraction=0.1, validation=scan, **TINY),
+            lambda: package.train(scan, nphotons=1e5, **TINY),
+            lambda: package.infer("pretrained", scan, subsample=9),
+            lambda: package.infer("pretrained", scan, probe_source="file"),
+            lambda: package.infer("pretrained", scan, val_fraction=0.1, validation=half),
+        ]
+        for call in idle:
+            with pytest.raises(ContractError, match="which has none") as caught:
+                call()
+            assert caught.value.codes == ("config.no_effect",)
+            assert "--" not in str(caught.value)
+
+    def test_validation_patterns_give_a_patience_its_effect(self, package, scan):
+        """CFG-25: indices validate as a fraction does."""
+        options = {"epochs": 2, "modes": 1, "accelerator": "cpu", "early_stop_patience": 5}
+        _, summary = package.reconstruct(scan, validation=np.arange(6), **options)
+        assert summary["validation"]["patterns"] == 6
+        assert "learning_rate" not in summary["settings"]["execution"]
+        with pytest.raises(ContractError, match=r"config\.no_effect"):
+            package.reconstruct(scan, **options)
+
     def test_the_trained_files_are_kept_if_requested(self, package, scan, tmp_path):
         """``output_dir`` takes what the command would write."""
         package.train(scan, output_dir=tmp_path / "out", epochs=1, batch_size=16, **TINY)

@@ -105,17 +105,19 @@ class Option:
         """Whether ``value`` is legal for this option."""
         if value is None:
             return self.optional
-        value = self.plain(value)
-        if type(value) is not self.type or (self.type is float and not math.isfinite(value)):
+        plain, kind = self.plain(value), typing.cast(Any, self.type)
+        if not isinstance(plain, kind) or (self.type is not bool and isinstance(plain, bool)):
+            return False
+        if self.type is float and not math.isfinite(plain):
             return False
         if self.choices:
-            return value in self.choices
-        if isinstance(value, str | bool):
+            return plain in self.choices
+        if isinstance(plain, str | bool):
             return True
         return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
+            (self.minimum is None or plain >= self.minimum)
+            and (self.above is None or plain > self.above)
+            and (self.maximum is None or plain <= self.maximum)
         )
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.config import resolve
+from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 
 from ptycho_cli.backends import DEFAULT, load_backend
@@ -75,7 +76,8 @@ def run_train(
         ContractError, MissingFileError: bad input, reported before any work.
         WorkFailedError: the training failed, or collapsed; in that case the files are written.
     """
-    resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    resolved = resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    require_effects("train", resolved.applied, resolved.sections.values(), validation=bool(validation))
     require_output_dir(output_dir)
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
