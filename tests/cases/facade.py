@@ -142,6 +142,50 @@ class Facade:
         with pytest.raises(ContractError, match=r"config\.no_effect"):
             package.reconstruct(scan, **options)
 
+    def test_several_validation_scans_all_count(self, package, scan, tmp_path):
+        """TRN-5: as files or in memory; the second is read, judged and refused like the first."""
+        second = simulate(N=16, n_patterns=25, step_px=2.0, photons_per_pattern=1e3, seed=3)
+        write_scan(tmp_path / "second.npz", second)
+        options = {"epochs": 1, "batch_size": 64, "seed": 1, **TINY}
+        losses = []
+        for validation in ([scan], [scan, tmp_path / "second.npz"], [tmp_path / "second.npz", scan]):
+            _, summary = package.train(scan, validation=validation, **options)
+            assert summary["groups"]["validation"] == (36 if len(validation) == 1 else 36 + 25)
+            losses.append(summary["training"]["losses"]["val_loss"])
+        assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+        assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+        small = simulate(N=12, n_patterns=16, step_px=2.0, seed=3)
+        with pytest.raises(ContractError, match=r"scan\.sizes"):
+            package.train(scan, validation=[scan, small], **options)
+        with pytest.raises(MissingFileError, match=r"absent\.npz"):
+            package.train(scan, validation=[scan, tmp_path / "absent.npz"], **options)
+
+    def test_nphotons_reaches_the_validation_files(self, package, scan, tmp_path, monkeypatch):
+        """CFG-28: all files of a run are read with it, and what is recorded is the dose that they have."""
+        tasks = []
+        backend = import_module(f"{package.__name__}.backend").BACKEND
+        fit = type(backend).fit
+
+        def noted(self, task, **more):
+            tasks.append(task)
+            return fit(self, task, **more)
+
+        monkeypatch.setattr(type(backend), "fit", noted)
+        files = []
+        for name in ("train", "first", "second"):
+            amplitude = np.sqrt(scan.counts())
+            x, y = scan.positions_px.T
+            files.append(tmp_path / f"{name}.npz")
+            arrays = {"diff3d": amplitude / amplitude.max(), "xcoords": x, "ycoords": y, "probeGuess": scan.probe}
+            np.savez(files[-1], **arrays, probe_kind="exact")
+        options = {"measurement": "normalised-amplitude", "nphotons": 4321.0, "epochs": 1, "batch_size": 16, **TINY}
+        _, summary = package.train(files[0], validation=files[1:], **options)
+        (task,) = tasks
+        for part in (task.groups, task.validation):
+            np.testing.assert_allclose(list(part.mean_counts.values()), 4321, rtol=1e-3)
+        assert set(task.validation.mean_counts) == {0, 1}
+        assert summary["settings"]["data"]["nphotons"] == 4321
+
     def test_the_trained_files_are_kept_if_requested(self, package, scan, tmp_path):
         """``output_dir`` takes what the command would write."""
         package.train(scan, output_dir=tmp_path / "out", epochs=1, batch_size=16, **TINY)

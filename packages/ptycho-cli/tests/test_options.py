@@ -205,6 +205,24 @@ def test_a_configuration_file_may_use_tables_flag_spellings_and_name_backend_and
     assert backend.calls["train"]["validation"].metadata["source"] == str(data_file)
 
 
+def test_several_validation_files_all_count(backend, data_file, tmp_path, capsys):
+    """CLI-4, CLI-10: flags beat the configuration file; each file is read, and looked for before any work."""
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
+    assert main([*argv, "--validation", str(data_file), "--validation", str(data_file)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 24
+    config = tmp_path / "config.toml"
+    config.write_text(f'validation = ["{data_file}", "{data_file}", "{data_file}"]\n')
+    assert main([*argv, "--config", str(config)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 36
+    assert main([*argv, "--config", str(config), "--validation", str(data_file)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 12
+    assert main([*argv, "--validation", str(data_file), "--validation", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz" in capsys.readouterr().err
+    config.write_text("validation = 3\n")
+    assert main([*argv, "--config", str(config)]) == 2
+    assert "one or more paths" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [

@@ -36,8 +36,13 @@ def train(
     *data: Annotated[Path, Parameter(help="Training scans, in any format that `inspect` reads.")],
     output_dir: OutputDir,
     validation: Annotated[
-        Path | None, Parameter(name="--validation", help="Scan for val_loss, instead of some of the training groups.")
-    ] = None,
+        tuple[Path, ...],
+        Parameter(
+            name="--validation",
+            negative=(),
+            help="Scan for val_loss, instead of some of the training groups; repeat it for several.",
+        ),
+    ] = (),
     backend: BackendFlag = None,
     config: ConfigFile = None,
     typed: Typed = (),
@@ -47,17 +52,25 @@ def train(
     if not data:
         raise ContractError(Problem("train", "usage.data", "at least one DATA file", "none", "name a training scan"))
     settings = {**read_config(config, TRAIN_OPTIONS, extra=("backend", "validation")), **overrides}
-    configured = settings.pop("validation", None)
-    file = validation or (None if configured is None else Path(str(configured)))
+    configured = _paths(config, settings.pop("validation", []))
     summary = run_train(
         data,
         output_dir=output_dir,
         overrides=settings,
-        validation=[] if file is None else [file],
+        validation=validation or configured,
         backend=chosen_backend(backend, settings),
         command=typed,
     )
     say("train", settings, f"wrote {output_dir / MODEL_NAME}", summary)
+
+
+def _paths(config: Path | None, value: Any) -> list[Path]:
+    """Files that a configuration file names: a text, or a list of them."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        where, remedy = f"{config}: validation", "write it as text, or as a list of texts"
+        raise ContractError(Problem(where, "config.value", "one or more paths", repr(value), remedy))
+    return [Path(word) for word in words]
 
 
 def run_train(
