@@ -14,24 +14,12 @@ from typing import Any
 
 from cyclopts import Parameter
 from ptycho_cli.commands import COMMANDS
-from ptycho_cli.options import (
-    EVALUATE_OPTIONS,
-    INFER_OPTIONS,
-    RECONSTRUCT_OPTIONS,
-    TRAIN_OPTIONS,
-    default_words,
-    negative_flag,
-)
+from ptycho_cli.options import OPTIONS_OF, default_words, negative_flag
 from ptycho_contracts.config import SECTIONS, Option, schema
+from ptycho_contracts.effects import markdown_rules
 
 FOLDER = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py: change the code, then run `python -m nox -s docs`. -->"
-READERS = {
-    "train": TRAIN_OPTIONS,
-    "infer": INFER_OPTIONS,
-    "reconstruct": RECONSTRUCT_OPTIONS,
-    "evaluate": EVALUATE_OPTIONS,
-}
 
 
 def pages() -> dict[str, str]:
@@ -48,9 +36,14 @@ def _options() -> Iterator[str]:
         yield "| option | flag | legal values | default | commands | meaning |"
         yield "| --- | --- | --- | --- | --- | --- |"
         for row in schema(section):
-            readers = ", ".join(name for name, rows in READERS.items() if row in rows)
+            readers = ", ".join(name for name, rows in OPTIONS_OF.items() if row in rows)
             default = "none" if row.default is None else f"`{row.default}`"
             yield _row(f"`{row.name}`", _flags(row), row.legal, default, readers or "(Python)", row.help)
+    yield from ("", "## Options without effect", "")
+    yield "An option that a command does not read, or that has no effect beside another one, is refused before any"
+    yield "work. `none`, `false` and 0 ask for nothing, and are accepted everywhere. `nphotons` has an effect only on"
+    yield "files of normalised amplitude."
+    yield from ("", markdown_rules())
 
 
 def _commands() -> Iterator[str]:
@@ -61,7 +54,7 @@ def _commands() -> Iterator[str]:
         yield from ("", f"## {command.__name__}", "", (command.__doc__ or "").strip(), "")
         yield f"`{_usage(command)}`"
         yield from ("", "| parameter | default | meaning |", "| --- | --- | --- |")
-        rows = {row.name: row for row in READERS.get(command.__name__, ())}
+        rows = {row.name: row for row in OPTIONS_OF.get(command.__name__, ())}
         for parameter, described in _parameters(command):
             yield _row(*_parameter_cells(parameter, described, rows.get(parameter.name)))
 

@@ -31,6 +31,10 @@ SMALL = ("--epochs", "1", "--width", "2", "--iterations", "1", "--passes", "1", 
 """A training of a fifth of a second in PyTorch: 38 groups of one pattern, 2 for val_loss."""
 
 
+ROUNDS = ("--iterations", "--passes")
+"""Have no effect on the cnn."""
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """Root of this repository."""
@@ -182,6 +186,7 @@ def train(
         watched.update(stop_before_fit=stop_before_fit)
         given = {word for word in words if isinstance(word, str)}
         pairs = zip(SMALL[::2], SMALL[1::2], strict=True)
+        pairs = [pair for pair in pairs if "cnn" not in given or pair[0] not in ROUNDS]
         defaults = [word for flag, value in pairs if flag not in given for word in (flag, value)] if small else []
         done = command("train", data or scan_file, *defaults, *words)
         done.seen = dict(watched)

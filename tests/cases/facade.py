@@ -109,6 +109,83 @@ class Facade:
         with pytest.raises(MissingFileError, match=r"absent\.npz"):
             package.reconstruct(tmp_path / "absent.npz")
 
+    def test_options_without_effect_are_refused(self, package, scan):
+        """CFG-24 to CFG-28: the same rules as the commands, with the same code."""
+        image, _ = package.reconstruct(scan, epochs=1, modes=1, accelerator="cpu")
+        half = np.arange(18)
+        idle = [
+            lambda: package.reconstruct(scan, gridsize=1),
+            lambda: package.reconstruct(scan, learning_rate=1e-3),
+            lambda: package.reconstruct(scan, nphotons=5e4),
+            lambda: package.reconstruct(scan, val_fraction=0.1, validation=half),
+            lambda: package.evaluate(scan, enable_checkpointing=True),
+            lambda: package.evaluate(image, scan, epochs=3),
+            lambda: package.evaluate(image, image, nphotons=1e5),
+            lambda: package.train(scan, val_fraction=0.1, validation=scan, **TINY),
+            lambda: package.train(scan, nphotons=1e5, **TINY),
+            lambda: package.infer("pretrained", scan, subsample=9),
+            lambda: package.infer("pretrained", scan, probe_source="file"),
+            lambda: package.infer("pretrained", scan, val_fraction=0.1, validation=half),
+        ]
+        for call in idle:
+            with pytest.raises(ContractError, match="which has none") as caught:
+                call()
+            assert caught.value.codes == ("config.no_effect",)
+            assert "--" not in str(caught.value)
+
+    def test_validation_patterns_give_a_patience_its_effect(self, package, scan):
+        """CFG-25: indices validate as a fraction does."""
+        options = {"epochs": 2, "modes": 1, "accelerator": "cpu", "early_stop_patience": 5}
+        _, summary = package.reconstruct(scan, validation=np.arange(6), **options)
+        assert summary["validation"]["patterns"] == 6
+        assert "learning_rate" not in summary["settings"]["execution"]
+        with pytest.raises(ContractError, match=r"config\.no_effect"):
+            package.reconstruct(scan, **options)
+
+    def test_several_validation_scans_all_count(self, package, scan, tmp_path):
+        """TRN-5: as files or in memory; the second is read, judged and refused like the first."""
+        second = simulate(N=16, n_patterns=25, step_px=2.0, photons_per_pattern=1e3, seed=3)
+        write_scan(tmp_path / "second.npz", second)
+        options = {"epochs": 1, "batch_size": 64, "seed": 1, **TINY}
+        losses = []
+        for validation in ([scan], [scan, tmp_path / "second.npz"], [tmp_path / "second.npz", scan]):
+            _, summary = package.train(scan, validation=validation, **options)
+            assert summary["groups"]["validation"] == (36 if len(validation) == 1 else 36 + 25)
+            losses.append(summary["training"]["losses"]["val_loss"])
+        assert losses[1] == pytest.approx(losses[2], rel=1e-4)
+        assert losses[0] != pytest.approx(losses[1], rel=1e-2)
+        small = simulate(N=12, n_patterns=16, step_px=2.0, seed=3)
+        with pytest.raises(ContractError, match=r"scan\.sizes"):
+            package.train(scan, validation=[scan, small], **options)
+        with pytest.raises(MissingFileError, match=r"absent\.npz"):
+            package.train(scan, validation=[scan, tmp_path / "absent.npz"], **options)
+
+    def test_nphotons_reaches_the_validation_files(self, package, scan, tmp_path, monkeypatch):
+        """CFG-28: all files of a run are read with it, and what is recorded is the dose that they have."""
+        tasks = []
+        backend = import_module(f"{package.__name__}.backend").BACKEND
+        fit = type(backend).fit
+
+        def noted(self, task, **more):
+            tasks.append(task)
+            return fit(self, task, **more)
+
+        monkeypatch.setattr(type(backend), "fit", noted)
+        files = []
+        for name in ("train", "first", "second"):
+            amplitude = np.sqrt(scan.counts())
+            x, y = scan.positions_px.T
+            files.append(tmp_path / f"{name}.npz")
+            arrays = {"diff3d": amplitude / amplitude.max(), "xcoords": x, "ycoords": y, "probeGuess": scan.probe}
+            np.savez(files[-1], **arrays, probe_kind="exact")
+        options = {"measurement": "normalised-amplitude", "nphotons": 4321.0, "epochs": 1, "batch_size": 16, **TINY}
+        _, summary = package.train(files[0], validation=files[1:], **options)
+        (task,) = tasks
+        for part in (task.groups, task.validation):
+            np.testing.assert_allclose(list(part.mean_counts.values()), 4321, rtol=1e-3)
+        assert set(task.validation.mean_counts) == {0, 1}
+        assert summary["settings"]["data"]["nphotons"] == 4321
+
     def test_the_trained_files_are_kept_if_requested(self, package, scan, tmp_path):
         """``output_dir`` takes what the command would write."""
         package.train(scan, output_dir=tmp_path / "out", epochs=1, batch_size=16, **TINY)

@@ -26,6 +26,8 @@ from ptycho_data.files import read_scan, write_scan
 from ptycho_data.workflows.payloads import InferencePayload, TrainingPayload
 
 N_GROUPS = {"n_groups": 16}
+WITHOUT_EFFECT = ("prefetch_factor", "inference_batch_size")
+"""Execution options that a training does not read, or not alone."""
 MODEL = ModelConfig(data=DataConfig(N=32, gridsize=3, neighbor_count=11, nphotons=77.0), width=2, iterations=1)
 """Of the untrained model that a backend's ``model_file`` holds."""
 
@@ -169,7 +171,7 @@ class Precedence(Payloads):
     @given(data=st.data())
     def test_every_execution_option(self, factory, scan_file, tmp_path_factory, data):
         """For any field: the explicit value, else the execution configuration's, else the default."""
-        row = data.draw(st.sampled_from([row for row in schema(ExecutionConfig) if row.name != "prefetch_factor"]))
+        row = data.draw(st.sampled_from([row for row in schema(ExecutionConfig) if row.name not in WITHOUT_EFFECT]))
         values = st.sampled_from(other_values(row))
         in_execution, explicit = data.draw(st.none() | values), data.draw(st.none() | values)
         execution = None if in_execution is None else ExecutionConfig(**{row.name: in_execution})
@@ -187,10 +189,11 @@ class Precedence(Payloads):
     def test_every_explicit_option_arrives(self, training, section, attribute):
         """No option is dropped between the call and its section."""
         for row in schema(section):
-            if row.name in ("N", "measurement", "gridsize", "neighbor_count", "oversampling"):
+            if row.name in ("N", "measurement", "nphotons", "gridsize", "neighbor_count", "oversampling"):
                 continue  # bound to this file or to each other; tested above and below
+            helpers = {"calibrate_probe": True} if row.name == "calibration_epochs" else {}
             for value in other_values(row):
-                payload = training({row.name: value})
+                payload = training({row.name: value, **helpers})
                 assert getattr(getattr(payload, attribute), row.name) == value
                 assert payload.overrides_applied[row.name] == {"value": value, "source": "explicit"}
 
@@ -320,9 +323,44 @@ class Validation(Payloads):
         }
 
     def test_prefetch_without_workers(self, training):
-        with pytest.raises(ContractError, match=r"config\.prefetch"):
+        with pytest.raises(ContractError, match=r"config\.no_effect"):
             training(prefetch_factor=2)
         assert training(prefetch_factor=2, num_workers=1).execution_config.prefetch_factor == 2
+
+    @pytest.mark.parametrize(
+        ("options", "idle"),
+        [
+            ({"architecture": "cnn", "iterations": 2, "passes": 5}, ["model.iterations", "model.passes"]),
+            ({"calibrate_probe": False, "calibration_epochs": 3}, ["training.calibration_epochs"]),
+            ({"calibration_epochs": 3}, ["training.calibration_epochs"]),  # the simulated probe is exact
+            ({"enable_checkpointing": False, "checkpoint_save_top_k": 2}, ["execution.checkpoint_save_top_k"]),
+            ({"gridsize": 1, "neighbor_count": 6}, ["data.neighbor_count"]),
+            ({"inference_batch_size": 8}, ["execution.inference_batch_size"]),
+            ({"nphotons": 1e5}, ["scan"]),  # the file holds counts
+        ],
+    )
+    def test_options_without_effect(self, training, options, idle):
+        """CFG-24 to CFG-28: what the command refuses, the factory refuses."""
+        with pytest.raises(ContractError) as caught:
+            training(options)
+        assert set(caught.value.codes) == {"config.no_effect"}
+        assert len(caught.value.problems) == len(idle)
+        assert all(name in problem.where for name, problem in zip(idle, caught.value.problems, strict=True))
+
+    def test_options_without_effect_in_the_execution_configuration(self, training):
+        """CFG-26: judged beside the options of both layers."""
+        kept = ExecutionConfig(checkpoint_save_top_k=3)
+        assert training(execution=kept).execution_config.checkpoint_save_top_k == 3
+        with pytest.raises(ContractError, match=r"checkpoint_save_top_k: .*config\.no_effect"):
+            training({"enable_checkpointing": False}, kept)
+
+    def test_a_scan_in_memory_is_not_read_again(self, training, scan_file):
+        """CFG-28: options of reading are refused unless they say how it was read."""
+        scan = read_scan(scan_file)
+        assert training(data=scan, measurement="counts").pt_data_config.measurement == "counts"
+        for options in ({"measurement": "amplitude"}, {"nphotons": 500.0}):
+            with pytest.raises(ContractError, match=r"scan in memory holds counts.*config\.no_effect"):
+                training(options, data=scan)
 
     def test_too_few_neighbours(self, training):
         with pytest.raises(ContractError, match=r"config\.neighbours"):
@@ -367,7 +405,46 @@ class InferencePayloadStructure(Payloads):
         assert option in str(caught.value)
 
     def test_neighbours_may_be_overridden(self, inference):
-        assert inference({"neighbor_count": 20}).pt_data_config.neighbor_count == 20
+        payload = inference({"neighbor_count": 20, "n_groups": 30, "assembly": "groups"})
+        assert (payload.pt_data_config.neighbor_count, payload.pt_data_config.n_groups) == (20, 30)
+
+    @pytest.mark.parametrize("option", ["neighbor_count", "n_groups", "oversampling", "max_distance_px"])
+    def test_a_canvas_has_no_groups(self, inference, option):
+        """CFG-25: the network takes all patterns at once, so that ``auto`` is a canvas."""
+        with pytest.raises(ContractError, match=rf"data\.{option}: .*a canvas.*config\.no_effect"):
+            inference({option: 20})
+
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [
+            ("subsample", 30),
+            ("devices", 2),
+            ("num_nodes", 2),
+            ("precision", "64-true"),
+            ("learning_rate", 0.5),
+            ("deterministic", False),
+            ("scheduler", "constant"),
+            ("logger_backend", "tensorboard"),
+            ("accum_steps", 2),
+        ],
+    )
+    def test_options_of_the_training_are_refused(self, inference, option, value):
+        """CFG-24: as an override, with its default too, and as an execution configuration that differs from it."""
+        default = {row.name: row.default for row in (*schema(ExecutionConfig), *schema(DataConfig))}[option]
+        attempts = [({option: value}, None)] + ([] if default is None else [({option: default}, None)])
+        if option != "subsample":
+            attempts.append((None, ExecutionConfig(**{option: value})))
+        for overrides, execution in attempts:
+            with pytest.raises(ContractError, match=rf"{option}: .*infer does not read it") as caught:
+                inference(overrides, execution)
+            assert caught.value.codes == ("config.no_effect",)
+
+    def test_a_default_execution_configuration_is_accepted(self, inference):
+        """CFG-26: it names every option, and asks for nothing."""
+        payload = inference(execution=ExecutionConfig())
+        assert payload.execution_config == ExecutionConfig()
+        assert payload.overrides_applied["num_workers"] == {"value": 0, "source": "execution"}
+        assert "learning_rate" not in payload.overrides_applied
 
     def test_missing_model(self, inference, tmp_path):
         with pytest.raises(MissingFileError, match="Model archive not found") as caught:

@@ -236,7 +236,8 @@ class InferenceFlags(JointFlags):
 
     def test_assembly_that_the_network_cannot_do_is_refused(self, infer, command, scan_file):
         # Steps of nothing: its training collapses.
-        trained = command("train", scan_file, *TRAINING, "--architecture", "cnn", "--learning-rate", "1e-9")
+        words = ("--architecture", "cnn", "--epochs", "1", "--width", "4", "--learning-rate", "1e-9", "--quiet")
+        trained = command("train", scan_file, *words)
         run = infer("--assembly", "canvas", bundle=trained.out / "model.safetensors")
         assert run.code == 2
         assert "--assembly groups" in run.err

@@ -119,18 +119,18 @@ def test_an_image_without_refinement_has_none(backend, data_file, tmp_path, earl
 
 
 def test_patience_needs_validation(backend, command, capsys):
-    """CFG-22."""
+    """CFG-25."""
     assert command("--early-stop-patience", "3") == 2
-    assert "config.without_validation" in capsys.readouterr().err
+    assert "config.no_effect" in capsys.readouterr().err
     assert backend.calls == {}
     assert command("--early-stop-patience", "3", "--val-fraction", "0.1") == 0
 
 
 def test_validation_need_a_refinement(backend, data_file, tmp_path, capsys):
-    """CFG-22."""
+    """CFG-25."""
     argv = ["infer", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out"), "--val-fraction", "0.1"]
     assert main(argv) == 2
-    assert "config.without_refine" in capsys.readouterr().err
+    assert "config.no_effect" in capsys.readouterr().err
     assert backend.calls == {}
 
 

@@ -65,9 +65,11 @@ BAD = {
     "a scan with a truth": (["evaluate", "--scan", "{data}", "--truth", "{data}"], "no --truth beside --scan"),
     "a truth alone": (["evaluate", "--truth", "{data}"], "only --truth"),
     "joint reconstruction beside a truth": (
-        ["evaluate", "{data}", "--truth", "{data}", "--epochs", "3", "--backend", "torch"],
-        "--epochs, --backend",
+        ["evaluate", "{data}", "--truth", "{data}", "--epochs", "3", "--modes", "2"],
+        "reconstruction.epochs: expected an option that has an effect, found 3, which has none: "
+        "evaluate beside a truth does not read it",
     ),
+    "a backend beside a truth": (["evaluate", "{data}", "--truth", "{data}", "--backend", "torch"], "--backend out"),
     "a missing image and truth": (["evaluate", "{missing}", "--truth", "{missing}"], "Image not found: {missing}"),
     "a scan as image": (["evaluate", "{data}", "--truth", "{data}"], "the keys object, origin_yx_px"),
     "a missing scan to evaluate": (["evaluate", "--scan", "{missing}"], "Data file not found: {missing}"),

@@ -25,6 +25,8 @@ def values(row: Option) -> list[Any]:
         return [__file__]  # any file that exists
     if row.type is str:
         return ["0.25"]
+    if row.name == "neighbor_count":
+        return [3, 9]  # of the default gridsize 2
     least = row.minimum if row.minimum is not None else (row.above or 0) + 0.25
     most = row.maximum if row.maximum is not None else least + 2
     return sorted({row.type(least), row.type(most)})
@@ -46,17 +48,26 @@ def train_cases() -> list[Any]:
     return [pytest.param(row, value, id=f"{row.name}={value}") for row in TRAIN_OPTIONS for value in values(row)]
 
 
-# Values that are illegal together with the other defaults.
-COMPANIONS = {"prefetch_factor": ["--num-workers", "1"], "neighbor_count": ["--gridsize", "1"]}
+# What gives an option an effect.
+NORMALISED = {"measurement": "normalised-amplitude"}
+TRAIN_COMPANIONS = {"prefetch_factor": {"num_workers": 1}, "nphotons": NORMALISED}
 INFER_COMPANIONS = {
     **{
-        name: {"refine": 2} for name in ("correct_positions", "fit_background", "val_fraction", "prior", "prior_weight")
+        name: {"refine": 2}
+        for name in (
+            "correct_positions",
+            "fit_background",
+            "val_fraction",
+            "prior",
+            "prior_weight",
+            "enable_checkpointing",
+        )
     },
     "early_stop_patience": {"refine": 2, "val_fraction": 0.25},
+    "nphotons": NORMALISED,
 }
-RECONSTRUCT_COMPANIONS = {"early_stop_patience": {"val_fraction": 0.25}}
+RECONSTRUCT_COMPANIONS = {"early_stop_patience": {"val_fraction": 0.25}, "nphotons": NORMALISED}
 OWN_GROUP_COUNT = ("n_groups", "oversampling")
-COMPANION_VALUES = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
 
 
 @pytest.mark.parametrize(("row", "value"), train_cases())
@@ -64,8 +75,9 @@ def test_each_flag_of_train_reaches_the_backend_and_nothing_else_does(backend, d
     """CLI-2."""
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
     groups = [] if row.name in OWN_GROUP_COUNT else ["--n-groups", "5"]
-    assert main(argv + groups + COMPANIONS.get(row.name, [])) == 0
-    expected = {**({"n_groups": 5} if groups else {}), row.name: value, **COMPANION_VALUES.get(row.name, {})}
+    companions = TRAIN_COMPANIONS.get(row.name, {})
+    assert main(argv + groups + flags(companions)) == 0
+    expected = {**({"n_groups": 5} if groups else {}), row.name: value, **companions}
     assert backend.calls["payload"]["overrides"] == expected
 
 
@@ -115,12 +127,51 @@ def test_an_option_that_the_command_does_not_read_is_refused(backend, data_file,
     assert backend.calls == {}
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("train {data} --architecture cnn --iterations 2 --passes 4", ["--iterations out", "--passes out"]),
+        ("train {data} --validation {data} --val-fraction 0.1", ["--val-fraction out"]),
+        ("train {data} --disable-checkpointing --checkpoint-save-top-k 1", ["--disable-checkpointing: no checkpoints"]),
+        ("train {data} --keep-probe --calibration-epochs 3", ["--keep-probe: the probe is kept"]),
+        ("train {data} --gridsize 1 --neighbor-count 6 --max-distance-px 9", ["--neighbor-count", "--max-distance-px"]),
+        ("train {data} --prefetch-factor 2", ["beside --num-workers 0"]),
+        ("train {data} --nphotons 1e5", ["the patterns are counts", "leave --nphotons out"]),
+        ("infer {data} {data} --fit-background", ["beside --refine 0: nothing is fitted"]),
+        ("infer {data} {data} --refine 2 --prior none --prior-weight 2", ["beside --prior none"]),
+        ("infer {data} {data} --assembly groups --levels 2", ["only a canvas has levels"]),
+        ("infer {data} {data} --nphotons 1e5", ["the patterns are counts"]),
+        ("reconstruct {data} --early-stop-patience 9", ["beside --val-fraction 0"]),
+        ("reconstruct {data} --nphotons 1e5", ["the patterns are counts"]),
+    ],
+)
+def test_an_option_without_effect_is_refused_before_any_work(backend, data_file, tmp_path, capsys, words, named):
+    """CFG-25, CFG-28: exit 2, one line, in the words of the command line."""
+    argv = [word.format(data=data_file) for word in words.split()]
+    assert main([*argv, "--output-dir", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "config.no_effect" in err
+    assert [text for text in named if text not in err] == []
+    assert backend.calls == {}
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_option_without_effect_in_a_configuration_file_is_refused(backend, data_file, tmp_path, capsys):
+    """CFG-26: what a configuration file names is given."""
+    (tmp_path / "settings.toml").write_text(f'validation = "{data_file}"\n[training]\nval_fraction = 0.05\n')
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(tmp_path / "settings.toml")]
+    assert main(argv) == 2
+    assert "beside --validation: what is given for validation validates" in capsys.readouterr().err
+    assert backend.calls == {}
+
+
 @pytest.mark.parametrize("row", TRAIN_OPTIONS, ids=lambda row: row.name)
 def test_a_flag_beats_the_configuration_file_and_the_file_beats_the_default(backend, data_file, tmp_path, row):
     """Invariant 35: explicit > file > defaults, for every option of train (CLI-3)."""
     low, high = values(row)[0], values(row)[-1]
     config = tmp_path / "config.toml"
-    companion = "".join(f"{name} = {value}\n" for name, value in COMPANION_VALUES.get(row.name, {}).items())
+    companion = "".join(f"{name} = {toml(value)}\n" for name, value in TRAIN_COMPANIONS.get(row.name, {}).items())
     config.write_text(companion + f"{row.name} = {toml(low)}\n")
     argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--config", str(config)]
     argv += [] if row.name in OWN_GROUP_COUNT else ["--n-groups", "5"]
@@ -152,6 +203,24 @@ def test_a_configuration_file_may_use_tables_flag_spellings_and_name_backend_and
         "n_groups": 12,
     }
     assert backend.calls["train"]["validation"].metadata["source"] == str(data_file)
+
+
+def test_several_validation_files_all_count(backend, data_file, tmp_path, capsys):
+    """CLI-4, CLI-10: flags beat the configuration file; each file is read, and looked for before any work."""
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
+    assert main([*argv, "--validation", str(data_file), "--validation", str(data_file)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 24
+    config = tmp_path / "config.toml"
+    config.write_text(f'validation = ["{data_file}", "{data_file}", "{data_file}"]\n')
+    assert main([*argv, "--config", str(config)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 36
+    assert main([*argv, "--config", str(config), "--validation", str(data_file)]) == 0
+    assert len(backend.calls["train"]["validation"]) == 12
+    assert main([*argv, "--validation", str(data_file), "--validation", str(tmp_path / "none.npz")]) == 2
+    assert "none.npz" in capsys.readouterr().err
+    config.write_text("validation = 3\n")
+    assert main([*argv, "--config", str(config)]) == 2
+    assert "one or more paths" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -217,6 +286,41 @@ def test_deprecated_spellings_work_and_name_the_new_flag(backend, data_file, tmp
     with pytest.warns(DeprecationWarning, match=new):
         assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out"), *old]) == 0
     assert backend.calls["payload"]["overrides"][name] == value
+
+
+def test_a_deprecated_flag_is_never_replaced_by_one_that_the_command_rejects(backend, data_file, tmp_path, capsys):
+    """CLI-6: on ``infer``, ``--n_images`` is an error in its own name; the model stays what decides."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out")]
+    for old in (["--n_images", "7"], ["--n_images=7"], ["--sweeps", "2"]):
+        assert main([*argv, *old]) == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"ptycho-cli: error: {old[0].partition('=')[0]}: expected a flag of infer, found")
+        assert "only for train" in err
+    assert backend.calls == {}
+    assert main(["simulate", str(tmp_path / "new.npz"), "--device", "cpu"]) == 2
+    assert "only for train, infer, reconstruct, evaluate (--accelerator)" in capsys.readouterr().err
+
+
+def test_a_deprecated_flag_that_asks_for_nothing_has_no_meaning_on_infer(backend, data_file, tmp_path):
+    """CLI-6: ``--disable_mlflow`` on commands that log no metrics."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    for command, files in (("infer", [model, data_file]), ("reconstruct", [data_file])):
+        with pytest.warns(DeprecationWarning, match=f"no meaning for {command}"):
+            assert main([command, *map(str, files), "--output-dir", str(tmp_path / "out"), "--disable_mlflow"]) == 0
+    assert backend.calls["payload"]["overrides"] == {}
+
+
+def test_deprecated_spellings_are_renamed_on_infer(backend, data_file, tmp_path):
+    """CLI-6."""
+    model = tmp_path / "model.safetensors"
+    model.write_bytes(b"a bundle")
+    argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out")]
+    with pytest.warns(DeprecationWarning, match="--accelerator"):
+        assert main([*argv, "--device", "cpu"]) == 0
+    assert backend.calls["payload"]["overrides"] == {"accelerator": "cpu"}
 
 
 def test_n_groups_is_the_number_of_patterns_by_default(backend, data_file, tmp_path):

@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -31,13 +32,8 @@ OPTIONS = {(section, row.name): row for section in SECTIONS for row in schema(se
 NAMES = sorted({name for _, name in OPTIONS})
 
 
-WITH_REFINE = ("correct_positions", "fit_background", "val_fraction", "prior", "prior_weight")
-HELPERS = {"prefetch_factor": {"num_workers": 1}, "neighbor_count": {"gridsize": 1}}
+HELPERS = {"neighbor_count": {"gridsize": 1}}
 """What must be given with an option for it to be legal."""
-
-
-def helpers_of(section, name) -> dict:
-    return {"refine": 1} if section.section == "inference" and name in WITH_REFINE else HELPERS.get(name, {})
 
 
 def legal_values(row) -> st.SearchStrategy:
@@ -62,16 +58,10 @@ def legal_values(row) -> st.SearchStrategy:
 
 def build(section, **values):
     """A section that holds the values, with what rules between options ask for."""
-    if values.get("prefetch_factor") is not None:
-        values.setdefault("num_workers", 1)
     if section is DataConfig and values.get("neighbor_count") is not None:
         values["neighbor_count"] = max(values["neighbor_count"], values.get("gridsize", 2) ** 2 - 1)
     if values.get("oversampling") is not None:
         values["n_groups"] = None
-    if values.get("prior") == "none":
-        values.pop("prior_weight", None)
-    if section.section == "inference" and any(values.get(name) for name in WITH_REFINE):
-        values["refine"] = max(1, values.get("refine", 1))
     return section(**values)
 
 
@@ -82,8 +72,6 @@ def configurations(draw) -> dict:
     for section in SECTIONS:
         rows = draw(st.lists(st.sampled_from(schema(section)), unique=True))
         values = {row.name: draw(legal_values(row)) for row in rows}
-        if values.get("num_workers") == 0:
-            values.pop("prefetch_factor", None)
         if section is ModelConfig:
             values["data"] = built[DataConfig]
         built[section] = build(section, **values)
@@ -142,6 +130,33 @@ class TestValues:
         if row.choices:
             assert not row.accepts("no such choice")
 
+    @given(st.sampled_from(sorted(OPTIONS, key=str)), st.data())
+    def test_scalars_of_numpy_are_numbers(self, key, data):
+        """CFG-3: the same as Python's, in sections, tables and the record of what was applied; arrays are none."""
+        section, name = key
+        row = OPTIONS[key]
+        value = data.draw(legal_values(row).filter(lambda value: value is not None))
+        kinds = {int: (np.int16, np.int64, np.uint8), float: (np.float64, np.float32, np.longdouble), str: (np.str_,)}
+        kind = data.draw(st.sampled_from(kinds.get(row.type, (bool,))))
+        scalar = kind(value)
+        assume(row.accepts(row.plain(scalar)))
+        made = resolve([section], {"explicit": {name: scalar}, "helpers": HELPERS.get(name, {})})
+        for held in (getattr(made[section], name), made.applied[name]["value"]):
+            assert type(held) is row.type
+            assert held == scalar
+        assert json.loads(json.dumps(to_dict(made[section])))[name] == held
+        assert not row.accepts(np.array(value))
+
+    def test_numbers_of_the_wrong_kind_stay_wrong(self):
+        """CFG-3: a float is no integer even if it is whole; NumPy's truth values are no numbers."""
+        assert problems(TrainingConfig, epochs=np.float64(16.0), batch_size=np.bool_(True)) == [
+            f"training.{name}: expected an integer >= 1, found {value!r}; "
+            "give a legal value or leave the option out [config.value]"
+            for name, value in (("batch_size", np.bool_(True)), ("epochs", np.float64(16.0)))
+        ]
+        assert "found nan" in problems(ExecutionConfig, learning_rate=math.nan)[0]
+        assert not any(OPTIONS[ExecutionConfig, "learning_rate"].accepts(v) for v in (10**400, np.float32("inf"), 1j))
+
     @given(gridsize=st.integers(2, 8), missing=st.integers(1, 3))
     def test_too_few_neighbours_state_the_bound(self, gridsize, missing):
         few = gridsize**2 - 1 - missing
@@ -154,10 +169,6 @@ class TestValues:
         assert DataConfig(gridsize=1, neighbor_count=0).K == 0
         assert DataConfig(gridsize=1).K == 0
         assert DataConfig(gridsize=2).K == 6
-
-    def test_prefetch_needs_workers(self):
-        assert "config.prefetch" in problems(ExecutionConfig, prefetch_factor=2)[0]
-        ExecutionConfig(prefetch_factor=2, num_workers=1)
 
     @pytest.mark.parametrize("section", [TrainingConfig, InferenceConfig, ReconstructionConfig])
     @pytest.mark.parametrize("value", ["1.0", "-0.1", "some", "nan", "held.npz", ""])
@@ -305,7 +316,7 @@ class TestPrecedence:
         row = OPTIONS[key]
         given_by = data.draw(st.sets(st.sampled_from(self.LAYERS)))
         values = {layer: data.draw(legal_values(row)) for layer in given_by}
-        helpers = helpers_of(section, name)
+        helpers = HELPERS.get(name, {})
         layers = {layer: {name: values[layer]} if layer in values else {} for layer in self.LAYERS}
         made = resolve([section], {**layers, "helpers": helpers})
         winner = next((layer for layer in self.LAYERS if layer in given_by), None)
@@ -319,7 +330,7 @@ class TestPrecedence:
         row = OPTIONS[key]
         candidates = [*row.choices, True, False, 1, 2, 3, 0.25, "0.25"]
         value = next(v for v in candidates if row.accepts(v) and v != row.default)
-        helpers = helpers_of(section, name)
+        helpers = HELPERS.get(name, {})
         made = resolve([section], {"explicit": {name: value}, "file": helpers})
         assert getattr(made[section], name) == value
         changed = {

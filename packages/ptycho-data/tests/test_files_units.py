@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
+from ptycho_data.files import combine_scans, scan_from_arrays
 from ptycho_data.files.interpret.units import decide_unit
 
 
@@ -121,8 +122,19 @@ def test_normalised_amplitude_takes_the_dose_and_keeps_the_contrast(rng, dose, s
     )
 
 
+@given(strategies.generators, st.lists(st.integers(1, 6), min_size=2, max_size=4))
+def test_the_dose_of_several_scans_is_measured(rng, sizes):
+    """Invariant 9: the mean photons of all patterns, whatever the sizes and doses of the scans."""
+    scans = [
+        scan_from_arrays(rng.poisson(rng.uniform(5, 500), (size, 6, 6)), np.zeros((size, 2)), measurement="counts")
+        for size in sizes
+    ]
+    combined = combine_scans(scans)
+    assert combined.metadata["nphotons"] == pytest.approx(combined.counts().sum((1, 2)).mean(), rel=1e-5)
+
+
 def test_normalised_amplitude_through_a_file(tmp_path):
-    """Invariant 1, 9: the caller's dose beats the file's; without any it is an error."""
+    """Invariant 1, 9: the caller's dose beats the file's; without any it is an error, and so is one for counts."""
     from ptycho_data.files import read_scan
 
     content = {"diff3d": np.random.default_rng(0).uniform(0, 1, (4, 8, 8)), "positions_px": np.zeros((4, 2))}
@@ -135,6 +147,10 @@ def test_normalised_amplitude_through_a_file(tmp_path):
     with pytest.raises(ContractError) as caught:
         read_scan(tmp_path / "b.npz", measurement="normalised-amplitude")
     assert caught.value.codes == ("scan.nphotons",)
+    for unit in ("counts", "amplitude"):
+        with pytest.raises(ContractError, match=f"the patterns are {unit}, with a dose of their own") as caught:
+            read_scan(tmp_path / "b.npz", measurement=unit, nphotons=7e4)
+        assert caught.value.codes == ("config.no_effect",)
     with pytest.raises(ContractError) as caught:
         read_scan(tmp_path / "b.npz", measurement="photons")
     assert caught.value.codes == ("scan.unit",)

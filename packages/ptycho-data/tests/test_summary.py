@@ -51,6 +51,7 @@ def test_common_summary():
     """Settings by section, versions of the packages that took part."""
     stages = Stages({"inference": 2.0}, {"inference": 1.0})
     reported = common_summary(
+        "reconstruct",
         (DataConfig(N=16), ReconstructionConfig(epochs=7)),
         3,
         stages,
@@ -59,6 +60,7 @@ def test_common_summary():
     )
     assert list(reported["settings"]) == ["data", "reconstruction"]
     assert reported["settings"]["reconstruction"]["epochs"] == 7
+    assert reported["settings"]["data"] == {"nphotons": 1e5, "measurement": "auto"}
     names = ["ptycho-contracts", "ptycho-data", "pytest", "numpy"]
     assert reported["versions"] == {name: version(name) for name in names}
     assert (reported["seed"], reported["device"], reported["seconds"]) == (3, "cpu", {"inference": 2.0})

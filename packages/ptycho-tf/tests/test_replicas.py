@@ -46,12 +46,14 @@ def trained(tmp_path, scan):
 
     def run(devices: int, execution: dict | None = None, **options) -> tuple[dict, dict[str, np.ndarray]]:
         out = tmp_path / f"out{devices}-{len(list(tmp_path.iterdir()))}"
+        rounds = ("iterations", "passes") if options.get("architecture") == "cnn" else ()
+        fixed = {name: value for name, value in OPTIONS.items() if name not in rounds}
         words = [
             tmp_path / "script.py",
             tmp_path / "scan.npz",
             out,
             devices,
-            json.dumps({**OPTIONS, **options}),
+            json.dumps({**fixed, **options}),
             json.dumps(execution or {}),
         ]
         done = subprocess.run(

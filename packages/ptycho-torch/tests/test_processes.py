@@ -43,7 +43,10 @@ def trained(tmp_path, scan):
 
     def run(processes: int, **options) -> tuple[dict, dict[str, np.ndarray]]:
         out = tmp_path / f"out{processes}-{len(list(tmp_path.iterdir()))}"
-        words = [tmp_path / "script.py", tmp_path / "scan.npz", out, processes, json.dumps({**OPTIONS, **options})]
+        fixed = {
+            name: value for name, value in OPTIONS.items() if name != "iterations" or "architecture" not in options
+        }
+        words = [tmp_path / "script.py", tmp_path / "scan.npz", out, processes, json.dumps({**fixed, **options})]
         done = subprocess.run(
             [sys.executable, *map(str, words)], capture_output=True, text=True, timeout=240, check=False
         )

@@ -13,6 +13,7 @@ from cyclopts import App, CycloptsError, MissingArgumentError
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
 from ptycho_cli.commands import register
+from ptycho_cli.options import OPTIONS_OF
 from ptycho_cli.output.flags import with_flags
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -25,7 +26,14 @@ _USAGE_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
-_RENAMED = {"--device": "--accelerator", "--n_images": "--n-groups", "--sweeps": "--passes"}
+_NO_MLFLOW = "--disable_mlflow"
+_RENAMED = {
+    "--device": ("--accelerator",),
+    "--n_images": ("--n-groups",),
+    "--sweeps": ("--passes",),
+    _NO_MLFLOW: ("--logger", "none"),
+}
+"""Deprecated flags and the words that stand for them where a command has such a flag (CLI-6)."""
 _DEBUG = "--debug"
 
 
@@ -76,23 +84,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def current_spellings(words: Sequence[str]) -> list[str]:
-    """Replace deprecated spellings, each with a DeprecationWarning that names the new flag."""
-    current = []
+    """Replace deprecated spellings, each with a DeprecationWarning that names the new flag (CLI-6).
+
+    Raises:
+        ContractError: a deprecated flag whose new one the command does not have.
+    """
+    command = next((word for word in words if not word.startswith("-")), "")
+    offered = {row.flag for row in OPTIONS_OF.get(command, ())}
+    current: list[str] = []
+    problems = []
     for word in words:
         flag, equals, value = word.partition("=")
-        if flag in _RENAMED:
-            _deprecated(flag, _RENAMED[flag])
-            current.append(_RENAMED[flag] + equals + value)
-        elif word == "--disable_mlflow":
-            _deprecated(word, "--logger none")
-            current += ["--logger", "none"]
-        else:
+        new = _RENAMED.get(flag)
+        if new is None or (flag == _NO_MLFLOW and equals):
             current.append(word)
+        elif new[0] in offered:
+            _deprecated(f"{flag} is deprecated; use {' '.join(new)}")
+            current += [*new[:-1], new[-1] + equals + value]
+        elif flag == _NO_MLFLOW and offered:
+            _deprecated(f"{flag} is deprecated and has no meaning for {command}, which logs no metrics; leave it out")
+        else:
+            problems.append(
+                Problem(flag, "usage.deprecated", f"a flag of {command or 'a command'}", _meaningless(flag), "omit it")
+            )
+    if problems:
+        raise ContractError(problems)
     return current
 
 
-def _deprecated(old: str, new: str) -> None:
-    warnings.warn(f"{old} is deprecated; use {new}", DeprecationWarning, stacklevel=3)
+def _meaningless(flag: str) -> str:
+    readers = [name for name, rows in OPTIONS_OF.items() if _RENAMED[flag][0] in {row.flag for row in rows}]
+    return f"the deprecated {flag}, which has a meaning only for {', '.join(readers)} ({' '.join(_RENAMED[flag])})"
+
+
+def _deprecated(text: str) -> None:
+    warnings.warn(text, DeprecationWarning, stacklevel=3)
 
 
 def _fail(reason: str, code: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
@@ -14,37 +14,25 @@ from ptycho_contracts.config import (
     ModelConfig,
     Option,
     ReconstructionConfig,
-    Section,
     TrainingConfig,
-    schema,
 )
+from ptycho_contracts.effects import GROUPING, read_options
 
 TRAIN_SECTIONS = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
 INFER_SECTIONS = (DataConfig, InferenceConfig, ExecutionConfig)
 RECONSTRUCT_SECTIONS = (DataConfig, ReconstructionConfig, ExecutionConfig)
 
-_MEASUREMENT = ("measurement", "nphotons")
-_FIT = ("enable_progress_bar", "enable_checkpointing", "early_stop_patience")
-
-
-def offered(
-    sections: Iterable[type[Section]], *, only: Collection[str] = (), without: Collection[str] = ()
-) -> tuple[Option, ...]:
-    """Options of the sections, in order; ``only`` limits data and execution options to those named."""
-    return tuple(
-        row
-        for section in sections
-        for row in schema(section)
-        if row.name not in without and (not only or section not in (DataConfig, ExecutionConfig) or row.name in only)
-    )
-
-
-TRAIN_OPTIONS = offered(TRAIN_SECTIONS, without=("inference_batch_size",))
-INFER_OPTIONS = offered(
-    INFER_SECTIONS, only=(*_MEASUREMENT, "accelerator", "num_workers", "inference_batch_size", *_FIT)
-)
-RECONSTRUCT_OPTIONS = offered(RECONSTRUCT_SECTIONS, only=(*_MEASUREMENT, "accelerator", *_FIT))
-EVALUATE_OPTIONS = tuple(row for row in RECONSTRUCT_OPTIONS if row.name != "enable_checkpointing")
+TRAIN_OPTIONS = read_options("train")
+INFER_OPTIONS = tuple(row for row in read_options("infer") if row.name not in GROUPING)
+RECONSTRUCT_OPTIONS = read_options("reconstruct")
+EVALUATE_OPTIONS = read_options("evaluate")
+OPTIONS_OF = {
+    "train": TRAIN_OPTIONS,
+    "infer": INFER_OPTIONS,
+    "reconstruct": RECONSTRUCT_OPTIONS,
+    "evaluate": EVALUATE_OPTIONS,
+}
+"""Options of the schema that each command reads."""
 
 _TITLES = {
     "data": "Data",

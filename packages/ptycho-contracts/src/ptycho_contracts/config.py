@@ -260,20 +260,7 @@ class InferenceConfig(Section):
     )
 
     def _cross_checks(self) -> list[Problem]:
-        needy: dict[str, Any] = {"correct_positions": False, "fit_background": False, "val_fraction": 0.0}
-        needy |= {"prior": None, "prior_weight": "auto"}
-        idle = [name for name, default in needy.items() if getattr(self, name) != default and self.refine == 0]
-        problems = [
-            Problem(
-                where=f"inference.{name}",
-                code="config.without_refine",
-                expected="refine of at least 1 epoch",
-                found="refine 0, so that nothing is fitted",
-                remedy=f"give refine, such as 5, or leave {name} out",
-            )
-            for name in idle
-        ]
-        problems += _prior_problems(self.section, self.prior, self.prior_weight)
+        problems = _weight_problems(self.section, self.prior_weight)
         return problems + _hold_out_problems(self.section, self.hold_out)
 
 
@@ -304,7 +291,7 @@ class ReconstructionConfig(Section):
     hold_out: str | None = option(None, _HOLD_OUT)
 
     def _cross_checks(self) -> list[Problem]:
-        problems = _prior_problems(self.section, self.prior, self.prior_weight)
+        problems = _weight_problems(self.section, self.prior_weight)
         return problems + _hold_out_problems(self.section, self.hold_out)
 
 
@@ -350,19 +337,6 @@ class ExecutionConfig(Section):
     )
     inference_batch_size: int | None = option(None, "patterns at once at inference", minimum=1)
 
-    def _cross_checks(self) -> list[Problem]:
-        if self.prefetch_factor is not None and self.num_workers == 0:
-            return [
-                Problem(
-                    where="execution.prefetch_factor",
-                    code="config.prefetch",
-                    expected="no prefetch_factor without workers",
-                    found=f"prefetch_factor {self.prefetch_factor} with num_workers 0",
-                    remedy="set num_workers or leave prefetch_factor out",
-                )
-            ]
-        return []
-
 
 SECTIONS: tuple[type[Section], ...] = (
     DataConfig,
@@ -401,19 +375,15 @@ def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else f"{value:g}"
 
 
-def _prior_problems(section: str, prior: str | None, weight: str) -> list[Problem]:
-    if weight == "auto":
-        return []
-    where, code = f"{section}.prior_weight", "config.prior_weight"
+def _weight_problems(section: str, weight: str) -> list[Problem]:
     try:
-        legal = 0.0 < float(weight) < math.inf
+        legal = weight == "auto" or 0.0 < float(weight) < math.inf
     except ValueError:
         legal = False
-    if not legal:
-        return [Problem(where, code, "auto, or a number above 0", repr(weight), "for example auto, or 0.5")]
-    if prior == "none":
-        return [Problem(where, code, "a prior", "prior 'none' with a weight", "leave out the weight, or the prior")]
-    return []
+    if legal:
+        return []
+    where, code = f"{section}.prior_weight", "config.prior_weight"
+    return [Problem(where, code, "auto, or a number above 0", repr(weight), "for example auto, or 0.5")]
 
 
 def _hold_out_problems(section: str, value: str | None) -> list[Problem]:

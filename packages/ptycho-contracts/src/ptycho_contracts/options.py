@@ -10,7 +10,9 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 from ptycho_contracts.problems import ContractError, Problem, nearest
@@ -83,25 +85,39 @@ class Option:
             words += " " + " and ".join(bounds) if bounds else ""
         return words + (" or none" if self.optional else "")
 
+    def plain(self, value: Any) -> Any:
+        """The value as a Python scalar of this option's type; as it is if it is no scalar of that kind.
+
+        NumPy's integers and floats are such scalars, of any precision; arrays and texts are not (CFG-3).
+        """
+        if isinstance(value, bool):
+            return value
+        if self.type is str:
+            return str(value) if isinstance(value, str) else value
+        if isinstance(value, Integral) and self.type is int:
+            return int(value)
+        if isinstance(value, Real) and self.type is float:
+            with suppress(OverflowError):  # an integer beyond the largest float stays, and is not accepted
+                return float(value)
+        return value
+
     def accepts(self, value: Any) -> bool:
         """Whether ``value`` is legal for this option."""
         if value is None:
             return self.optional
-        if self.type is bool or isinstance(value, bool):
-            return self.type is bool and isinstance(value, bool)
-        if self.type is float:
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                return False
-        elif not isinstance(value, self.type):
+        plain, kind = self.plain(value), typing.cast(Any, self.type)
+        if not isinstance(plain, kind) or (self.type is not bool and isinstance(plain, bool)):
+            return False
+        if self.type is float and not math.isfinite(plain):
             return False
         if self.choices:
-            return value in self.choices
-        if isinstance(value, str):
+            return plain in self.choices
+        if isinstance(plain, str | bool):
             return True
         return (
-            (self.minimum is None or value >= self.minimum)
-            and (self.above is None or value > self.above)
-            and (self.maximum is None or value <= self.maximum)
+            (self.minimum is None or plain >= self.minimum)
+            and (self.above is None or plain > self.above)
+            and (self.maximum is None or plain <= self.maximum)
         )
 
 
@@ -111,6 +127,7 @@ class Section:
     section: typing.ClassVar[str]
 
     def __post_init__(self) -> None:
+        rows = schema(type(self))
         problems = [
             Problem(
                 where=f"{self.section}.{row.name}",
@@ -119,9 +136,11 @@ class Section:
                 found=repr(getattr(self, row.name)),
                 remedy="give a legal value or leave the option out",
             )
-            for row in schema(type(self))
+            for row in rows
             if not row.accepts(getattr(self, row.name))
         ]
+        for row in rows if not problems else ():
+            object.__setattr__(self, row.name, row.plain(getattr(self, row.name)))
         problems += [
             _reference_problem(type(self), name, kind, type(getattr(self, name)).__name__)
             for name, kind in references(type(self)).items()
@@ -237,14 +256,16 @@ def resolve(sections: Iterable[type[Section]], layers: Mapping[str, Mapping[str,
         ContractError: unknown names or illegal values, of all layers and sections at once.
     """
     requested = _with_references(sections)
-    known = sorted({row.name for section in requested for row in schema(section)})
+    rows = {row.name: row for section in requested for row in schema(section)}
+    known = sorted(rows)
     problems: list[Problem] = []
     applied: dict[str, dict[str, Any]] = {}
     for layer, named in layers.items():
         values = present_names(named, requested)
         problems += unknown_names(values, known, where=layer)
         for name, value in values.items():
-            applied.setdefault(name, {"value": value, "source": layer})
+            plain = rows[name].plain(value) if name in rows else value
+            applied.setdefault(name, {"value": plain, "source": layer})
     merged = {name: entry["value"] for name, entry in applied.items()}
     built = _build({section: _own(section, merged) for section in requested}, problems)
     return Resolved(sections=built, applied=applied)

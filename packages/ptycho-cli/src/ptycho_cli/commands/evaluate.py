@@ -8,20 +8,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
+from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import BackendFlag, ConfigFile, Json, Typed, chosen_backend, progress_for, reading
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import require_validation
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import Summary, described_files, published_evaluation
 
-_READ_WITH_TRUTH = ("measurement", "nphotons", "enable_progress_bar")
+BESIDE_TRUTH = "evaluate beside a truth"
 FIGURES = (
     ("complex_correlation", "complex correlation"),
     ("amplitude_rmse", "amplitude RMSE"),
@@ -92,7 +92,8 @@ def run_compare(
     Raises:
         ContractError, MissingFileError: bad input.
     """
-    resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
+    require_effects(BESIDE_TRUTH, resolved.applied, resolved.sections.values())
     require_files([("Image", image), ("Truth", truth)])
     if output_dir is not None:
         require_output_dir(output_dir)
@@ -118,7 +119,7 @@ def run_evaluate(
         WorkFailedError: a reconstruction diverged.
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
-    require_validation(overrides, resolved[ReconstructionConfig].val_fraction)
+    require_effects("evaluate", resolved.applied, resolved.sections.values(), validation=False)
     execution = resolved[ExecutionConfig]
     if output_dir is not None:
         require_output_dir(output_dir)
@@ -201,10 +202,8 @@ def _check_evaluation(
         problem("usage.truth", "--truth beside IMAGE", "none", "give --truth, or --scan SCAN instead of the image")
     elif scan is not None and truth is not None:
         problem("usage.truth", "no --truth beside --scan", "one", "to use it: reconstruct, then evaluate IMAGE --truth")
-    elif image is not None:
-        idle = [row.flag for row in EVALUATE_OPTIONS if row.name in settings and row.name not in _READ_WITH_TRUTH]
-        idle += ["--backend"] if backend is not None or "backend" in settings else []
-        if idle:
-            problem("usage.idle", "options of --scan only with --scan", ", ".join(idle), "nothing is fitted: omit them")
+    elif image is not None and (backend is not None or "backend" in settings):
+        found = f"{backend or settings['backend']!r}, which has none: nothing is reconstructed"
+        problem("config.no_effect", "a backend that has an effect", found, "leave `backend` out")
     if problems:
         raise ContractError(problems)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.config import PRETRAINED, ExecutionConfig, InferenceConfig, resolve
+from ptycho_contracts.effects import require_effects
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -23,7 +24,7 @@ from ptycho_cli.commands.parameters import (
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import INFER_OPTIONS, INFER_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments, require_validation
+from ptycho_cli.output.checkpoints import checkpoint_arguments
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
@@ -83,7 +84,7 @@ def run_infer(
         WorkFailedError: the refinement diverged.
     """
     resolved = resolve(INFER_SECTIONS, {"explicit": overrides})
-    require_validation(overrides, resolved[InferenceConfig].val_fraction)
+    require_effects("infer", resolved.applied, resolved.sections.values(), validation=False)
     require_output_dir(output_dir)
     files = [data] if str(model) == PRETRAINED else [model, data]
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
+from ptycho_contracts.effects import require_effects
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -22,7 +23,7 @@ from ptycho_cli.commands.parameters import (
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments, require_validation
+from ptycho_cli.output.checkpoints import checkpoint_arguments
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
@@ -75,7 +76,7 @@ def run_reconstruct(
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
     execution = resolved[ExecutionConfig]
-    require_validation(overrides, resolved[ReconstructionConfig].val_fraction)
+    require_effects("reconstruct", resolved.applied, resolved.sections.values(), validation=False)
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.config import resolve
+from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 
 from ptycho_cli.backends import DEFAULT, load_backend
@@ -35,8 +36,13 @@ def train(
     *data: Annotated[Path, Parameter(help="Training scans, in any format that `inspect` reads.")],
     output_dir: OutputDir,
     validation: Annotated[
-        Path | None, Parameter(name="--validation", help="Scan for val_loss, instead of some of the training groups.")
-    ] = None,
+        tuple[Path, ...],
+        Parameter(
+            name="--validation",
+            negative=(),
+            help="Scan for val_loss, instead of some of the training groups; repeat it for several.",
+        ),
+    ] = (),
     backend: BackendFlag = None,
     config: ConfigFile = None,
     typed: Typed = (),
@@ -46,17 +52,25 @@ def train(
     if not data:
         raise ContractError(Problem("train", "usage.data", "at least one DATA file", "none", "name a training scan"))
     settings = {**read_config(config, TRAIN_OPTIONS, extra=("backend", "validation")), **overrides}
-    configured = settings.pop("validation", None)
-    file = validation or (None if configured is None else Path(str(configured)))
+    configured = _paths(config, settings.pop("validation", []))
     summary = run_train(
         data,
         output_dir=output_dir,
         overrides=settings,
-        validation=[] if file is None else [file],
+        validation=validation or configured,
         backend=chosen_backend(backend, settings),
         command=typed,
     )
     say("train", settings, f"wrote {output_dir / MODEL_NAME}", summary)
+
+
+def _paths(config: Path | None, value: Any) -> list[Path]:
+    """Files that a configuration file names: a text, or a list of them."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        where, remedy = f"{config}: validation", "write it as text, or as a list of texts"
+        raise ContractError(Problem(where, "config.value", "one or more paths", repr(value), remedy))
+    return [Path(word) for word in words]
 
 
 def run_train(
@@ -75,7 +89,8 @@ def run_train(
         ContractError, MissingFileError: bad input, reported before any work.
         WorkFailedError: the training failed, or collapsed; in that case the files are written.
     """
-    resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    resolved = resolve(TRAIN_SECTIONS, {"explicit": overrides})
+    require_effects("train", resolved.applied, resolved.sections.values(), validation=bool(validation))
     require_output_dir(output_dir)
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]

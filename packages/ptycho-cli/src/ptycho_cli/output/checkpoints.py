@@ -1,8 +1,7 @@
-"""The checkpoint that a fit keeps in its output folder (specs/cli.md, CLI-27), and options that only a fit reads."""
+"""The checkpoint that a fit keeps in its output folder (specs/cli.md, CLI-27)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,21 +48,3 @@ def discard_checkpoint(output_dir: Path) -> None:
     path.unlink(missing_ok=True)
     with suppress(OSError):  # a training's checkpoints may be beside it
         path.parent.rmdir()
-
-
-def require_validation(overrides: Mapping[str, Any], val_fraction: float) -> None:
-    """Refuse a patience for early stopping without validation patterns.
-
-    Raises:
-        ContractError: ``config.without_validation``.
-    """
-    if "early_stop_patience" in overrides and val_fraction == 0:
-        raise ContractError(
-            Problem(
-                "execution.early_stop_patience",
-                "config.without_validation",
-                "val_fraction above 0",
-                "val_fraction 0, so that there are no validation patterns",
-                "give val_fraction, such as 0.1, or leave early_stop_patience out",
-            )
-        )

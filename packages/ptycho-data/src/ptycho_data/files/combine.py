@@ -14,7 +14,8 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
 
     Patterns of different units become float32 counts. The probe is the first that any scan has;
     it is exact only if every scan declares its own exact. A pixel that is bad in one scan is bad.
-    Each scan keeps its true object, if it has one (ARR-17).
+    Each scan keeps its true object, if it has one (ARR-17). ``metadata`` has those of all as ``scans``, and their
+    mean photons per pattern as ``nphotons``.
 
     Raises:
         ContractError: no scan, or scans of different N.
@@ -32,6 +33,9 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
                 "crop or pad the patterns to one size",
             )
         )
+    doses = [scan.metadata["nphotons"] for scan in scans if "nphotons" in scan.metadata]
+    known = len(doses) == len(scans)
+    mean = {"nphotons": float(np.average(doses, weights=[len(scan) for scan in scans]))} if known else {}
     one_unit = len({scan.unit for scan in scans}) == 1
     numbers, first = [], 0
     truths: dict[int, Truth] = {}
@@ -50,5 +54,5 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
         bad_pixels=np.logical_or.reduce(bad) if bad else None,
         scan_index=np.concatenate(numbers),
         object_truths=truths,
-        metadata={"scans": [dict(scan.metadata) for scan in scans]},
+        metadata={"scans": [dict(scan.metadata) for scan in scans], **mean},
     )

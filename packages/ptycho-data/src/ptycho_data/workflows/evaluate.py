@@ -14,11 +14,12 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.advice import Advice, advise, over_floor
-from ptycho_data.files import is_reconstruction, read_reconstruction, read_scan
+from ptycho_data.files import is_reconstruction, read_reconstruction
 from ptycho_data.grouping import HoldOut, held_out_indices, used_indices
 from ptycho_data.metrics import Comparison, FrcCurve, compare
 from ptycho_data.stages import Progress
 from ptycho_data.workflows.backend import Backend
+from ptycho_data.workflows.reading import opened_scan, require_no_reading
 from ptycho_data.workflows.reconstruct import reconstruct
 from ptycho_data.workflows.summary import Summary
 
@@ -70,15 +71,13 @@ def compare_with_truth(
         ContractError: not such files, no truth in the scan, or no scanned pixel in common.
     """
     estimate = image if isinstance(image, Reconstruction) else read_reconstruction(Path(image))
-    if isinstance(truth, Path | str):
-        path = Path(truth)
-        other = (
-            read_reconstruction(path)
-            if is_reconstruction(path)
-            else read_scan(path, measurement=measurement, nphotons=nphotons)
-        )
+    if isinstance(truth, Path | str) and is_reconstruction(Path(truth)):
+        truth = read_reconstruction(Path(truth))
+    if isinstance(truth, Reconstruction):
+        require_no_reading({"measurement": measurement, "nphotons": nphotons}, "a reconstruction holds no patterns")
+        other: Scan | Reconstruction = truth
     else:
-        other = truth
+        other = opened_scan(truth, measurement=measurement, nphotons=nphotons)
     if isinstance(other, Reconstruction):
         true_object, origin, weight = other.object, other.origin_yx_px, other.weight
     else:
@@ -148,8 +147,7 @@ def evaluate_scan(
         ContractError: bad data, or too few patterns to halve.
         WorkFailedError: a reconstruction diverged.
     """
-    if not isinstance(scan, Scan):
-        scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
+    scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
     other = None if config.prior == "none" else replace(config, prior="none", prior_weight="auto")
     if config.prior is None and config.prior_weight == "auto":
         # Halves that share a prior agree on what it adds.

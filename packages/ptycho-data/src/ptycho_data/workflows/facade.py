@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, check_names, resolve, schema
+from ptycho_contracts.effects import require_effects
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.bundle_file import Bundle
@@ -25,7 +26,8 @@ from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.evaluate import Evaluation, compare_with_truth, evaluate_scan
 from ptycho_data.workflows.infer import infer
 from ptycho_data.workflows.options import default_group_count
-from ptycho_data.workflows.payloads import ScanOrFile, combined_scan, inference_payload, training_payload
+from ptycho_data.workflows.payloads import inference_payload, training_payload
+from ptycho_data.workflows.reading import ScanOrFile, combined_scan
 from ptycho_data.workflows.reconstruct import reconstruct
 from ptycho_data.workflows.summary import Summary
 from ptycho_data.workflows.train import train
@@ -127,7 +129,8 @@ class Facade:
 
         Raises: as :meth:`train`.
         """
-        return reconstruct(self._backend, scan, validation=validation, progress=progress, **_settings(options))
+        settings = _settings("reconstruct", options, validation=validation is not None)
+        return reconstruct(self._backend, scan, validation=validation, progress=progress, **settings)
 
     def evaluate(
         self,
@@ -148,14 +151,14 @@ class Facade:
         Raises: as :meth:`train`.
         """
         if truth is not None:
-            check_names(options, ("measurement", "nphotons"), where="evaluate beside a truth")
+            reading = _settings("evaluate beside a truth", options)
             image = what if isinstance(what, Reconstruction | str | Path) else None
             if image is None:
                 raise TypeError("evaluate(image, truth): image is a Reconstruction or the path of one, found a Scan")
-            return compare_with_truth(image, truth, **options)
+            return compare_with_truth(image, truth, **{name: reading[name] for name in ("measurement", "nphotons")})
         if isinstance(what, Reconstruction):
             raise TypeError("evaluate(image) needs a truth: evaluate(image, truth), or evaluate(scan)")
-        return evaluate_scan(self._backend, what, progress=progress, **_settings(options))
+        return evaluate_scan(self._backend, what, progress=progress, **_settings("evaluate", options))
 
     def load(self, path: str | Path) -> Bundle:
         """Open a model's file."""
@@ -193,12 +196,13 @@ def _plots() -> ModuleType:
     raise ModuleNotFoundError("figures are drawn by ptycho-cli: pip install ptycho-cli", name="ptycho_cli")
 
 
-def _settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a reconstruction from options by name."""
+def _settings(command: str, options: Mapping[str, Any], *, validation: bool = False) -> dict[str, Any]:
+    """Arguments of a reconstruction from options by name, all of which the command obeys."""
     given = dict(options)
     hold_out = given.pop("hold_out", None)
-    check_names(given, [row.name for section in _SECTIONS for row in schema(section)], where="reconstruct")
+    check_names(given, [row.name for section in _SECTIONS for row in schema(section)], where=command)
     resolved = resolve(_SECTIONS, {"explicit": given})
+    require_effects(command, resolved.applied, resolved.sections.values(), validation=validation)
     return {
         "config": resolved[ReconstructionConfig],
         "execution_config": resolved[ExecutionConfig],

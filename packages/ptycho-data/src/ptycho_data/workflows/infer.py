@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ReconstructionConfig, to_dict
+from ptycho_contracts.effects import require_effects
 from ptycho_contracts.physics import COARSE_PASSES
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Groups, Reconstruction
@@ -59,11 +60,14 @@ def infer(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        ContractError: several scans in one file, a network that cannot infer as asked, or a checkpoint of another run.
+        ContractError: several scans in one file, a network that cannot infer as asked, options without effect, or a
+            checkpoint of another run.
         MissingFileError: no checkpoint to resume from.
         WorkFailedError: a refinement diverged.
     """
     config, execution, model = payload.pt_inference_config, payload.execution_config, payload.bundle.model
+    sections = (payload.pt_data_config, config, execution)
+    require_effects("infer", payload.overrides_applied, sections, validation=validation is not None)
     device = backend.device(execution)
     stages = Stages()
     hold_out = config.hold_out if payload.hold_out is None else payload.hold_out
@@ -97,16 +101,6 @@ def infer(
                 "a canvas for the model 'pretrained', which takes all patterns at once",
                 "'groups'",
                 "leave `assembly` out",
-            )
-        )
-    if config.levels is not None and assembly == "groups":
-        raise ContractError(
-            Problem(
-                "inference.levels",
-                "config.without_canvas",
-                "a canvas, which alone has levels",
-                "an inference by groups",
-                "leave `levels` out, or use `assembly=canvas` with a network that can",
             )
         )
     reading: dict[str, Any] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,16 @@ from ptycho_contracts.config import (
     schema,
     to_dict,
 )
+from ptycho_contracts.effects import read_options, require_effects
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 from ptycho_contracts.records import Scan
 
 from ptycho_data.bundle_file import Bundle
-from ptycho_data.files import combine_scans, read_scan
+from ptycho_data.workflows.prepared_scan import assembly_of
 from ptycho_data.workflows.pretrained import pretrained_bundle
+from ptycho_data.workflows.reading import ScanOrFile, combined_scan, require_read_so, several
 
 PathLike = str | Path
-ScanOrFile = Scan | str | Path
 
 _BUNDLE_OPTIONS = ("gridsize", "neighbor_count", "min_distance_px", "max_distance_px")
 """Options with which inference makes groups as training did."""
@@ -94,11 +96,11 @@ def training_payload(
 
     Raises:
         MissingFileError: "Training data file not found", with the path.
-        ContractError: unknown or illegal options; n_groups missing; bad data.
+        ContractError: unknown or illegal options, or without effect; n_groups missing; bad data.
     """
     sections = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
     given, hold_out = _checked(overrides, sections)
-    _require_files(_several(train_data_file), "Training data file not found")
+    _require_files(several(train_data_file), "Training data file not found")
     if given.get("n_groups") is None and given.get("oversampling") is None:
         raise ContractError(
             Problem(
@@ -109,10 +111,13 @@ def training_payload(
                 "pass overrides={'n_groups': ...}, for instance the number of patterns",
             )
         )
+    require_read_so(train_data_file, given)
     scan = combined_scan(train_data_file, given)
     resolved = _resolve(sections, given, execution_config, scan)
     data = resolved[DataConfig]
     _require_size(scan, data.N)
+    exact = scan.probe is not None and scan.probe_kind == "exact"
+    require_effects("train", resolved.applied, resolved.sections.values(), exact_probe=exact)
     return TrainingPayload(
         scan=scan,
         output_dir=Path(output_dir),
@@ -120,7 +125,7 @@ def training_payload(
         pt_model_config=resolved[ModelConfig],
         pt_training_config=resolved[TrainingConfig],
         execution_config=resolved[ExecutionConfig],
-        overrides_applied=resolved.applied,
+        overrides_applied=_audit("train", resolved),
         hold_out=hold_out,
     )
 
@@ -144,7 +149,8 @@ def inference_payload(
 
     Raises:
         MissingFileError: "Model archive not found" or "Test data file not found", with the path.
-        ContractError: a broken bundle, unknown or illegal options, or a scan that does not fit the model.
+        ContractError: a broken bundle, unknown or illegal options, or without effect, or a scan that does not fit the
+            model.
     """
     given, hold_out = _checked(overrides, (DataConfig, InferenceConfig, ExecutionConfig))
     shipped = not isinstance(model_path, Bundle) and str(model_path) == PRETRAINED
@@ -172,11 +178,14 @@ def inference_payload(
                 for name, value in clash.items()
             ]
         )
+    require_read_so(test_data_file, given)
     scan = combined_scan(test_data_file, given)
     _require_size(scan, model.data.N)
     # The bundle decides how groups are made, but not how this file's patterns are read.
     frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
     resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
+    assembly = assembly_of(resolved[InferenceConfig].assembly, model.architecture, bundle.model.infers_whole_canvas)
+    require_effects("infer", resolved.applied, resolved.sections.values(), assembly=assembly, pretrained=shipped)
     return InferencePayload(
         bundle=bundle,
         scan=scan,
@@ -185,7 +194,7 @@ def inference_payload(
         pt_model_config=model,
         pt_inference_config=resolved[InferenceConfig],
         execution_config=resolved[ExecutionConfig],
-        overrides_applied=resolved.applied,
+        overrides_applied=_audit("infer", resolved),
         hold_out=hold_out,
     )
 
@@ -199,7 +208,7 @@ def _checked(
     hold_out = None
     if isinstance(given.get("hold_out"), np.ndarray | list | tuple):
         hold_out = np.asarray(given.pop("hold_out"))
-    elif isinstance(given.get("hold_out"), float | int | Path):
+    elif isinstance(given.get("hold_out"), Real | Path):
         given["hold_out"] = str(given["hold_out"])
     resolve(sections, {"explicit": given})
     return given, hold_out
@@ -225,19 +234,10 @@ def _resolve(
     return resolve(sections, layers)
 
 
-def combined_scan(scans: ScanOrFile | Sequence[ScanOrFile], given: Mapping[str, Any]) -> Scan:
-    """Scans, or their files, as one dataset; each file is read once.
-
-    Args:
-        scans: One scan or file, or several.
-        given: Options; of these ``measurement`` and ``nphotons`` say how files are read.
-    """
-    reading = {name: given[name] for name in ("measurement", "nphotons") if given.get(name) is not None}
-    return combine_scans([scan if isinstance(scan, Scan) else read_scan(scan, **reading) for scan in _several(scans)])
-
-
-def _several(scans: ScanOrFile | Sequence[ScanOrFile]) -> list[ScanOrFile]:
-    return [scans] if isinstance(scans, Scan | str | Path) else list(scans)
+def _audit(command: str, resolved: Resolved) -> dict[str, Mapping[str, Any]]:
+    """What was set, by whom, of what the command reads: a whole execution configuration sets more (CFG-26)."""
+    read = {row.name for row in read_options(command)}
+    return {name: entry for name, entry in resolved.applied.items() if name in read}
 
 
 def _require_files(paths: Sequence[ScanOrFile], message: str) -> None:

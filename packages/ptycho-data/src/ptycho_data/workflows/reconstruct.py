@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, to_dict
+from ptycho_contracts.effects import changed, require_effects
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.requirements import require_light
-from ptycho_data.files import read_scan
 from ptycho_data.fitting.checkpoints import checkpoint_plan
 from ptycho_data.fitting.probe_estimation import find_probe
 from ptycho_data.fitting.probes import with_modes
@@ -21,6 +21,7 @@ from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.calibration import solver
 from ptycho_data.workflows.joint_fit import guidance, guided, guided_fit, start_from_levels
 from ptycho_data.workflows.prepared_scan import prepare_scan
+from ptycho_data.workflows.reading import opened_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, reconstruction_summary, residuals
 
@@ -53,12 +54,13 @@ def reconstruct(
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
-        ContractError: bad data, several scans in one file, or a checkpoint of another run.
+        ContractError: bad data, several scans in one file, options without effect, or a checkpoint of another run.
         MissingFileError: no such file, or no checkpoint to resume from.
         WorkFailedError: the reconstruction diverged.
     """
-    if not isinstance(scan, Scan):
-        scan = read_scan(Path(scan), measurement=measurement, nphotons=nphotons)
+    sections = (config, execution_config)
+    require_effects("reconstruct", changed(*sections), sections, validation=validation is not None)
+    scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
     require_light(scan)
     device = backend.device(execution_config)
     stages = Stages()

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section, to_dict
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Section
+from ptycho_contracts.effects import settings_read
 from ptycho_contracts.records import Scan
 
 from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
@@ -136,7 +137,7 @@ def reconstruction_summary(
     """
     epochs = len(fit.losses)
     return (
-        common_summary((config, execution), config.seed, stages, device, versions)
+        common_summary("reconstruct", (config, execution), config.seed, stages, device, versions)
         | _of_scan(prepared, scan)
         | {
             "probe": {
@@ -154,16 +155,17 @@ def reconstruction_summary(
 
 
 def common_summary(
-    sections: Sequence[Section], seed: int, stages: Stages, device: str, versions: Mapping[str, str]
+    command: str, sections: Sequence[Section], seed: int, stages: Stages, device: str, versions: Mapping[str, str]
 ) -> Summary:
     """What every summary holds.
 
     Args:
-        sections: Of the configuration, in their order.
+        command: Whose settings they are: train, infer or reconstruct.
+        sections: Of the configuration, in their order; what the command does not read is left out.
         versions: Of all that computed.
     """
     return {
-        "settings": {section.section: to_dict(section) for section in sections},
+        "settings": settings_read(command, sections),
         "versions": dict(versions),
         "seed": seed,
         "device": device,
@@ -231,7 +233,8 @@ def _of_payload(
     payload: TrainingPayload | InferencePayload, own: Any, stages: Stages, device: str, versions: Mapping[str, str]
 ) -> Summary:
     sections = (payload.pt_data_config, payload.pt_model_config, own, payload.execution_config)
-    summary = common_summary(sections, own.seed, stages, device, versions)
+    command = "train" if isinstance(payload, TrainingPayload) else "infer"
+    summary = common_summary(command, sections, own.seed, stages, device, versions)
     return summary | {"overrides_applied": {name: dict(entry) for name, entry in payload.overrides_applied.items()}}
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ptycho_contracts.effects import require_effects
 
 from ptycho_data.batches import GroupBatches, common_canvas_shape, mean_counts
 from ptycho_data.batches.truths import has_truth, require_truth
@@ -16,7 +17,8 @@ from ptycho_data.stages import Progress, Stages
 from ptycho_data.store import create_store
 from ptycho_data.workflows.backend import Backend, Model, TrainingTask
 from ptycho_data.workflows.calibration import solver
-from ptycho_data.workflows.payloads import ScanOrFile, TrainingPayload, combined_scan
+from ptycho_data.workflows.payloads import TrainingPayload
+from ptycho_data.workflows.reading import ScanOrFile, combined_scan
 from ptycho_data.workflows.summary import Summary, all_versions, training_summary
 from ptycho_data.workflows.training_data import GroupsOfSource, synthetic_scans, training_groups, training_patterns
 
@@ -49,7 +51,11 @@ def train(
     """
     training, execution = payload.pt_training_config, payload.execution_config
     device = backend.device(execution, training=True)
-    reading = {"measurement": payload.pt_data_config.measurement}
+    sections = (payload.pt_data_config, payload.pt_model_config, training, execution)
+    require_effects("train", payload.overrides_applied, sections, validation=validation is not None)
+    reading = {
+        name: entry["value"] for name, entry in payload.overrides_applied.items() if entry["source"] == "explicit"
+    }
     validation_scan = None if validation is None else combined_scan(validation, reading)
     require_light(payload.scan)
     for scan in (payload.scan, *([] if validation_scan is None else [validation_scan])):

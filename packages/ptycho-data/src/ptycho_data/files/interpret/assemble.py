@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.arrays import ArraySpec, problems_of
+from ptycho_contracts.effects import CODE
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
@@ -312,6 +313,16 @@ def _in_unit(
     """Patterns in counts or amplitude; normalised amplitude becomes amplitude of the requested dose."""
     assert raw.patterns is not None
     if decision.unit != "normalised-amplitude":
+        if nphotons is not None:
+            raise ContractError(
+                Problem(
+                    f"{raw.path}: nphotons",
+                    CODE,
+                    "an option that has an effect",
+                    f"{nphotons:g}, which has none: the patterns are {decision.unit}, with a dose of their own",
+                    "leave `nphotons` out, or give `measurement=normalised-amplitude`",
+                )
+            )
         return raw.patterns, decision.unit, {}
     requested = raw.scalars.get("nphotons") if nphotons is None else nphotons
     requested = None if requested is None else float(np.asarray(requested).item())
