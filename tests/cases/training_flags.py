@@ -202,6 +202,12 @@ class TrainingFlags:
         assert same(first, again)
         assert not same(first, other)
 
+    def test_seed_of_the_first_weights(self, train):
+        """Invariant 42: steps of nothing leave the weights as they were made, others for another seed."""
+        first, other = (weights(train("--seed", seed, "--learning-rate", "1e-12")) for seed in ("3", "4"))
+        name = "network.nets.0.in_conv.weight"
+        assert np.abs(first[name] - other[name]).mean() > 0.1 * np.abs(first[name]).mean()
+
     def test_loss(self, train):
         assert not same(train("--loss", "amplitude"), train("--loss", "poisson"))
 

@@ -162,7 +162,7 @@ def test_format_of(tmp_path):
 @pytest.mark.parametrize("declared", [None, "corner"])
 @pytest.mark.parametrize("N", [15, 16])
 def test_zero_frequency_in_the_corner_is_moved_and_recorded(declared, N):
-    """Invariant 22: declared or measured, with the bad pixels, and on record; odd N, too, where the two shifts differ."""
+    """Invariant 22: declared or measured, with the bad pixels, and on record; at odd N the two shifts differ."""
     scan = with_bad_pixel(small(N=N))
     corner = np.fft.ifftshift(scan.measurements, axes=(1, 2))
     bad = np.fft.ifftshift(scan.bad_pixels)

@@ -218,7 +218,7 @@ def test_groups_at_refuses_members_that_do_not_exist():
 
 @st.composite
 def bounded_requests(draw):
-    """Positions of two scans, K, and bounds of distance: between the distances that occur, or equal to some of a grid."""
+    """Positions of two scans, K, and bounds: between the distances that occur, or equal to some of a grid's."""
     rng = draw(strategies.generators)
     counts = draw(st.lists(st.integers(4, 12), min_size=1, max_size=2))
     scan_index = rng.permutation(np.repeat([3, 7][: len(counts)], counts))

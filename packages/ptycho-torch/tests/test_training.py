@@ -515,6 +515,17 @@ class TestExecution:
         done = run(execution={"accum_steps": 5})
         assert done.summary["training"]["steps"] == 2
 
+    def test_weight_decay(self, run):
+        """TRN-6, in one step of a new optimiser without any gradient."""
+        module = run(epochs=1, execution={"learning_rate": 0.5, "scheduler": "constant"}).trainer.lightning_module
+        optimiser = module.configure_optimizers()["optimizer"]
+        before = {name: weight.detach().clone() for name, weight in module.model.network.named_parameters()}
+        for weight in module.parameters():
+            weight.grad = torch.zeros_like(weight)
+        optimiser.step()
+        for name, weight in module.model.network.named_parameters():
+            torch.testing.assert_close(weight.detach(), before[name] * (1 - 0.5 * 1e-3))
+
     def test_learning_rate(self, run):
         assert run(execution={"learning_rate": 0.0123, "scheduler": "constant"}).rates == [0.0123] * 10
 
