@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -335,8 +338,12 @@ class ReconstructFlags(JointFlags):
         assert run.summary["epochs"] == 3
         assert run.summary["residual"]["used"] < reconstruct("--epochs", "1").summary["residual"]["used"]
 
-    def test_max_seconds(self, reconstruct):
-        assert reconstruct("--epochs", "100000", "--max-seconds", "0.3").summary["epochs"] < 1000
+    def test_max_seconds(self, reconstruct, monkeypatch):
+        """By a clock that is a second later at each look: at the beginning, and before each of an epoch's 4 steps."""
+        clock = SimpleNamespace(monotonic=partial(next, itertools.count()))
+        monkeypatch.setattr("ptycho_data.fitting.loop.time", clock)
+        summary = reconstruct("--epochs", "100000", "--max-seconds", "10", "--disable-checkpointing").summary
+        assert (summary["stopped_by"], summary["epochs"]) == ("max_seconds", 2)
 
     def test_batch_size(self, reconstruct):
         assert not same(reconstruct("--batch-size", "8"), reconstruct("--batch-size", "32"))
