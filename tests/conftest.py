@@ -172,9 +172,20 @@ def plain() -> dict[str, Run]:
     return {}
 
 
+def _names(text: str, flag: str) -> bool:
+    """Whether an error is about a flag: by its own name, or by its option's."""
+    return flag in text or f".{flag.removeprefix('--').replace('-', '_')}" in text
+
+
+@pytest.fixture(scope="session")
+def obeyed() -> set[str]:
+    """Flags of ``train`` that runs of this session were given, and followed or refused by name."""
+    return set()
+
+
 @pytest.fixture
 def train(
-    command: Callable[..., Run], scan_file: Path, watched: dict[str, Any], plain: dict[str, Run]
+    command: Callable[..., Run], scan_file: Path, watched: dict[str, Any], plain: dict[str, Run], obeyed: set[str]
 ) -> Callable[..., Run]:
     """Train for real on the small scan, unless it is to stop where the framework would begin."""
 
@@ -190,6 +201,7 @@ def train(
         defaults = [word for flag, value in pairs if flag not in given for word in (flag, value)] if small else []
         done = command("train", data or scan_file, *defaults, *words)
         done.seen = dict(watched)
+        obeyed.update(flag for flag in given if done.code != 2 or _names(done.err, flag))
         if is_plain:
             plain["train"] = done
         return done

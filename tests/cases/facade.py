@@ -10,6 +10,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 from ptycho_contracts.problems import ContractError, MissingFileError
+from ptycho_contracts.testing import reference
 from ptycho_data.files import write_scan
 from ptycho_data.simulate import simulate
 
@@ -54,6 +55,14 @@ class Facade:
         images = [package.reconstruct(what, **options)[0] for what in (scan, tmp_path / "scan.npz")]
         np.testing.assert_array_equal(images[0].object, images[1].object)
         np.testing.assert_array_equal(images[0].probe, images[1].probe)
+
+    def test_residual_of_an_odd_side(self, package):
+        """PHY-22: patterns of 15 x 15 pixels. Oracle: the NumPy reference on the image."""
+        scan = simulate(N=15, n_patterns=16, step_px=2.0, photons_per_pattern=1e5, seed=3)
+        image, summary = package.reconstruct(scan, epochs=1, modes=1, levels=1, accelerator="cpu")
+        patches = reference.extract_patches(image.object, scan.positions_px, 15, image.origin_yx_px)
+        expected = reference.residual(reference.simulate_counts(patches, image.probe), scan.counts())
+        assert summary["residual"]["used"] == pytest.approx(expected, rel=1e-3)
 
     def test_held_out_indices_are_never_used(self, package, scan):
         """Indices as an array; what is held out has residuals and does not change the image."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,6 +256,13 @@ class InferenceFlags(JointFlags):
         np.testing.assert_allclose(image(file).probe, given, rtol=1e-3, atol=1e-4 * np.abs(given).max())
         assert not np.allclose(image(bundle).probe, given, rtol=1e-2, atol=1e-2 * np.abs(given).max())
 
+    def test_probe_source_of_any_scale(self, infer, other_scan_file, tmp_path):
+        """Invariant 2: a file's probe of four times the amplitude is the same probe."""
+        scan = read_scan(other_scan_file)
+        write_scan(tmp_path / "strong.npz", replace(scan, probe=4 * scan.probe))
+        strong = infer("--probe-source", "file", data=tmp_path / "strong.npz")
+        assert same(infer("--probe-source", "file"), strong)
+
     def test_measurement_against_the_data_is_refused(self, infer):
         run = infer("--measurement", "amplitude")
         assert run.code == 2
@@ -311,6 +321,11 @@ class ReconstructFlags(JointFlags):
         run = reconstruct()
         assert {path.name for path in run.out.iterdir()} == {"object.npz", "amplitude.png", "phase.png", "summary.json"}
 
+    def test_val_fraction_lights_what_is_fitted(self, reconstruct):
+        """PHY-30: each pattern's light is the probe's energy, which is the mean counts (PHY-10); 16 of 64 give none."""
+        run = reconstruct("--val-fraction", "0.25")
+        assert image(run).weight.sum(dtype=np.float64) == pytest.approx(48 * run.summary["mean_counts"], rel=1e-3)
+
     def test_levels(self, reconstruct):
         """PHY-36: their sides are told, and they change the object."""
         full, two = reconstruct("--levels", "1"), reconstruct("--levels", "2")
@@ -325,8 +340,12 @@ class ReconstructFlags(JointFlags):
         assert run.summary["epochs"] == 3
         assert run.summary["residual"]["used"] < reconstruct("--epochs", "1").summary["residual"]["used"]
 
-    def test_max_seconds(self, reconstruct):
-        assert reconstruct("--epochs", "100000", "--max-seconds", "0.3").summary["epochs"] < 1000
+    def test_max_seconds(self, reconstruct, monkeypatch):
+        """By a clock that is a second later at each look: at the beginning, and before each of an epoch's 4 steps."""
+        clock = SimpleNamespace(monotonic=partial(next, itertools.count()))
+        monkeypatch.setattr("ptycho_data.fitting.loop.time", clock)
+        summary = reconstruct("--epochs", "100000", "--max-seconds", "10", "--disable-checkpointing").summary
+        assert (summary["stopped_by"], summary["epochs"]) == ("max_seconds", 2)
 
     def test_batch_size(self, reconstruct):
         assert not same(reconstruct("--batch-size", "8"), reconstruct("--batch-size", "32"))

@@ -158,6 +158,39 @@ class JointState:
         assert not result.shifts_yx_px[VALIDATION].any()
         assert (np.abs(result.shifts_yx_px[FITTED]).max(1) > 0).all()
 
+    def test_modes_are_orthogonal(self, fit):
+        """PHY-27: of unit energy, the strongest first."""
+        modes = fit().probe.reshape(2, -1).astype(np.complex128)
+        products = modes.conj() @ modes.T
+        assert np.trace(products).real == pytest.approx(1, rel=1e-5)
+        assert abs(products[0, 1]) < 1e-6
+        assert products[0, 0].real > products[1, 1].real
+
+    def test_steps_are_those_of_adam(self, fit, tmp_path):
+        """PHY-27. Oracle: the formulas of [Adam] with 0.9, 0.99, on states that checkpoints of single steps keep."""
+        path, states = tmp_path / "joint_fit.safetensors", []
+        fit(
+            epochs=4,
+            batch_size=len(FITTED),
+            checkpoints=keeping(path),
+            progress=lambda stage, done, total: states.append(parts(path)[1] if done > 1 else None),
+        )
+        nothing = {f"{name}.{which}": 0.0 for name in ("object", "modes") for which in ("first", "second")}
+        before = {**nothing, "object": np.array([1.0, 0.0]), "modes": None}
+        for step, state in enumerate(states[1:], 1):
+            after = {name: value.astype(np.float64) for name, value in state.items()}
+            rate = 0.02 + 0.98 * (1 + np.cos(np.pi * (step - 1) / 4)) / 2
+            for name, first_rate in (("object", 0.05), ("modes", 0.02)):
+                first, second = after[f"{name}.first"], after[f"{name}.second"]
+                gradient = (first - 0.9 * before[f"{name}.first"]) / 0.1
+                expected = 0.99 * before[f"{name}.second"] + 0.01 * gradient**2
+                np.testing.assert_allclose(second, expected, rtol=1e-3, atol=1e-5 * second.max())
+                moved = (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.99**step)) + 1e-8)
+                if before[name] is not None:
+                    np.testing.assert_allclose(after[name] - before[name], -rate * first_rate * moved, atol=1e-5)
+            before = after
+        assert len(states) == 4
+
     def test_validation_patterns_are_not_fitted(self, fit, scan):
         """PHY-30: other counts of theirs change their loss and no step."""
         measurements = np.array(scan.measurements)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from ptycho_data.bundle_file import read_bundle
 from ptycho_data.files import read_scan, write_scan
+from ptycho_data.fitting import Attempts
 from safetensors.numpy import load_file
 
 SHORT = ("--epochs", "1", "--width", "2", "--iterations", "1", "--gridsize", "1")
@@ -192,15 +195,23 @@ class TrainingFlags:
     def test_epochs(self, train):
         assert train("--epochs", "3").summary["training"]["epochs"] == 3
 
-    def test_max_seconds(self, train):
-        training = train("--epochs", "1000000", "--max-seconds", "0.2").summary["training"]
-        assert training["stopped_by"] == "max_seconds"
+    def test_max_seconds(self, train, monkeypatch):
+        """By a clock that is a second later at each look, at the beginning and the end of a step."""
+        monkeypatch.setitem(Attempts.__init__.__kwdefaults__, "clock", partial(next, itertools.count()))
+        training = train("--epochs", "1000000", "--max-seconds", "12").summary["training"]
+        assert (training["stopped_by"], training["steps"]) == ("max_seconds", 6)
 
     def test_seed(self, train):
         """Invariant 42: same seed, same bits."""
         first, again, other = train("--seed", "3"), train("--seed", "3"), train("--seed", "4")
         assert same(first, again)
         assert not same(first, other)
+
+    def test_seed_of_the_first_weights(self, train):
+        """Invariant 42: steps of nothing leave the weights as they were made, others for another seed."""
+        first, other = (weights(train("--seed", seed, "--learning-rate", "1e-12")) for seed in ("3", "4"))
+        name = "network.nets.0.in_conv.weight"
+        assert np.abs(first[name] - other[name]).mean() > 0.1 * np.abs(first[name]).mean()
 
     def test_loss(self, train):
         assert not same(train("--loss", "amplitude"), train("--loss", "poisson"))

@@ -189,6 +189,16 @@ def test_a_failure_while_writing_leaves_no_partial_file(backend, data_file, tmp_
     assert "No space left on device" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", [FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError])
+def test_a_path_that_cannot_be_opened_is_exit_2(backend, data_file, tmp_path, capsys, kind):
+    """CLI-32."""
+    backend.error = kind(1, "cannot be opened", "/some/path")
+    assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert "'/some/path'" in err
+    assert err.count("\n") == 1
+
+
 def test_an_unexpected_error_is_exit_1_with_its_type(backend, data_file, tmp_path, capsys):
     """CLI-32."""
     backend.error = ValueError("two\nlines")

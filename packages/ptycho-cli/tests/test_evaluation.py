@@ -152,7 +152,13 @@ class HalvesBackend:
         used = np.setdiff1d(np.arange(len(scan)), hold_out)
         noise = np.random.default_rng(len(self.runs)).standard_normal((48, 52, 2)) @ [0.3, 0.3j]
         self.runs.append(
-            {"config": config, "used": used, "probe": scan.probe, "image": texture(0) + noise / config.epochs}
+            {
+                "config": config,
+                "used": used,
+                "probe": scan.probe,
+                "mean_counts": scan.counts().sum((1, 2), dtype=np.float64).mean(),
+                "image": texture(0) + noise / config.epochs,
+            }
         )
         if progress is not None:
             progress("reconstruction", 1, 1)
@@ -230,6 +236,17 @@ def test_each_option_reaches_every_reconstruction(halves, truth_file, capsys, ro
         assert seen == [value] * 6
 
 
+def test_the_scan_is_read_as_asked(halves, truth_file, tmp_path, capsys):
+    """CLI-17 and invariant 9: normalised amplitudes get the dose that was given."""
+    scan = read_scan(truth_file)
+    amplitude = np.sqrt(scan.counts())
+    x, y = scan.positions_px.T
+    np.savez(tmp_path / "normalised.npz", diff3d=amplitude / amplitude.max(), xcoords=x, ycoords=y)
+    words = ("--measurement", "normalised-amplitude", "--nphotons", "12345", "--epochs", "1")
+    evaluated(capsys, "--scan", tmp_path / "normalised.npz", *words)
+    assert [run["mean_counts"] for run in halves.runs] == pytest.approx([12345] * 4, rel=1e-3)
+
+
 def test_held_out_patterns_are_in_no_half(halves, truth_file, capsys):
     """CLI-17: held by the library's own rule, seed 0."""
     held = np.random.default_rng(0).permutation(M)[:10]
@@ -282,11 +299,13 @@ def test_the_halves_of_a_scan_without_probe_start_from_the_estimated_one(halves,
 
 
 def test_options_in_a_file_and_advice_in_words(halves, truth_file, tmp_path, capsys):
-    """CLI-4 and CLI-18."""
-    (tmp_path / "settings.toml").write_text("backend = 'torch'\n[reconstruction]\nepochs = 4\nmodes = 1\n")
-    assert main(["evaluate", "--scan", str(truth_file), "--config", str(tmp_path / "settings.toml")]) == 0
+    """CLI-4 and CLI-18; a flag beats the file (CLI-3)."""
+    (tmp_path / "settings.toml").write_text("backend = 'torch'\n[reconstruction]\nepochs = 4\nmodes = 1\nseed = 1\n")
+    words = ["--config", str(tmp_path / "settings.toml"), "--seed", "2"]
+    assert main(["evaluate", "--scan", str(truth_file), *words]) == 0
     outcome = capsys.readouterr()
     assert [run["config"].epochs for run in halves.runs] == [4, 4, 4, 2, 2, 4]
+    assert {(run["config"].modes, run["config"].seed) for run in halves.runs} == {(1, 2)}
     assert "R 0.02, 2.00 times its Poisson floor 0.01" in outcome.out
     assert "half scans (20 + 20 patterns)" in outcome.out
     assert "of the contrast without it" in outcome.out

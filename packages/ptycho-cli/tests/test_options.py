@@ -181,6 +181,24 @@ def test_a_flag_beats_the_configuration_file_and_the_file_beats_the_default(back
     assert backend.calls["payload"]["overrides"][row.name] == high
 
 
+@pytest.mark.parametrize("command", ["infer", "reconstruct"])
+def test_a_flag_of_an_imaging_command_beats_the_configuration_file(backend, data_file, tmp_path, command):
+    """Invariant 35 (CLI-3): seed and backend of the flags, and of the file the rest."""
+    (tmp_path / "config.toml").write_text("seed = 3\nhold_out = '0.25'\nbackend = 'tf'\n")
+    (tmp_path / "model.safetensors").write_bytes(b"a bundle")
+    words = ["--config", str(tmp_path / "config.toml"), "--seed", "4", "--backend", "torch"]
+    files = {
+        "infer": [str(tmp_path / "model.safetensors"), str(data_file), "--output-dir", str(tmp_path / "out")],
+        "reconstruct": [str(data_file), "--output-dir", str(tmp_path / "out")],
+    }
+    assert main([command, *files[command], *words]) == 0
+    if command == "infer":
+        assert backend.calls["payload"]["overrides"] == {"seed": 4, "hold_out": "0.25"}
+    else:
+        config = backend.calls["reconstruct"]["config"]
+        assert (config.seed, config.hold_out) == (4, "0.25")
+
+
 def toml(value: Any) -> str:
     """A value as TOML."""
     return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else repr(value)

@@ -139,6 +139,21 @@ def test_values_are_checked_in_every_block(monkeypatch_block, rows, where):
     assert [problem.found for problem in result] == ["2 NaN or infinite values", "1 smaller values"]
 
 
+@given(
+    dtype=st.sampled_from([np.float32, np.float64, np.complex64, np.complex128]),
+    place=st.tuples(st.integers(0, 2), st.integers(0, 1)),
+    bad=st.sampled_from([np.nan, np.inf, -np.inf]),
+    imaginary=st.booleans(),
+)
+def test_no_value_that_is_not_finite_passes(dtype, place, bad, imaginary):
+    """ARR-3: real, or in either part of a complex number, at any place."""
+    array = np.zeros((3, 2), dtype)
+    part = array.imag if imaginary and array.dtype.kind == "c" else array.real
+    part[place] = bad
+    (problem,) = problems_of({"x": array}, [ArraySpec("x", ("row", 2), kinds="fc")])
+    assert (problem.code, problem.found) == ("array.not_finite", "1 NaN or infinite values")
+
+
 @pytest.fixture(scope="module")
 def monkeypatch_block():
     """Blocks of three rows, so that small arrays have several."""

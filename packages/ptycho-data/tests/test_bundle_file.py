@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_data import tensor_files
@@ -49,6 +51,15 @@ def test_what_is_written_is_read(path):
     for name, value in WEIGHTS.items():
         assert result.weights[name].shape == value.shape
         np.testing.assert_array_equal(result.weights[name], value)
+
+
+@given(mean_counts=st.floats(1e-3, 1e15))
+def test_mean_counts_keep_float64(tmp_path_factory, mean_counts):
+    """Invariant 43, BUN-2: 2**53 + 2 photons and a third of one come back bit for bit."""
+    file = tmp_path_factory.mktemp("counts") / "model.safetensors"
+    for value in (mean_counts, 1 / 3, 2.0**53 + 2):
+        write_bundle(file, replace(CONTENT, mean_counts=value))
+        assert read_bundle(file).mean_counts == value
 
 
 def test_layout(path):

@@ -7,7 +7,10 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
 from ptycho_data.files import combine_scans, scan_from_arrays
+from ptycho_data.files.interpret.optics import ENERGY_UNITS_EV, LENGTH_UNITS_M
+from ptycho_data.files.interpret.quantities import factor_of
 from ptycho_data.files.interpret.units import decide_unit
+from scipy import constants
 
 
 def photons(rng, mean=30, M=5, N=8):
@@ -154,3 +157,14 @@ def test_normalised_amplitude_through_a_file(tmp_path):
     with pytest.raises(ContractError) as caught:
         read_scan(tmp_path / "b.npz", measurement="photons")
     assert caught.value.codes == ("scan.unit",)
+
+
+def test_physical_units_have_the_factors_of_the_si():
+    """FAR-5. Oracle: the prefixes and constants of SciPy."""
+    micro = constants.micro
+    lengths = {"m": 1, "cm": constants.centi, "mm": constants.milli, "um": micro, "µm": micro, "micron": micro}
+    lengths |= {"nm": constants.nano, "pm": constants.pico}
+    energies = {"J": 1 / constants.electron_volt, "eV": 1, "keV": constants.kilo, "MeV": constants.mega}
+    for table, factors in ((LENGTH_UNITS_M, lengths), (ENERGY_UNITS_EV, energies)):
+        found = {unit: factor_of(unit, table, where="file") for unit in table}
+        assert found == pytest.approx(factors, rel=1e-12, abs=0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_contracts.testing import strategies
 from ptycho_data.grouping.groups import group, groups_at
+from ptycho_data.grouping.neighbours import nearest_neighbours
 
 
 @st.composite
@@ -217,14 +218,14 @@ def test_groups_at_refuses_members_that_do_not_exist():
 
 @st.composite
 def bounded_requests(draw):
-    """Positions of two scans, K, and bounds of distance between the distances that occur."""
+    """Positions of two scans, K, and bounds: between the distances that occur, or equal to some of a grid's."""
     rng = draw(strategies.generators)
     counts = draw(st.lists(st.integers(4, 12), min_size=1, max_size=2))
     scan_index = rng.permutation(np.repeat([3, 7][: len(counts)], counts))
     grid = draw(st.booleans())
     positions = rng.integers(0, 5, (sum(counts), 2)).astype(float) if grid else rng.uniform(0, 8, (sum(counts), 2))
-    low = draw(st.sampled_from([None, 0.5, 1.3]))
-    high = draw(st.sampled_from([None, 2.7, 4.6]))
+    low = draw(st.sampled_from([None, 0.5, 1.0, 1.3, 2.0]))
+    high = draw(st.sampled_from([None, 2.7, 3.0, 4.6]))
     return positions, scan_index, draw(st.integers(3, 8)), low, high
 
 
@@ -268,6 +269,15 @@ def test_distance_bounds_against_brute_force(request_):
         assert distances[-1] <= near[seed][-1] + 1e-12
     with pytest.raises(ContractError, match=f"1 to {sum(draws)} different groups"):
         group(positions, n_groups=sum(draws) + 1, **keywords)
+
+
+@pytest.mark.parametrize(("bounds", "expected"), [((1.0, 2.0), [1, 2]), ((2.0, 3.0), [2, 3]), ((3.0, None), [3])])
+def test_distance_bounds_are_inclusive(bounds, expected):
+    """GRP-10: of patterns at 1, 2 and 3 px those at the ends of [min, max] are neighbours."""
+    low, high = bounds
+    positions = [[0.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.0, -3.0]]
+    near = nearest_neighbours(np.array(positions), 3, min_distance_px=low, max_distance_px=high or math.inf)
+    assert near[0][near[0] >= 0].tolist() == expected
 
 
 @given(requests(), st.integers(1, 5))

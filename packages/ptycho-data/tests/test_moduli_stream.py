@@ -8,10 +8,10 @@ from ptycho_data.batches.moduli import ModuliStream
 from ptycho_data.simulate import simulate
 
 
-@pytest.fixture(scope="module")
-def scan():
-    """12 patterns of 16 x 16 pixels."""
-    return simulate(N=16, n_patterns=12, step_px=2.0, photons_per_pattern=500, seed=3)
+@pytest.fixture(scope="module", params=[16, 17])
+def scan(request):
+    """12 patterns of an even and of an odd side in pixels."""
+    return simulate(N=request.param, n_patterns=12, step_px=2.0, photons_per_pattern=500, seed=3)
 
 
 SUBSETS = [np.array([4, 1]), np.array([7]), np.array([0, 2, 3])]
@@ -38,7 +38,7 @@ def test_another_subset_than_the_next_is_refused(scan, wrong):
         stream.read(0)
         with pytest.raises(IndexError, match="expected subset 1, found subset"):
             stream.read(wrong)
-        assert stream.read(1).shape == (1, 16, 16)
+        assert stream.read(1).shape == (1, scan.N, scan.N)
 
 
 def test_after_the_last_pass_nothing_is_read(scan):

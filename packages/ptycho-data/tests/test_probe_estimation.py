@@ -18,6 +18,7 @@ from ptycho_data.fitting.probe_estimation import (
 )
 from ptycho_data.simulate import simulate
 from ptycho_data.stages import Stages
+from ptycho_data.workflows.calibration import solver
 
 SCAN = simulate(N=16, n_patterns=30, step_px=2.0, photons_per_pattern=1e5, seed=1)
 CONFIG = ReconstructionConfig(epochs=3, loss="poisson", seed=5)
@@ -169,6 +170,28 @@ def test_a_given_probe(kind, asked, calibrated):
         }
     else:
         assert (result["calibration"], solver.residuals) == (None, [])
+
+
+@pytest.mark.parametrize("loss", ["amplitude", "poisson"])
+@pytest.mark.parametrize("with_probe", [True, False])
+def test_a_backend_is_given_the_loss_that_was_asked_for(loss, with_probe):
+    """TRN-3, TRN-3a: in the calibration, and in the search for a probe."""
+    losses = []
+
+    class Backend:
+        def joint_fit(self, *arguments, **options):
+            losses.append(options["loss"])
+            return Fit(SCAN.probe, (1.0,), np.ones((2, 2), np.complex64))
+
+        def residual(self, *arguments, **options):
+            return 0.5, 0.25
+
+    scan = SCAN if with_probe else replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
+    training = TrainingConfig(calibrate_probe=True, loss=loss)
+    where = solver(Backend(), "cpu"), scan, scan, np.arange(30), {0: 1e5}
+    training_probe(*where, modes=1, training=training, stages=Stages())
+    assert set(losses) == {loss}
+    assert (len(losses) > 1) is not with_probe
 
 
 def test_at_most_256_patterns_evaluate_a_calibration():

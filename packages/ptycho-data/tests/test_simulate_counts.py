@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
 from ptycho_data import simulate as sim
 from ptycho_data.metrics import poisson_floor, residual
+from ptycho_data.simulate import counting
 
 
 def slow_counts(obj, probe, positions_px, origin_yx_px=(0.0, 0.0)):
@@ -106,6 +107,19 @@ def test_counts_are_poisson():
     assert ratio[mean < 10].mean() == pytest.approx(1, abs=0.03)
     independent = np.corrcoef((draws - mean)[:, 0, 3, 4], (draws - mean)[:, 0, 4, 4])[0, 1]
     assert abs(independent) < 0.25
+
+
+@given(block=st.integers(1, 9), poisson=st.booleans())
+def test_blocks_change_nothing(block, poisson):
+    """Invariant 8: many blocks or one, the same counts; the same light under every pattern gets different noise."""
+    obj, probe, positions = np.ones((12, 12), complex), np.ones((12, 12), complex), np.full((9, 2), 6.0)
+    options = {"photons_per_pattern": 1e4, "seed": 3, "poisson": poisson}
+    whole = sim.simulate_scan(obj, probe, positions, **options).measurements
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "_BLOCK_VALUES", block * 12 * 12)
+        parts = sim.simulate_scan(obj, probe, positions, **options).measurements
+    np.testing.assert_array_equal(parts, whole)
+    assert len({pattern.tobytes() for pattern in parts}) == (9 if poisson else 1)
 
 
 def test_noise_stands_at_its_floor():

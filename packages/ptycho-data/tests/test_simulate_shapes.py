@@ -95,6 +95,18 @@ class TestProbes:
         apertures = [np.abs(np.fft.fft2(p)) for p in (focused, wide)]
         np.testing.assert_allclose(*apertures, atol=1e-5)
 
+    def test_a_defocused_beam_diverges(self, kind):
+        """SIM-5: behind its focus, so that the phase grows with the distance from the middle.
+
+        Oracle: the ray at distance r has the slope of its frequency, d(phase)/dr = 2 pi aperture r / radius.
+        """
+        N, radius, aperture = 64, 14.0, 0.2
+        beam = sim.PROBES[kind](N, radius_px=radius, aperture=aperture)[0]
+        for line in (beam[N // 2, N // 2 :], beam[N // 2 :, N // 2]):
+            r = np.arange(8, 12)
+            slope = np.angle(line[r + 1] * line[r - 1].conj()) / 2
+            np.testing.assert_allclose(slope, 2 * np.pi * aperture * r / radius, rtol=0.2)
+
     def test_options_that_do_not_fit_are_named_at_once(self, kind):
         with pytest.raises(ContractError) as caught:
             sim.PROBES[kind](64, aperture=0.6, radius_px=50, modes=9, mode_decay=0)

@@ -165,7 +165,7 @@ def test_missing_arrays_and_foreign_folders_do_not_open(tmp_path):
 
 
 def test_foreign_content_is_never_replaced(tmp_path):
-    """Invariant 27: a path that holds something else stays as it is."""
+    """Invariant 27: a path that holds something else stays as it is, also a store with a file of its user."""
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("mine")
     (tmp_path / "arrays").mkdir()
@@ -173,8 +173,10 @@ def test_foreign_content_is_never_replaced(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "manifest.json").write_text("{}")
     (tmp_path / "file").write_text("mine")
+    create_store(tmp_path / "store", make_scan(M=9))
+    (tmp_path / "store" / "notes.txt").write_text("mine")
     before = content_of(tmp_path)
-    for name in ("notes", "arrays", "other", "file"):
+    for name in ("notes", "arrays", "other", "file", "store"):
         with pytest.raises(ContractError, match="choose another path"):
             create_store(tmp_path / name, make_scan())
     assert content_of(tmp_path) == before
@@ -367,6 +369,17 @@ def test_stored_groups_are_the_groups_of_the_grouping(tmp_path_factory, gridsize
             assert getattr(result, name).dtype == getattr(requested, name).dtype
     assert len(list(store.path.glob("groups-*"))) == 1
     verify_store(store.path)
+
+
+@given(first=st.sets(st.integers(0, 11), min_size=6, max_size=6), again=st.permutations(range(12)))
+@settings(max_examples=15)
+def test_stored_groups_hold_no_pattern_that_is_not_allowed(tmp_path_factory, first, again):
+    """Invariants 10, 26: other allowed patterns of the same number, as another hold-out leaves, make other groups."""
+    store = create_store(tmp_path_factory.mktemp("allowed") / "s", make_scan(M=12))
+    for allowed in (sorted(first), sorted(again[:6])):
+        for gridsize in (1, 2):
+            members = store.groups(gridsize=gridsize, allowed=np.array(allowed)).nn_indices
+            assert sorted(set(members.ravel().tolist())) == allowed
 
 
 def test_every_part_of_the_request_makes_other_groups(tmp_path):

@@ -91,6 +91,13 @@ def test_golden_vectors(vector):
     vector.run(TensorFlowAdapter())
 
 
+@pytest.mark.parametrize("check", [check for check in conformance.checks() if "extract" in str(check)], ids=str)
+def test_patches_are_read_as_on_a_gpu(check, monkeypatch):
+    """PHY-4: what is read by a gather where there is a GPU, here on the CPU."""
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: [kind])
+    check.run(TensorFlowAdapter())
+
+
 def test_an_empty_corpus_fails(tmp_path):
     """Vectors that are not there are no vectors that pass."""
     with pytest.raises(ContractError) as caught:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -247,11 +247,24 @@ def test_translation(view, view_of):
     np.testing.assert_array_equal(views[1].geometry.origin_yx_px - views[0].geometry.origin_yx_px, [-3e5, 1e6])
 
 
-def test_max_seconds_ends_the_schedule(view):
-    """One epoch is always finished; a million are not started."""
-    fit = fit_jointly(view, view.source.probe, epochs=1_000_000, max_seconds=0.05)
-    assert 1 <= len(fit.losses) < 1000
-    assert np.isfinite(fit.object).all()
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that a test sets, in seconds."""
+    made = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("ptycho_data.fitting.loop.time", SimpleNamespace(monotonic=lambda: made.now))
+    return made
+
+
+def test_max_seconds_ends_the_schedule(view, clock):
+    """Steps of a second, 7 in an epoch: of ten seconds one epoch is whole; of half a second, too."""
+
+    def tick(*report):
+        clock.now += 1.0
+
+    for limit, epochs in ((10.0, 1), (15.0, 2), (0.5, 1)):
+        fit = fit_jointly(view, view.source.probe, epochs=1_000_000, max_seconds=limit, progress=tick)
+        assert (len(fit.losses), fit.history.stopped_by) == (epochs, "max_seconds")
+        assert np.isfinite(fit.object).all()
 
 
 def test_divergence_is_an_error(view):
@@ -260,7 +273,7 @@ def test_divergence_is_an_error(view):
         fit_jointly(view, view.source.probe, epochs=50, object_learning_rate=1e30)
 
 
-def test_divergence_when_time_is_over_is_an_error(view):
+def test_divergence_when_time_is_over_is_an_error(view, clock):
     """Also if the clock stops the fit inside an epoch that went wrong."""
     steps = []
 
@@ -279,7 +292,7 @@ def test_divergence_when_time_is_over_is_an_error(view):
     def slow(*report):
         steps.append(report)
         if len(steps) == 9:
-            time.sleep(0.6)
+            clock.now += 0.6
 
     spoilt = replace(view, source=Spoilt())
     with pytest.raises(WorkFailedError, match=r"descent\.diverged"):

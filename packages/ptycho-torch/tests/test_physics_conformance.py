@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.testing import reference, strategies
 from ptycho_data.canvas import scan_sites
 from ptycho_data.canvas.geometry import canvas_geometry, group_canvas_shape
+from ptycho_torch import physics
 from ptycho_torch.physics import (
     Placement,
     add_patches,
@@ -57,6 +58,21 @@ def test_scatter_add(where, N, rng):
     expected = reference.scatter_add(patches, where, geometry.shape, geometry.origin_yx_px)
     np.testing.assert_allclose(canvas, expected, **EXACT)
     assert canvas.sum() == pytest.approx(patches.sum(), rel=1e-9, abs=1e-9)
+
+
+@given(rng=strategies.generators, n=st.integers(1, 5), count=st.integers(1, 6))
+def test_windows_add_up_on_a_cpu_and_on_a_gpu(rng, n, count):
+    """PHY-5: both ways to add, here on tensors of the CPU. Oracle: pixel by pixel, in NumPy."""
+    shape = (n + int(rng.integers(4)), n + int(rng.integers(7)))
+    corners = rng.integers(0, np.array(shape) - n + 1, (count, 2))
+    windows = complex_array(rng, (count, n, n))
+    expected = np.zeros(shape, complex)
+    for window, (y, x) in zip(windows, corners, strict=True):
+        for row, column in np.ndindex(n, n):
+            expected[y + row, x + column] += window[row, column]
+    for add in (physics._add_by_slices, physics._add_by_indices):
+        canvas = add(torch.from_numpy(windows), torch.from_numpy(corners), shape)
+        np.testing.assert_allclose(canvas.numpy(), expected, **EXACT)
 
 
 @given(where=strategies.positions(), N=strategies.sizes, rng=strategies.generators)

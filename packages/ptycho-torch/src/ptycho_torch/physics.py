@@ -111,16 +111,23 @@ def _read(canvas: Tensor, corners_yx: Tensor, n: int) -> Tensor:
 
 
 def _add(windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
-    height, width = shape
-    n = windows.shape[-1]
-    canvas = windows.new_zeros((height, width))
-    if windows.device.type == "cpu":  # slices are faster than index_add_ here, and add in a fixed order
-        for window, (y, x) in zip(windows.unbind(0), corners_yx.tolist(), strict=True):
-            canvas[y : y + n, x : x + n] += window
-        return canvas
+    # On a CPU slices are faster, and add in a fixed order.
+    add = _add_by_slices if windows.device.type == "cpu" else _add_by_indices
+    return add(windows, corners_yx, shape)
+
+
+def _add_by_slices(windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
+    n, canvas = windows.shape[-1], windows.new_zeros(shape)
+    for window, (y, x) in zip(windows.unbind(0), corners_yx.tolist(), strict=True):
+        canvas[y : y + n, x : x + n] += window
+    return canvas
+
+
+def _add_by_indices(windows: Tensor, corners_yx: Tensor, shape: tuple[int, int]) -> Tensor:
+    n, width, canvas = windows.shape[-1], shape[1], windows.new_zeros(shape)
     pixel = torch.arange(n, device=windows.device)
     indices = (corners_yx[:, 0, None, None] + pixel[:, None]) * width + corners_yx[:, 1, None, None] + pixel
-    return canvas.view(-1).index_add_(0, indices.reshape(-1), windows.reshape(-1)).view(height, width)
+    return canvas.view(-1).index_add_(0, indices.reshape(-1), windows.reshape(-1)).view(shape)
 
 
 def extract_patches(canvas: Tensor, placement: Placement) -> Tensor:
