@@ -1,4 +1,4 @@
-"""What a file holds: scan, bundle or reconstruction (specs/cli.md, CLI-13)."""
+"""What a file holds: scan, bundle, reconstruction, or a folder of results (specs/cli.md, CLI-13)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather
 from ptycho_data.files import is_reconstruction
 
 from ptycho_cli.output.publish import require_files, staged
+from ptycho_cli.output.results import is_results_folder, verified
 
 _HEADER_LIMIT = 1 << 26
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The content of a file; ``kind`` is ``scan``, ``bundle`` or ``reconstruction``."""
+    """The content of a file; ``kind`` is ``scan``, ``bundle``, ``reconstruction`` or ``results``."""
 
     path: Path
     kind: str
@@ -56,7 +57,7 @@ def inspect_file(
     """Read a file of any kind and check it.
 
     Args:
-        path: A scan in any format, a bundle or a reconstruction.
+        path: A scan in any format, a bundle, a reconstruction, or a folder of results.
         measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
         orientation: Rank the eight orientations of the positions, too; for scans only.
 
@@ -65,7 +66,7 @@ def inspect_file(
         ContractError: no reader accepts it, or its content breaks a contract.
     """
     require_files([("File", path)] + ([("Companion", companion)] if companion else []))
-    kind = "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
+    kind = _kind(path)
     if kind != "scan":
         asked = {"--companion": companion is not None, "--orientation": orientation}
         problems = [
@@ -75,8 +76,14 @@ def inspect_file(
         ]
         if problems:
             raise ContractError(problems)
-        return _bundle(path) if kind == "bundle" else _reconstruction(path)
+        return {"bundle": _bundle, "reconstruction": _reconstruction, "results": _results}[kind](path)
     return _scan(path, measurement, nphotons, companion, orientation)
+
+
+def _kind(path: Path) -> str:
+    if is_results_folder(path):
+        return "results"
+    return "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
 
 
 def draw_previews(content: Found, output_dir: Path) -> list[Path]:
@@ -156,6 +163,11 @@ def _reconstruction(path: Path) -> Found:
         facts["amplitude"] = f"{low:.3g} to {high:.3g} (1st to 99th percentile of the illuminated pixels)"
     arrays = {name: _layout(getattr(result, name)) for name in names}
     return Found(path, "reconstruction", arrays, facts, reconstruction=result)
+
+
+def _results(path: Path) -> Found:
+    facts, checks = verified(path)
+    return Found(path, "results", {}, facts, checks)
 
 
 def _bundle(path: Path) -> Found:
