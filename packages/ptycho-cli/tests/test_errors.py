@@ -185,7 +185,7 @@ def test_a_failure_while_writing_leaves_no_partial_file(backend, data_file, tmp_
     monkeypatch.setattr(pictures, "draw_reconstruction", full)
     out = tmp_path / "out"
     assert main(["reconstruct", str(data_file), "--output-dir", str(out), "--quiet"]) == 1
-    assert list(out.iterdir()) == []
+    assert not out.exists()
     assert "No space left on device" in capsys.readouterr().err
 
 
@@ -210,7 +210,7 @@ def test_interruption_is_exit_130(backend, data_file, tmp_path, capsys):
     """CLI-30."""
     backend.error = KeyboardInterrupt()  # type: ignore[assignment]
     assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]) == 130
-    assert capsys.readouterr().err == "ptycho-cli: error: interrupted\n"
+    assert capsys.readouterr().err == "ptycho-cli: error: interrupted; results are as they were before\n"
 
 
 @pytest.mark.parametrize("place", [0, 1, -1])
@@ -251,7 +251,7 @@ def test_summary_says_who_ran_what_on_which_data(backend, data_file, tmp_path):
             "sha256": hashlib.sha256(data_file.read_bytes()).hexdigest(),
         }
     ]
-    assert summary["outputs"] == ["model.safetensors", "summary.json"]
+    assert summary["outputs"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
     assert summary["versions"]["numpy"] == np.__version__
     assert summary["residual"] == {"used": 0.25, "held_out": None}
 

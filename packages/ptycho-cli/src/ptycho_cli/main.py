@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 import warnings
@@ -11,12 +12,13 @@ from typing import Any
 
 from cyclopts import App, CycloptsError, MissingArgumentError
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+from ptycho_data.signals import Interrupted, signals_interrupt
 
 from ptycho_cli.commands import register
 from ptycho_cli.options import OPTIONS_OF
 from ptycho_cli.output.flags import with_flags
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, BY_SIGNAL = 0, 1, 2, 128
 _USAGE_ERRORS = (
     CycloptsError,
     ContractError,
@@ -53,7 +55,8 @@ def build_app() -> App:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code: 0 done, 1 the work failed, 2 usage or bad input.
+    """Run one command line and return its exit code: 0 done, 1 the work failed, 2 usage or bad input,
+    130 Ctrl-C, 143 SIGTERM.
 
     Args:
         argv: The words after the program's name; default: those of this process; its warnings
@@ -72,9 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = current_spellings(words)
         function, bound, unparsed = app.parse_args(words, print_error=False, exit_on_error=False)
         typed = {"typed": ("ptycho-cli", *words)} if "typed" in unparsed else {}
-        function(*bound.args, **bound.kwargs, **typed)
-    except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        with signals_interrupt():
+            function(*bound.args, **bound.kwargs, **typed)
+    except KeyboardInterrupt as error:
+        kept = error.kept if isinstance(error, Interrupted) and error.kept else "results are as they were before"
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _fail(with_flags(f"interrupted; {kept}"), BY_SIGNAL + number)
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ptycho_data.atomic_files import atomic_write
+from ptycho_data.atomic_files import atomic_write, make_folder
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -34,10 +33,9 @@ def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str], *, se
         OSError, SafetensorError: the disk refuses.
     """
     signed = {**header, "sha256": tensor_digest(header, tensors, sealed)}
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, metadata=signed)
-        os.chmod(temporary, 0o644)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:

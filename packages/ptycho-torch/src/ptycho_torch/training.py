@@ -106,8 +106,9 @@ class _Module(pl.LightningModule):
         )
         if self._execution.scheduler == "plateau":
             # Any lower loss counts, and rates of any size are halved: by default PyTorch halves none below 2e-8.
-            options: dict[str, float] = {"threshold": 0.0, "eps": 0.0}
-            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=3, **options)
+            plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+                optimiser, factor=0.5, patience=3, threshold=0.0, eps=0.0
+            )
             return {"optimizer": optimiser, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, self._factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

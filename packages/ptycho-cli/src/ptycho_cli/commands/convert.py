@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.atomic_files import make_folder
 
 from ptycho_cli.commands.parameters import Measurement, Quiet
 from ptycho_cli.output.publish import require_files, require_output_dir
@@ -144,7 +145,7 @@ def _write_scan(
     from ptycho_data.files import read_scan, write_scan
 
     scan = read_scan(source, measurement=measurement, nphotons=nphotons, companion=companion)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     write_scan(target, scan, format=written_as, geometry=geometry or None)
     unit = scan.unit if written_as == "npz" else "counts"
     parts = [f"{len(scan)} patterns of {scan.N} x {scan.N}, {unit}"]
@@ -167,7 +168,7 @@ def _write_image(
     known: dict[str, Any] = {}
     if companion is not None:
         known = dict(read_scan(companion, measurement=measurement, nphotons=nphotons).metadata.get("geometry") or {})
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     write_product(target, image, geometry={**known, **geometry}, name=source.stem)
     height, width = image.object.shape
     return f"object of {width} x {height} px, {len(image.probe)} probe mode(s), {len(image.positions_px)} positions"

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import load_backend
 from ptycho_cli.commands.infer import run_infer
 from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Quiet, Typed
 from ptycho_cli.commands.train import MODEL_NAME, run_train
 from ptycho_cli.output.progress import Progress, progress_on
-from ptycho_cli.output.publish import require_output_dir, staged, write_json
-from ptycho_cli.output.report import versions
+from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
+from ptycho_cli.output.report import SUMMARY, versions
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction, Scan
 
 TRAIN_SEED, TEST_SEED = 1, 2
+TRAIN_FILE, TEST_FILE = "train.npz", "test.npz"
 PATTERNS, SIDE_PX, STEP_PX, PHOTONS = 1500, 64, 5.0, 1e5
 LEAST_SECONDS = 30.0
 RESERVE = 0.3
@@ -69,9 +71,9 @@ def run_demo(
         )
     require_output_dir(output_dir)
     load_backend(backend)
-    with progress_on(quiet=quiet) as progress:
-        train_file = _simulated(output_dir, "train.npz", TRAIN_SEED, progress)[0]
-        test_file, test_scan = _simulated(output_dir, "test.npz", TEST_SEED, progress)
+    with run_folder(output_dir, command), progress_on(quiet=quiet) as progress:
+        train_file = _simulated(output_dir, TRAIN_FILE, TRAIN_SEED, progress)[0]
+        test_file, test_scan = _simulated(output_dir, TEST_FILE, TEST_SEED, progress)
         left = max_seconds * (1 - RESERVE) - (time.monotonic() - started)
         drawing = {"enable_progress_bar": not quiet}
         trained = run_train(
@@ -91,20 +93,20 @@ def run_demo(
             command=command,
             progress=progress,
         )
-    comparison = _compared(image, test_scan)
-    figures = comparison.to_dict()
-    summary = {
-        "command": list(command),
-        "versions": versions(),
-        "complex_correlation": figures["complex_correlation"],
-        "figures": figures,
-        "seeds": {"train": TRAIN_SEED, "test": TEST_SEED},
-        "seconds": time.monotonic() - started,
-        "train": trained,
-        "infer": inferred,
-    }
-    table = [f"{label:<32} {_number(figures[name])}" for name, label in _FIGURES]
-    _write_report(output_dir, comparison, summary, figures)
+        comparison = _compared(image, test_scan)
+        figures = comparison.to_dict()
+        summary = {
+            "command": list(command),
+            "versions": versions(),
+            "complex_correlation": figures["complex_correlation"],
+            "figures": figures,
+            "seeds": {"train": TRAIN_SEED, "test": TEST_SEED},
+            "seconds": time.monotonic() - started,
+            "train": trained,
+            "infer": inferred,
+        }
+        table = [f"{label:<32} {_number(figures[name])}" for name, label in _FIGURES]
+        _write_report(output_dir, comparison, summary, figures)
     first = f"trained on one simulated object and inferred another one, in {summary['seconds']:.0f} s"
     return [first, *table, f"wrote {output_dir / 'report.md'}, comparison.png, summary.json"]
 
@@ -116,8 +118,7 @@ def _simulated(output_dir: Path, name: str, seed: int, progress: Progress | None
     scan = simulate(
         N=SIDE_PX, n_patterns=PATTERNS, step_px=STEP_PX, photons_per_pattern=PHOTONS, seed=seed, progress=progress
     )
-    with staged(output_dir) as stage:
-        write_scan(stage / name, scan)
+    write_scan(output_dir / name, scan)
     return output_dir / name, scan
 
 
@@ -164,10 +165,12 @@ def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any],
     ]
     from ptycho_cli.plots.comparison import draw_comparison
 
-    with staged(output_dir) as stage:
+    with staged(output_dir, summary=SUMMARY) as stage:
         draw_comparison(comparison.alignment, stage / "comparison.png")
-        write_json(stage / "summary.json", summary)
         (stage / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+        simulated = [output_dir / name for name in (TRAIN_FILE, TEST_FILE)]
+        outputs = digests([*simulated, *sorted(stage.iterdir())])
+        write_json(stage / SUMMARY, {**summary, "outputs": outputs})
 
 
 def _number(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import BackendFlag, ConfigFile, Json, Typed, chosen_backend, progress_for, reading
@@ -19,7 +21,7 @@ from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, published_evaluation
+from ptycho_cli.output.report import EVALUATION, Summary, described_files, published_evaluation
 
 BESIDE_TRUTH = "evaluate beside a truth"
 FIGURES = (
@@ -75,7 +77,7 @@ def evaluate(
     elif settings.get("enable_progress_bar", True):
         print("\n".join(lines(report)))
         if output_dir is not None:
-            print("wrote " + ", ".join(str(output_dir / name) for name in report["outputs"]))
+            print("wrote " + ", ".join(str(output_dir / name) for name in (EVALUATION, *report["outputs"])))
 
 
 def run_compare(
@@ -124,18 +126,19 @@ def run_evaluate(
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
-    worker = load_backend(backend)
-    inputs = described_files([data])
-    with progress_for(execution, progress) as callback:
-        evaluation = worker.evaluate(
-            data,
-            config=resolved[ReconstructionConfig],
-            execution_config=execution,
-            measurement=resolved[DataConfig].measurement,
-            nphotons=overrides.get("nphotons"),
-            progress=callback,
-        )
-    return published_evaluation(output_dir, command, inputs, evaluation)
+    with nullcontext() if output_dir is None else run_folder(output_dir, command):
+        worker = load_backend(backend)
+        inputs = described_files([data])
+        with progress_for(execution, progress) as callback:
+            evaluation = worker.evaluate(
+                data,
+                config=resolved[ReconstructionConfig],
+                execution_config=execution,
+                measurement=resolved[DataConfig].measurement,
+                nphotons=overrides.get("nphotons"),
+                progress=callback,
+            )
+        return published_evaluation(output_dir, command, inputs, evaluation)
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:

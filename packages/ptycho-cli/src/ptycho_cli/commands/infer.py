@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import PRETRAINED, ExecutionConfig, InferenceConfig, resolve
 from ptycho_contracts.effects import require_effects
+from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -90,12 +91,15 @@ def run_infer(
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
-    worker = load_backend(backend)
-    from ptycho_data.files import read_scan
+    with run_folder(output_dir, command):
+        worker = load_backend(backend)
+        from ptycho_data.files import read_scan
 
-    scan = read_scan(data, **reading(overrides))
-    payload = worker.create_inference_payload(model, scan, output_dir, overrides=dict(overrides), execution_config=None)
-    inputs = described_files(files)
-    with progress_for(payload.execution_config, progress) as callback:
-        result, report = worker.infer(payload, **kept, progress=callback)
-    return published(output_dir, command, inputs, result, report)
+        scan = read_scan(data, **reading(overrides))
+        payload = worker.create_inference_payload(
+            model, scan, output_dir, overrides=dict(overrides), execution_config=None
+        )
+        inputs = described_files(files)
+        with progress_for(payload.execution_config, progress) as callback:
+            result, report = worker.infer(payload, **kept, progress=callback)
+        return published(output_dir, command, inputs, result, report)

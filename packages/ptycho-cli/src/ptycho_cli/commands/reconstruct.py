@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
+from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -80,19 +81,20 @@ def run_reconstruct(
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
-    worker = load_backend(backend)
-    from ptycho_data.files import read_scan
+    with run_folder(output_dir, command):
+        worker = load_backend(backend)
+        from ptycho_data.files import read_scan
 
-    scan = read_scan(data, **reading(overrides))
-    inputs = described_files([data])
-    with progress_for(execution, progress) as callback:
-        result, report = worker.reconstruct(
-            scan,
-            config=resolved[ReconstructionConfig],
-            execution_config=execution,
-            measurement=resolved[DataConfig].measurement,
-            nphotons=overrides.get("nphotons"),
-            **kept,
-            progress=callback,
-        )
-    return published(output_dir, command, inputs, result, report)
+        scan = read_scan(data, **reading(overrides))
+        inputs = described_files([data])
+        with progress_for(execution, progress) as callback:
+            result, report = worker.reconstruct(
+                scan,
+                config=resolved[ReconstructionConfig],
+                execution_config=execution,
+                measurement=resolved[DataConfig].measurement,
+                nphotons=overrides.get("nphotons"),
+                **kept,
+                progress=callback,
+            )
+        return published(output_dir, command, inputs, result, report)

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.atomic_files import make_folder
 
 from ptycho_cli.commands.parameters import Quiet
 from ptycho_cli.output.progress import progress_on
-from ptycho_cli.output.publish import require_files, require_output_dir, staged
+from ptycho_cli.output.publish import require_files, require_output_dir
 
 ObjectKind = Literal["lines", "dead_leaves", "random_field", "siemens_star", "fibres", "grains", "particles"]
 ProbeKind = Literal["defocused_disc", "zone_plate"]
@@ -62,8 +63,8 @@ def simulate(
             background_counts=background,
             progress=progress,
         )
-    with staged(file.parent) as stage:
-        write_scan(stage / file.name, scan)
+    make_folder(file.parent)
+    write_scan(file, scan)
     if not quiet:
         height, width = scan.object_truth.shape if scan.object_truth is not None else (0, 0)
         print(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from ptycho_contracts.config import resolve
+from ptycho_contracts.config import ExecutionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
+from ptycho_data.run_folder import is_first_process, run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -91,29 +93,32 @@ def run_train(
     """
     resolved = resolve(TRAIN_SECTIONS, {"explicit": overrides})
     require_effects("train", resolved.applied, resolved.sections.values(), validation=bool(validation))
+    execution = resolved[ExecutionConfig]
     require_output_dir(output_dir)
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
     require_files([(what, path) for what, paths in requested for path in paths])
-    worker = load_backend(backend)
-    from ptycho_data.checks.advice import collapsed
-    from ptycho_data.files import combine_scans, read_scan
-    from ptycho_data.workflows.options import default_group_count
+    alone = is_first_process(execution.devices * execution.num_nodes)
+    with run_folder(output_dir, command) if alone else nullcontext():
+        worker = load_backend(backend)
+        from ptycho_data.checks.advice import collapsed
+        from ptycho_data.files import combine_scans, read_scan
+        from ptycho_data.workflows.options import default_group_count
 
-    given = dict(overrides)
-    # Every file is read once, here.
-    scan = combine_scans([read_scan(path, **reading(given)) for path in data])
-    validating = combine_scans([read_scan(path, **reading(given)) for path in validation]) if validation else None
-    if given.get("n_groups") is None and given.get("oversampling") is None:
-        given["n_groups"] = default_group_count(scan, given.get("subsample"))
-    payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
-    inputs = described_files([*data, *validation, *earlier])
-    with progress_for(payload.execution_config, progress) as callback:
-        bundle, report = worker.train(payload, validation=validating, progress=callback)
-    summary = full_summary(command, inputs, [MODEL_NAME, "summary.json"], report)
-    if bundle is not None:  # of several processes that train together, one writes the results
-        publish_training(output_dir, summary)
-        problem = collapsed(summary, str(output_dir / MODEL_NAME))
-        if problem is not None:
-            raise WorkFailedError(problem)
-    return summary
+        given = dict(overrides)
+        # Every file is read once, here.
+        scan = combine_scans([read_scan(path, **reading(given)) for path in data])
+        validating = combine_scans([read_scan(path, **reading(given)) for path in validation]) if validation else None
+        if given.get("n_groups") is None and given.get("oversampling") is None:
+            given["n_groups"] = default_group_count(scan, given.get("subsample"))
+        payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
+        inputs = described_files([*data, *validation, *earlier])
+        with progress_for(payload.execution_config, progress) as callback:
+            bundle, report = worker.train(payload, validation=validating, progress=callback)
+        summary = full_summary(command, inputs, report)
+        if bundle is not None:  # of several processes that train together, one writes the results
+            summary = publish_training(output_dir, MODEL_NAME, summary)
+            problem = collapsed(summary, str(output_dir / MODEL_NAME))
+            if problem is not None:
+                raise WorkFailedError(problem)
+        return summary

@@ -1,4 +1,4 @@
-"""What a file or a store holds: scan, bundle, reconstruction, store (specs/cli.md, CLI-13)."""
+"""What a file or a folder holds: scan, bundle, reconstruction, store, results (specs/cli.md, CLI-13)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from ptycho_data.files import is_reconstruction
 from ptycho_data.store import is_store, open_store, verify_store
 
 from ptycho_cli.output.publish import require_files, staged
+from ptycho_cli.output.results import is_results_folder, verified
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """The content of a file; ``kind`` is ``scan``, ``bundle``, ``reconstruction`` or ``store``."""
+    """The content; ``kind`` is ``scan``, ``bundle``, ``reconstruction``, ``store`` or ``results``."""
 
     path: Path
     kind: str
@@ -55,7 +56,7 @@ def inspect_file(
     """Read a file of any kind and check it.
 
     Args:
-        path: A scan in any format, a bundle, a reconstruction, or the folder of a store.
+        path: A scan in any format, a bundle, a reconstruction, or the folder of a store or of results.
         measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
         orientation: Rank the eight orientations of the positions, too; for scans only.
 
@@ -74,13 +75,16 @@ def inspect_file(
         ]
         if problems:
             raise ContractError(problems)
-        return {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store}[kind](path)
+        readers = {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store, "results": _results}
+        return readers[kind](path)
     return _scan(path, measurement, nphotons, companion, orientation)
 
 
 def _kind(path: Path) -> str:
     if is_store(path):
         return "store"
+    if is_results_folder(path):
+        return "results"
     return "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
 
 
@@ -171,6 +175,11 @@ def _store(path: Path) -> Found:
     arrays = {name: _layout(array) for name, array in store.arrays.items()}
     words = "every byte of the arrays and of the stored groups agrees with its checksum"
     return Found(path, "store", arrays, facts, (Check("checksums", "ok", words),))
+
+
+def _results(path: Path) -> Found:
+    facts, checks = verified(path)
+    return Found(path, "results", {}, facts, checks)
 
 
 def _bundle(path: Path) -> Found:

@@ -1,4 +1,4 @@
-"""Put results in their place only after the work has succeeded (specs/cli.md, CLI-20, CLI-21)."""
+"""Put results in their place only after the work has succeeded (specs/cli.md, CLI-20, CLI-21, CLI-34)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import json
 import math
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
+from ptycho_data.atomic_files import move_into_place, sync_file, temporary_name
+from ptycho_data.run_folder import run_folder
+from ptycho_data.signals import signals_wait
 
 
 def require_output_dir(path: Path) -> None:
@@ -51,16 +53,33 @@ def require_files(files: Sequence[tuple[str, Path]]) -> None:
 
 
 @contextmanager
-def staged(output_dir: Path) -> Iterator[Path]:
-    """A folder inside ``output_dir`` whose files move into ``output_dir`` when the block succeeds."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".partial-", dir=output_dir))
-    try:
-        yield stage
-        for file in sorted(stage.iterdir()):
-            os.replace(file, output_dir / file.name)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+def staged(output_dir: Path, *, summary: str | None = None) -> Iterator[Path]:
+    """A folder inside ``output_dir`` whose files move into ``output_dir`` when the block succeeds.
+
+    Args:
+        output_dir: Made if missing; no other run may be writing into it.
+        summary: Name of the file that moves last: it says which files belong together.
+    """
+    with run_folder(output_dir):
+        stage = output_dir / temporary_name("partial")
+        stage.mkdir()
+        try:
+            yield stage
+            files = sorted(stage.iterdir(), key=lambda file: (file.name == summary, file.name))
+            for file in files:
+                sync_file(file)
+            with signals_wait():
+                for file in files:
+                    move_into_place(file, output_dir / file.name)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def digests(files: Iterable[Path]) -> dict[str, str]:
+    """The sha256 of each file, by name."""
+    from ptycho_data.files import file_sha256
+
+    return {file.name: file_sha256(file) for file in files}
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho_cli.output.checkpoints import discard_checkpoint
-from ptycho_cli.output.publish import staged, write_json
+from ptycho_cli.output.publish import digests, staged, write_json
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
     from ptycho_data.workflows.evaluate import Evaluation
 
 Summary = dict[str, Any]
+
+SUMMARY, EVALUATION = "summary.json", "evaluation.json"
+"""The files that say which results belong together."""
 
 _SUITE = tuple(f"ptycho-{name}" for name in ("cli", "contracts", "data", "torch", "tf"))
 _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
@@ -44,32 +47,33 @@ def described_files(paths: Iterable[Path]) -> list[dict[str, Any]]:
 
 
 def full_summary(
-    command: Sequence[str],
-    inputs: Sequence[Mapping[str, Any]],
-    outputs: Sequence[str],
-    backend_summary: Mapping[str, Any],
+    command: Sequence[str], inputs: Sequence[Mapping[str, Any]], backend_summary: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``summary.json``: who ran what on which data, then what the backend reports."""
-    head = {"command": list(command), "versions": versions(), "inputs": list(inputs), "outputs": list(outputs)}
+    """``summary.json``: who ran what on which data, then what the backend reports; ``outputs`` are still empty."""
+    head = {"command": list(command), "versions": versions(), "inputs": list(inputs), "outputs": {}}
     return {**head, **{key: value for key, value in backend_summary.items() if key not in head}}
 
 
-def publish_training(output_dir: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``summary.json`` beside the model that the backend has written."""
+def publish_training(output_dir: Path, model_name: str, summary: Mapping[str, Any]) -> Summary:
+    """Write ``summary.json`` beside the model that the backend has written; returns the whole summary."""
     with staged(output_dir) as stage:
-        write_json(stage / "summary.json", summary)
+        whole = {**summary, "outputs": digests([output_dir / model_name])}
+        write_json(stage / SUMMARY, whole)
+    return whole
 
 
-def publish_reconstruction(output_dir: Path, reconstruction: Reconstruction, summary: Mapping[str, Any]) -> None:
-    """Write ``object.npz``, the two pictures and ``summary.json``, all or none."""
+def publish_reconstruction(output_dir: Path, reconstruction: Reconstruction, summary: Mapping[str, Any]) -> Summary:
+    """Write ``object.npz``, the two pictures and ``summary.json``, all or none; returns the whole summary."""
     from ptycho_data.files import write_reconstruction
 
     from ptycho_cli.plots.maps import draw_reconstruction
 
-    with staged(output_dir) as stage:
+    with staged(output_dir, summary=SUMMARY) as stage:
         write_reconstruction(stage / "object.npz", reconstruction)
         draw_reconstruction(reconstruction, stage)
-        write_json(stage / "summary.json", summary)
+        whole = {**summary, "outputs": digests(sorted(stage.iterdir()))}
+        write_json(stage / SUMMARY, whole)
+    return whole
 
 
 def published(
@@ -80,9 +84,7 @@ def published(
     report: Mapping[str, Any],
 ) -> tuple[Reconstruction, Summary]:
     """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
-    outputs = ["object.npz", "amplitude.png", "phase.png", "summary.json"]
-    summary = full_summary(command, inputs, outputs, report)
-    publish_reconstruction(output_dir, result, summary)
+    summary = publish_reconstruction(output_dir, result, full_summary(command, inputs, report))
     if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
         discard_checkpoint(output_dir)
     return result, summary
@@ -92,20 +94,15 @@ def published_evaluation(
     output_dir: Path | None, command: Sequence[str], inputs: Sequence[Mapping[str, Any]], evaluation: Evaluation
 ) -> Summary:
     """Publish the evaluation in its folder, if there is one; returns the whole report."""
-    outputs = ["comparison.png", "evaluation.json", "frc.png"] if output_dir is not None else []
-    outputs += ["convergence.png"] if outputs and evaluation.convergence else []
-    outputs += ["prior.png"] if outputs and evaluation.prior else []
-    summary = full_summary(command, inputs, sorted(outputs), evaluation.report)
-    if output_dir is not None:
-        publish_evaluation(output_dir, evaluation, summary)
-    return summary
+    summary = full_summary(command, inputs, evaluation.report)
+    return summary if output_dir is None else publish_evaluation(output_dir, evaluation, summary)
 
 
-def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mapping[str, Any]) -> None:
-    """Write ``evaluation.json`` and the figures, all or none."""
+def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mapping[str, Any]) -> Summary:
+    """Write ``evaluation.json`` and the figures, all or none; returns the whole report."""
     from ptycho_cli.plots.comparison import draw_comparison, draw_convergence, draw_frc, draw_prior
 
-    with staged(output_dir) as stage:
+    with staged(output_dir, summary=EVALUATION) as stage:
         draw_comparison(evaluation.comparison.alignment, stage / "comparison.png", names=evaluation.names)
         draw_frc(evaluation.curves, stage / "frc.png")
         if evaluation.convergence:
@@ -113,4 +110,6 @@ def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mappin
         if evaluation.prior is not None:
             maps = evaluation.report["what_the_prior_adds"]["residual_map"]
             draw_prior(evaluation.prior.alignment, maps, stage / "prior.png")
-        write_json(stage / "evaluation.json", summary)
+        whole = {**summary, "outputs": digests(sorted(stage.iterdir()))}
+        write_json(stage / EVALUATION, whole)
+    return whole

@@ -57,7 +57,7 @@ def require_bounded(dataset: h5py.Dataset, refusal: Refusal) -> int:
     if len(set(codes)) < len(codes) or len(packing) > 1:
         found = ", ".join(str(one.name) for one in filters)
         raise refusal("hdf5.filter", "each filter once, and one compression", found, _REPACK)
-    chunk_bytes = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
+    chunk_bytes: int = math.prod(dataset.chunks or ()) * dataset.dtype.itemsize
     _check_parameters(filters, dataset, chunk_bytes, refusal)
     if not packing:
         return chunk_bytes
