@@ -15,8 +15,9 @@ from ptycho_cli.output.inspection import inspect_file
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.problems import ContractError
 from ptycho_data.bundle_file import BundleFile, write_bundle
+from ptycho_data.checks import quality
 from ptycho_data.checks.quality import check_scan, gather, odd_pixels, probe_diameter_px
-from ptycho_data.files import write_reconstruction
+from ptycho_data.files import write_reconstruction, write_scan
 from ptycho_data.store import create_store
 
 
@@ -197,9 +198,31 @@ def test_text_and_json_say_the_same_and_previews_are_drawn(data_file, tmp_path, 
     assert report["arrays"]["measurements"] == "(12, 16, 16) uint16"
     assert report["facts"]["unit"] == "counts"
     for check in report["checks"]:
-        assert check["text"] in text
+        assert check["text"] in " ".join(text.split())
+    assert max(map(len, text.splitlines()[1:-4])) <= 100
+    assert report["facts"]["sha256"] not in text
+    assert report["fit_for_use"] == "yes"
+    assert f"ptycho-cli reconstruct {data_file} --output-dir OUT" in text
     assert {path.name for path in out.iterdir()} == {"mean_pattern.png", "positions.png", "probe.png"}
     assert min(path.stat().st_size for path in out.iterdir()) > 2000
+
+
+@pytest.mark.parametrize(
+    ("defect", "verdict"),
+    [("hot pixels", "yes, but look at probe, hot pixels"), ("positions", "no: positions"), ("far field", "no: far field")],
+)
+def test_inspect_ends_with_a_verdict_and_the_next_command(scan, tmp_path, capsys, defect, verdict):
+    """CLI-13: what would spoil every image says no; what may be lived with, but."""
+    changed = spoilt(scan, defect)
+    assert quality.verdict(check_scan(changed, gather(changed))) == verdict
+    if defect == "far field":  # its geometry does not fit the file's other figures
+        return
+    write_scan(tmp_path / "a scan.npz", changed)
+    assert main(["inspect", str(tmp_path / "a scan.npz")]) == 0
+    *_, told, then = capsys.readouterr().out.splitlines()
+    assert told.split("use", 1)[1].strip() == verdict
+    file = f"'{tmp_path / 'a scan.npz'}'"
+    assert (f"reconstruct {file} --output-dir OUT" if verdict.startswith("yes") else f"inspect {file}") in then
 
 
 def test_a_reconstruction_is_recognised_by_its_content(reconstruction, tmp_path, capsys):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +15,16 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 from ptycho_data.bundle_file import read_bundle
 from ptycho_data.checks.orientation_report import ranked_orientations
-from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather
+from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather, verdict
 from ptycho_data.files import is_reconstruction
 from ptycho_data.store import is_store, open_store, verify_store
 
 from ptycho_cli.output.publish import require_files, staged
 from ptycho_cli.output.results import is_results_folder, verified
+
+_COLUMNS = 100
+_LONGEST = 200
+"""Characters of a fact; ``--json`` has all of it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +42,22 @@ class Found:
     def report(self) -> dict[str, Any]:
         """JSON values: file, kind, arrays, facts and checks."""
         checks = [{"name": check.name, "status": check.status, "text": check.text} for check in self.checks]
-        return {
+        report = {
             "file": str(self.path),
             "kind": self.kind,
             "arrays": dict(self.arrays),
             "facts": dict(self.facts),
             "checks": checks,
         }
+        return report if self.scan is None else {**report, "fit_for_use": verdict(self.checks), "next": self._next()}
+
+    def _next(self) -> str:
+        """The command that follows for a scan."""
+        assert self.scan is not None
+        file, several = shlex.quote(str(self.path)), len(np.unique(self.scan[0].scan_index)) > 1
+        if any(check.grave for check in self.checks):
+            return f"mend this, then: ptycho-cli inspect {file}"
+        return f"ptycho-cli {'train' if several else 'reconstruct'} {file} --output-dir OUT"
 
 
 def inspect_file(
@@ -111,12 +126,23 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     for name, layout in report["arrays"].items():
         yield f"  {name:<22} {layout}"
     for name, value in report["facts"].items():
+        if name == "sha256" or value in (None, {}, str(report["file"])):
+            continue
         for part, content in _parts(name, value) if report["kind"] == "bundle" else [(name, value)]:
-            yield f"  {part:<22} {_brief(content)}"
+            yield from _wrapped(f"  {part:<22} ", _brief(content))
     for check in report["checks"]:
-        yield f"  {check['status']:<4} {check['name']:<17} {check['text']}"
+        yield from _wrapped(f"  {check['status']:<4} {check['name']:<17} ", check["text"])
+    if "fit_for_use" in report:
+        yield from _wrapped(f"  {'fit for use':<22} ", report["fit_for_use"])
+        yield f"  {'next':<22} {report['next']}"
     for path in report.get("previews", ()):
         yield f"  wrote {path}"
+
+
+def _wrapped(label: str, text: str) -> Iterator[str]:
+    """Lines of at most 100 columns, the label before the first one."""
+    hanging = " " * len(label)
+    yield from textwrap.wrap(text, _COLUMNS, initial_indent=label, subsequent_indent=hanging, break_on_hyphens=False)
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -196,16 +222,18 @@ def _bundle(path: Path) -> Found:
 
 
 def _brief(value: Any) -> str:
-    """A fact in one short line; ``--json`` has all of it."""
+    """A fact in short; ``--json`` has all of it."""
     if isinstance(value, Mapping):
-        inner = {key: part for key, part in value.items() if not isinstance(part, Mapping)}
+        inner = {key: part for key, part in value.items() if not isinstance(part, Mapping) and key != "sha256"}
         text = ", ".join(f"{key} {_figure(part)}" for key, part in inner.items()) or "none"
     else:
         text = _figure(value)
-    return text if len(text) <= 100 else text[:97] + "..."
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _figure(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return " ".join(_figure(part) for part in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -46,7 +46,7 @@ def judged(ranking: OrientationRanking) -> Check:
         other = f"; the twin image ({given.twin}) explains the data as well: only a better probe distinguishes them"
         return Check("orientation", "ok", f"{text}, the best" + (other if ranking.twin_is_equal else ""))
     text += f", {residuals[ranking.best]:.4g} with {ranking.best}: change the positions accordingly"
-    return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""))
+    return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""), grave=True)
 
 
 def _described(orientation: Orientation) -> dict[str, Any]:

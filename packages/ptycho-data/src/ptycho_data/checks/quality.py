@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,11 +27,25 @@ _LEAST_STEP_PX = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Outcome of one check: ``warn`` means that a person should look."""
+    """Outcome of one check: ``warn`` means that a person should look; ``grave``, that images will be wrong."""
 
     name: str
     status: Status
     text: str
+    grave: bool = False
+
+
+def verdict(checks: Sequence[Check]) -> str:
+    """Whether a scan is fit for use, and what to look at.
+
+    >>> verdict([Check("unit", "ok", "")]), verdict([Check("probe", "warn", ""), Check("unit", "warn", "", grave=True)])
+    ('yes', 'no: unit; then look at probe')
+    """
+    grave = [check.name for check in checks if check.grave]
+    rest = [check.name for check in checks if check.status == "warn" and not check.grave]
+    if grave:
+        return f"no: {', '.join(grave)}" + (f"; then look at {', '.join(rest)}" if rest else "")
+    return f"yes, but look at {', '.join(rest)}" if rest else "yes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +99,7 @@ def check_scan(scan: Scan, facts: ScanFacts) -> list[Check]:
         _unit(scan, facts),
         _exposure(facts),
         _statistics(sample, facts),
-        *_detector(sample),
+        *_detector(sample * ~odd_pixels(facts)[0]),
         _probe(scan, facts),
         *_window(scan),
         _overlap(scan, facts),
@@ -106,6 +120,7 @@ def _unit(scan: Scan, facts: ScanFacts) -> Check:
             "unit",
             "warn",
             text + "; fewer than two photons anywhere: normalised data? give `measurement` and `nphotons`",
+            grave=True,
         )
     return Check("unit", "ok", text)
 
@@ -149,7 +164,7 @@ def _detector(sample: NDArray[np.float32]) -> Iterator[Check]:
     saturated, bits = saturated_values(sample), overflowed_bits(sample)
     if bits is not None:
         text = f"bright pixels next to dark ones, in steps of most of {2**bits}: a {bits}-bit counter began again at 0"
-        yield Check("counters", "warn", text + "; attenuate the beam, or mask these pixels")
+        yield Check("counters", "warn", text + "; attenuate the beam, or mask these pixels", grave=True)
     elif saturated is not None:
         top, values = saturated
         text = f"{values} values of {len(sample)} patterns are {top:.6g}, and hardly any just below: saturated"
@@ -177,7 +192,9 @@ def _far_field(scan: Scan) -> Iterator[Check]:
     number = (probe_diameter_px(scan.probe) * pixel_m) ** 2 * energy_ev * e / (h * c * distance_m)
     text = f"Fresnel number of the probe {number:.2g}"
     if number > 1:
-        yield Check("far field", "warn", text + ": the detector is in the near field, which is not modelled")
+        yield Check(
+            "far field", "warn", text + ": the detector is in the near field, which is not modelled", grave=True
+        )
     else:
         yield Check("far field", "ok", text)
 
@@ -216,7 +233,7 @@ def _overlap(scan: Scan, facts: ScanFacts) -> Check:
     overlap = 1 - step / diameter if diameter > 0 else 0.0
     text += f", the probe is {diameter:.3g} px wide: linear overlap {100 * overlap:.0f} %"
     if step > diameter:
-        return Check("overlap", "warn", text + "; steps beyond the probe: positions in a wrong unit?")
+        return Check("overlap", "warn", text + "; steps beyond the probe: positions in a wrong unit?", grave=True)
     if overlap < 0.5:
         return Check("overlap", "warn", text + "; less than 50 % seldom determines the object")
     return Check("overlap", "ok", text)
@@ -230,16 +247,18 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     repeated = int(np.count_nonzero(facts.step_px < 1e-6))
     spread = float((high - low).max())
     if spread < 1:
-        return Check("positions", "warn", text + "; all within one pixel: metres instead of pixels?")
+        return Check("positions", "warn", text + "; all within one pixel: metres instead of pixels?", grave=True)
     if facts.step_px.size and 1e-6 <= np.median(facts.step_px) < _LEAST_STEP_PX:
-        return Check("positions", "warn", f"{text}; steps of {np.median(facts.step_px):.2g} px: wrong unit?")
+        return Check(
+            "positions", "warn", f"{text}; steps of {np.median(facts.step_px):.2g} px: wrong unit?", grave=True
+        )
     if facts.step_px.size and np.median(facts.step_px) > scan.N:
-        return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?")
+        return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?", grave=True)
     if len(far):
         words = (
             f"{len(far)} far from all others ({in_words(scan.positions_px, far)}): a glitch? no command works on them"
         )
-        return Check("positions", "warn", f"{text}; {words}")
+        return Check("positions", "warn", f"{text}; {words}", grave=True)
     if repeated:
         return Check("positions", "warn", f"{text}; {repeated} positions are repeated")
     return Check("positions", "ok", text)
@@ -258,7 +277,9 @@ def _centre(scan: Scan, facts: ScanFacts) -> Check:
     quarter = scan.N // 4
     inner = pattern[quarter:-quarter, quarter:-quarter].sum() if quarter else total
     if inner < 0.25 * total:
-        return Check("centre", "warn", text + "; most intensity is at the border: are the patterns fftshifted?")
+        return Check(
+            "centre", "warn", text + "; most intensity is at the border: are the patterns fftshifted?", grave=True
+        )
     if max(abs(x - middle), abs(y - middle)) > max(1.5, 0.03 * scan.N):
         return Check("centre", "warn", text + ": shift the patterns, or expect a phase ramp")
     return Check("centre", "ok", text)
