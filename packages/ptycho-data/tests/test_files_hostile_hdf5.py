@@ -289,6 +289,26 @@ def test_large_attributes_are_refused(tmp_path):
             file.attribute("/", "big")
 
 
+def test_deep_groups_and_loops_cost_linear_time(tmp_path):
+    """HDF-7: the listing ends at 32 levels; groups that hold themselves end, too."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        group = file
+        for level in range(3000):
+            if level < 50:
+                group["x"] = level
+            group = group.create_group("g")
+        group["round"] = file["/"]
+        file["g/round"] = file["/"]
+    with Hdf5File(path) as file:
+        listed = file.listing()
+        assert "/x () int64" in listed
+        assert max(line.count("/") for line in listed) <= 34
+        assert len(listed) <= 200
+        with pytest.raises(ContractError, match="a short path"):
+            file.has("g/round/" * 100_000)
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_truncated_anywhere(tmp_path_factory, data):

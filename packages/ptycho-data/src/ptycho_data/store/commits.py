@@ -19,6 +19,7 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem, 
 
 from ptycho_data.atomic_files import sync_folder
 from ptycho_data.checksums import Checksum, checksum_of, pieces, raw
+from ptycho_data.foreign_content import from_json
 from ptycho_data.store.folders import (
     FORMAT,
     MANIFEST,
@@ -258,8 +259,8 @@ def _occupied(path: Path, kind: str, foreign: Sequence[str], *, now_at: Path | N
 def json_facts(facts: Mapping[str, Any], path: Path) -> Any:
     """Facts as they will be read back: the key must not depend on tuples or on the order of keys."""
     try:
-        return json.loads(json.dumps(facts))
-    except (TypeError, ValueError) as error:
+        return from_json(json.dumps(facts))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ContractError(
             Problem(f"{path}: metadata", "store.metadata", "JSON values", str(error), "convert them to plain values")
         ) from error
