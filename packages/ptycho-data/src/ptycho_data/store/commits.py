@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 
-from ptycho_data.atomic_files import sync_folder
+from ptycho_data.atomic_files import sync_folder, temporary_name
 from ptycho_data.checksums import Checksum, checksum_of, pieces, raw
 from ptycho_data.foreign_content import from_json
 from ptycho_data.store.folders import (
@@ -207,7 +206,7 @@ def check_place(path: Path, kind: str) -> None:
 
 def staging_of(path: Path) -> Path:
     """A hidden sibling that no other writer has."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(temporary_name(path.name))
 
 
 def holds(path: Path, kind: str, key: str) -> bool:
@@ -320,7 +319,7 @@ def _set_aside(path: Path, kind: str) -> None:
     Raises:
         ContractError: something else was put into it since it was looked at; it stays.
     """
-    aside = path.with_name(f".{path.name}.old-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = path.with_name(temporary_name(path.name, kind="old"))
     try:
         os.rename(path, aside)
     except FileNotFoundError:
