@@ -236,10 +236,8 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     if facts.step_px.size and np.median(facts.step_px) > scan.N:
         return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?")
     if len(far):
-        words = (
-            f"{len(far)} far from all others ({in_words(scan.positions_px, far)}): a glitch? no command works on them"
-        )
-        return Check("positions", "warn", f"{text}; {words}")
+        words = f"{len(far)} far from all others: {in_words(scan.positions_px, far)}"
+        return Check("positions", "warn", f"{text}; {words}; correct or leave them out, else no command works")
     if repeated:
         return Check("positions", "warn", f"{text}; {repeated} positions are repeated")
     return Check("positions", "ok", text)

@@ -191,6 +191,8 @@ def finish_folder(
         without.unlink()
     while not holds(path, kind, key) and not _take_place(staging, path):
         if not holds(path, kind, key):
+            if _key_of(path, kind) == key:
+                _log.warning("%s holds other bytes than its manifest says; it is written again", path)
             _set_aside(path, kind)
     report("commit", 1, 1)
 
@@ -226,11 +228,10 @@ def holds(path: Path, kind: str, key: str) -> bool:
 
 
 def intact(path: Path, kind: str, report: Progress | None = None) -> bool:
-    """Whether the bytes on disk are those of the manifest; what was not is told in the log."""
+    """Whether the bytes on disk are those of the manifest."""
     try:
         verify_folder(path, kind, progress=report)
-    except (ContractError, MissingFileError) as error:
-        _log.warning("%s is not used again but written anew: %s", path, error)
+    except (ContractError, MissingFileError):
         return False
     return True
 
