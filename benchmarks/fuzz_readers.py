@@ -1,4 +1,7 @@
-"""Mutated files through every reader: only PtychoError, no crash, no hang, bounded memory. Prints JSON.
+"""Mutated files, bundles and stores through every reader. Prints JSON.
+
+Asked for: only PtychoError, no crash, no hang, bounded memory; a bundle or a store that opens is the one that was
+written; a scan that is read can be checked as ``inspect`` does.
 
     python benchmarks/fuzz_readers.py --cases 10000 --seed 0
 
@@ -19,7 +22,9 @@ import tempfile
 import time
 import traceback
 import warnings
+import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,6 +40,7 @@ def seeds(folder: Path) -> list[Path]:
     from ptycho_contracts.records import Reconstruction
     from ptycho_data.files import write_product, write_reconstruction, write_scan
     from ptycho_data.simulate import simulate
+    from ptycho_data.store import create_store
 
     scan = simulate(N=8, n_patterns=6, photons_per_pattern=1e4, seed=0)
     truth, origin = scan.object_truth, scan.object_origin_yx_px
@@ -59,7 +65,19 @@ def seeds(folder: Path) -> list[Path]:
     _training(folder, scan, counts)
     _ptyd(folder, scan, counts)
     _mapping(folder, scan, counts)
+    _model(folder)
+    create_store(folder / "store", scan).groups(gridsize=2, n_groups=4)
     return sorted(path for path in folder.iterdir() if path.name not in ("mapped.h5",))
+
+
+def _model(folder: Path) -> None:
+    from ptycho_contracts.config import DataConfig, ModelConfig
+    from ptycho_data.bundle_file import BundleFile, write_bundle
+
+    weights = {"network.a.weight": np.arange(12, dtype=np.float32).reshape(3, 4), "network.a.bias": np.ones(3, "f4")}
+    config = ModelConfig(architecture="cnn", modes=2, data=DataConfig(N=8, gridsize=2))
+    content = BundleFile(config, weights, np.ones((2, 8, 8), np.complex64), 100.0, {"seed": 3, "inputs": ["a.npz"]})
+    write_bundle(folder / "model.safetensors", content)
 
 
 def _diffraction(folder: Path, counts: np.ndarray) -> None:
@@ -226,16 +244,48 @@ def _restructure_hdf5(file: h5py.File, rng: np.random.Generator) -> None:
         file[name] = odd(np.zeros(2) if text else value, rng)
         for key, content in kept.items():
             file[name].attrs[key] = content
-    elif kind < 0.9:
+    elif kind < 0.85:
+        _bomb(file, name, rng)
+    elif kind < 0.95:
         link = [h5py.SoftLink("/" + name), h5py.SoftLink("/nowhere"), h5py.ExternalLink("/etc/hostname", "/x")]
         file[name] = link[int(rng.integers(0, 3))]
 
 
+def _bomb(file: h5py.File, name: str, rng: np.random.Generator) -> None:
+    """Small chunks that gzip, once or twice, turns into 256 MiB and more."""
+    plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    plist.set_chunk((1, 8, 8))
+    raw = zlib.compress(bytes(1 << 28))
+    plist.set_deflate(1)
+    if rng.random() < 0.5:
+        plist.set_filter(h5py.h5z.FILTER_DEFLATE, h5py.h5z.FLAG_OPTIONAL, (1,))
+        raw = zlib.compress(raw)
+    kind, space = h5py.h5t.py_create(np.dtype("u2")), h5py.h5s.create_simple((1, 8, 8))
+    data = h5py.h5d.create(file.id, name.encode(), kind, space, plist)
+    data.write_direct_chunk((0, 0, 0), raw)
+
+
+def special(path: Path, rng: np.random.Generator) -> None:
+    """Something at the path that is no file to be read."""
+    path.unlink(missing_ok=True)
+    kind = int(rng.integers(0, 4))
+    if kind == 0:
+        os.mkfifo(path)
+    elif kind == 1:
+        path.symlink_to("/dev/zero")
+    elif kind == 2:
+        path.symlink_to(path)
+    else:
+        path.touch()
+
+
 def changed(target: Path, victim: str, contents: dict[str, bytes], other: bytes, rng: np.random.Generator) -> None:
-    """Put a changed file in place: half of them by bytes, half (of archives) by their members."""
+    """Put a changed file in place: half of them by bytes, half (of archives) by their members, a few no files."""
     path = target / victim
-    path.write_bytes(contents[victim])
-    if path.suffix in (".toml", ".npy") or rng.random() < 0.5:
+    if rng.random() < 0.02:
+        special(path, rng)
+        return
+    if path.suffix in (".toml", ".npy", ".json", ".safetensors") or rng.random() < 0.5:
         path.write_bytes(mutate(contents[victim], other, rng))
         return
     with warnings.catch_warnings():
@@ -247,17 +297,37 @@ def changed(target: Path, victim: str, contents: dict[str, bytes], other: bytes,
             path.write_bytes(mutate(contents[victim], other, rng))
 
 
-def read(path: Path) -> None:
-    """Through the reader that a user would reach."""
-    from ptycho_data.files import read_reconstruction, read_scan
+def read(path: Path) -> Any:
+    """Through the reader that a user would reach, with what follows; content that a checksum covers, as a value."""
+    from ptycho_data.bundle_file import read_bundle
+    from ptycho_data.checks.quality import check_scan, gather
+    from ptycho_data.files import is_reconstruction, read_reconstruction, read_scan
     from ptycho_data.files.containers.npy import read_npy
+    from ptycho_data.store import open_store, verify_store
 
+    if path.name == "store":
+        store = open_store(path)
+        verify_store(path)
+        made = store.groups(gridsize=2, n_groups=4)
+        return [store.key, {name: plain(array) for name, array in store.arrays.items()}, plain(made.nn_indices)]
+    if path.suffix == ".safetensors":
+        model = read_bundle(path)
+        weights = {name: plain(weight) for name, weight in sorted(model.weights.items())}
+        return [repr(model.config), weights, plain(model.probe), model.mean_counts, model.provenance]
     if path.suffix == ".npy":
         read_npy(path)
     elif path.name == "object.npz":
+        is_reconstruction(path)
         read_reconstruction(path)
     else:
-        read_scan(path)
+        scan = read_scan(path)
+        check_scan(scan, gather(scan))
+    return None
+
+
+def plain(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    """Everything of an array, comparable."""
+    return array.dtype.str, array.shape, np.ascontiguousarray(array).tobytes()
 
 
 def work(folder: Path, target: Path, first: int, last: int, seed: int) -> None:
@@ -268,20 +338,29 @@ def work(folder: Path, target: Path, first: int, last: int, seed: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     warnings.simplefilter("error")
     paths = sorted(path for path in folder.iterdir() if path.name != "mapped.h5")
-    contents = {path.name: path.read_bytes() for path in (*paths, folder / "mapped.h5")}
+    contents = {
+        str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+    stored = [name for name in contents if name.startswith("store/")]
+    sealed = {name: read(folder / name) for name in ("store", "model.safetensors")}
     for number in range(first, last):
         rng = np.random.default_rng([seed, number])
         name = paths[number % len(paths)].name
-        other = contents[paths[int(rng.integers(0, len(paths)))].name]
+        other = contents[sorted(contents)[int(rng.integers(0, len(contents)))]]
         # A mapping is mutated itself, or its data are.
         victim = "mapped.h5" if name == "map.toml" and rng.random() < 0.5 else name
-        for keep in ("diffraction.h5", "product.h5", "mapped.h5", name):
+        victim = str(rng.choice(stored)) if name == "store" else victim
+        for keep in ("diffraction.h5", "product.h5", "mapped.h5", *(stored if name == "store" else [name])):
+            (target / keep).parent.mkdir(parents=True, exist_ok=True)
+            (target / keep).unlink(missing_ok=True)
             (target / keep).write_bytes(contents[keep])
         changed(target, victim, contents, other, rng)
         print(json.dumps({"start": number}), flush=True)
         result, detail = "read", ""
         try:
-            read(target / name)
+            content = read(target / name)
+            if name in sealed and content != sealed[name]:
+                result, detail = "wrong", f"{name}: opened with another content than was written"
         except PtychoError as error:
             result, detail = "refused", error.codes[0]
         except BaseException:

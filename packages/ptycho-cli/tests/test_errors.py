@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from ptycho_cli.main import main
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.files import write_scan
+from ptycho_data.simulate import simulate
 
 BAD = {
     "no command line": ([], "no command given"),
@@ -90,6 +92,16 @@ BAD = {
         "no second file beside",
     ),
     "a missing companion": (["inspect", "{data}", "--companion", "{missing}"], "Companion not found: {missing}"),
+    "inspect a pipe": (["inspect", "{pipe}"], "found no regular file"),
+    "inspect a device": (["inspect", "/dev/zero"], "found no regular file"),
+    "inspect a device as a bundle": (["inspect", "{zero}"], "found no regular file"),
+    "convert a pipe": (["convert", "{pipe}", "{out}.npz"], "found no regular file"),
+    "convert with a pipe": (["convert", "{data}", "{out}.npz", "--companion", "{pipe}"], "found no regular file"),
+    "compare with a pipe": (["evaluate", "{pipe}", "--truth", "{data}"], "found no regular file"),
+    "an endless name": (["inspect", "{long}"], "File not found"),
+    "an endless target": (["convert", "{data}", "{long}.npz"], "too long"),
+    "an endless output folder": (["train", "{data}", "--output-dir", "{long}"], "too long"),
+    "a deep configuration": (["train", "{data}", "--output-dir", "{out}", "--config", "{deep}"], "a TOML file"),
     "demo without time": (["demo", "--output-dir", "{out}", "--max-seconds", "1"], "--max-seconds"),
     "demo into a file": (["demo", "--output-dir", "{text}"], "the file {text}"),
 }
@@ -102,7 +114,14 @@ def paths(tmp_path: Path, data_file: Path) -> dict[str, str]:
     text.write_text("not a scan\n")
     folder = tmp_path / "folder"
     folder.mkdir()
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 900 + "]" * 900)
     names = {
+        "pipe": tmp_path / "pipe.npz",
+        "zero": tmp_path / "zero.safetensors",
+        "deep": tmp_path / "deep.toml",
+        "long": tmp_path / ("x" * 300),
         "data": data_file,
         "text": text,
         "folder": folder,
@@ -124,6 +143,23 @@ def test_bad_input_is_exit_2_and_one_line_that_says_why(backend, paths, capsys, 
     assert "Traceback" not in err
     assert not {"train", "infer", "reconstruct"} & set(backend.calls)
     assert not Path(paths["out"]).exists()
+
+
+def test_texts_of_strangers_cannot_steer_the_terminal(backend, tmp_path, capsys):
+    """CLI-38: what a file says is shown with its control characters spelled out, on both streams."""
+    path = tmp_path / "a.npz"
+    scan = simulate(N=16, n_patterns=6, seed=0)
+    steering = "\x1b[2J\x07\u202eevil\x9b0m\r"
+    write_scan(path, replace(scan, metadata={**scan.metadata, "convention": steering}))
+    with np.load(path) as held:
+        arrays = dict(held)
+    for name, value in (("metadata", json.dumps({"note\x1b[2J": steering})), ("measurement", steering)):
+        np.savez(path, **{**arrays, name: value})
+        main(["inspect", str(path)])
+        shown = capsys.readouterr()
+        for text in (shown.out, shown.err):
+            assert all(one.isprintable() for line in text.split("\n") for one in line), text
+        assert "x1b[2J" in shown.out + shown.err
 
 
 def test_all_missing_files_are_named_at_once(backend, tmp_path, capsys):

@@ -209,7 +209,11 @@ def test_text_and_json_say_the_same_and_previews_are_drawn(data_file, tmp_path, 
 
 @pytest.mark.parametrize(
     ("defect", "verdict"),
-    [("hot pixels", "yes, but look at probe, hot pixels"), ("positions", "no: positions"), ("far field", "no: far field")],
+    [
+        ("hot pixels", "yes, but look at probe, hot pixels"),
+        ("positions", "no: positions"),
+        ("far field", "no: far field"),
+    ],
 )
 def test_inspect_ends_with_a_verdict_and_the_next_command(scan, tmp_path, capsys, defect, verdict):
     """CLI-13: what would spoil every image says no; what may be lived with, but."""

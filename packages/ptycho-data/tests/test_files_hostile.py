@@ -5,15 +5,19 @@ import os
 import pickle
 import struct
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptycho_contracts.problems import ContractError, MissingFileError
+from ptycho_contracts.problems import ContractError, MissingFileError, PtychoError
 from ptycho_contracts.records import Reconstruction
-from ptycho_data.files import read_reconstruction, read_scan, write_reconstruction
+from ptycho_data.bundle_file import read_bundle
+from ptycho_data.files import format_of, is_reconstruction, read_reconstruction, read_scan, write_reconstruction
 from ptycho_data.files.containers.npy import read_npy
+from ptycho_data.fitting.checkpoints import read_checkpoint
+from ptycho_data.foreign_content import from_json, from_toml
 
 
 def npy(array):
@@ -38,6 +42,99 @@ def codes_of(path):
     with pytest.raises(ContractError) as caught:
         read_scan(path)
     return caught.value.codes
+
+
+def one_error(call, path):
+    """The code of the one error that a reader gives, whatever the content does inside it."""
+    with pytest.raises(PtychoError) as caught:
+        call(path)
+    (code,) = set(caught.value.codes)
+    return code
+
+
+READERS = {
+    "scan": read_scan,
+    "reconstruction": read_reconstruction,
+    "kind": is_reconstruction,
+    "bundle": read_bundle,
+    "array": read_npy,
+    "format": format_of,
+    "checkpoint": read_checkpoint,
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder", "empty"])
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path, name, kind):
+    """FILE-2: a pipe would hang, and /dev/zero never ends."""
+    path = {"device": Path("/dev/zero"), "folder": tmp_path}.get(kind, tmp_path / "x.npz")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "empty":
+        path.touch()
+    assert one_error(READERS[name], path) in ("file.kind", "file.empty", "checkpoint.broken")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_name_that_no_disk_can_hold_is_a_missing_file(name):
+    with pytest.raises(MissingFileError):
+        READERS[name](Path("x" * 5000))
+
+
+@pytest.mark.parametrize("name", ["scan", "format"])
+def test_any_exception_inside_a_reader_is_one_error(tmp_path, monkeypatch, name):
+    """FILE-8."""
+
+    def broken(path):
+        raise AssertionError("a bug\nof two lines")
+
+    path = archive(tmp_path / "a.npz", good_members())
+    monkeypatch.setattr("ptycho_data.files.formats.npz.matches", broken)
+    with pytest.raises(ContractError, match=r"a.npz: .*AssertionError: a bug of two lines") as caught:
+        READERS[name](path)
+    assert caught.value.codes == ("file.unreadable",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["9" * 5000, "[" * 900 + "]" * 900, "[" * 100_000, "[" * 65 + "]" * 65, '{"a":' * 70 + "1" + "}" * 70, "{", "\x00"],
+    ids=["digits", "900 levels", "open", "65 levels", "70 tables", "cut", "nul"],
+)
+def test_forged_texts_are_value_errors(text):
+    """FILE-9."""
+    with pytest.raises(ValueError, match=r"levels|digits|Expecting|Invalid|property name"):
+        from_json(text)
+    with pytest.raises(ValueError, match=r"levels|digits|Invalid|Unclosed|Cannot|Expected"):
+        from_toml(f"a = {text}")
+
+
+def test_texts_of_64_levels_are_read():
+    value = from_json("[" * 63 + "1" + "]" * 63)
+    for _ in range(63):
+        (value,) = value
+    assert value == 1
+    assert from_toml("a = [[1]]") == {"a": [[1]]}
+
+
+@pytest.mark.parametrize("forged", [0x7FFFFFFF, 0x110000, 0xD800])
+def test_text_of_no_characters_is_one_error_or_a_text(tmp_path, forged):
+    """FILE-8: code points that are none."""
+    content = bytearray(npy(np.array("counts")))
+    content[-4:] = struct.pack("<I", forged)
+    path = archive(tmp_path / "a.npz", {**good_members(), "measurement": bytes(content)})
+    assert one_error(read_scan, path) in ("file.unreadable", "scan.unit", "npz.damaged")
+
+
+def test_a_flipped_name_in_the_directory_is_damage_and_drops_no_probe(tmp_path):
+    """NPZ-4: a probe whose name is altered would be missing in silence."""
+    members = {**good_members(), "probeGuess": npy(np.ones((6, 6), np.complex64))}
+    path = archive(tmp_path / "a.npz", members)
+    assert read_scan(path).probe is not None
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"probeGuess.npy")] ^= 1
+    path.write_bytes(content)
+    assert codes_of(path) == ("npz.damaged",)
+    assert not is_reconstruction(path)
 
 
 class Bomb:

@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -9,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError
-from ptycho_data.files import read_scan
+from ptycho_contracts.records import Reconstruction
+from ptycho_data.files import read_scan, write_product, write_scan
 from ptycho_data.files.containers.global_heaps import first_bad_heap
 from ptycho_data.files.containers.hdf5 import Hdf5File
 from ptycho_data.files.containers.hdf5_filters import size_of_zstd_frame
+from ptycho_data.simulate import simulate
 
 
 def good(path):
@@ -289,6 +292,26 @@ def test_large_attributes_are_refused(tmp_path):
             file.attribute("/", "big")
 
 
+def test_deep_groups_and_loops_cost_linear_time(tmp_path):
+    """HDF-7: the listing ends at 32 levels; groups that hold themselves end, too."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        group = file
+        for level in range(3000):
+            if level < 50:
+                group["x"] = level
+            group = group.create_group("g")
+        group["round"] = file["/"]
+        file["g/round"] = file["/"]
+    with Hdf5File(path) as file:
+        listed = file.listing()
+        assert "/x () int64" in listed
+        assert max(line.count("/") for line in listed) <= 34
+        assert len(listed) <= 200
+        with pytest.raises(ContractError, match="a short path"):
+            file.has("g/round/" * 100_000)
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_truncated_anywhere(tmp_path_factory, data):
@@ -299,17 +322,71 @@ def test_truncated_anywhere(tmp_path_factory, data):
     assert len(codes_of(path)) == 1
 
 
-def test_damage_in_our_own_patterns_is_detected_by_the_checksum(tmp_path):
-    """Invariant 44: written chunks carry Fletcher-32; a flipped byte is an error, not another scan."""
-    from ptycho_data.files import write_scan
-    from ptycho_data.simulate import simulate
+SET_UP = {"photon_energy_ev": 8e3, "detector_distance_m": 1.0, "detector_pixel_size_m": 75e-6}
+OWN = {
+    "cxi": [
+        "entry_1/instrument_1/detector_1/data",
+        "entry_1/sample_1/geometry_1/translation",
+        "entry_1/image_1/data",
+        "entry_1/image_2/data",
+        "entry_1/instrument_1/detector_1/mask",
+        "entry_1/ptycho_1/scan_index",
+        "entry_1/ptycho_1/object_origin_yx_px",
+    ],
+    "h5": [
+        "patterns",
+        "probe_position_x_m",
+        "probe_position_y_m",
+        "probe_position_indexes",
+        "probe",
+        "object",
+        "bad_pixels",
+        "indexes",
+        "ptycho_scan_index",
+        "ptycho_object_origin_yx_px",
+    ],
+}
 
-    path = tmp_path / "a.cxi"
-    geometry = {"photon_energy_ev": 8e3, "detector_distance_m": 1.0, "detector_pixel_size_m": 75e-6}
-    write_scan(path, simulate(N=16, n_patterns=6, seed=0), geometry=geometry)
-    with h5py.File(path) as file:
-        place = file["entry_1/instrument_1/detector_1/data"].id.get_chunk_info(0)
-    content = bytearray(path.read_bytes())
-    content[place.byte_offset + place.size // 2] ^= 4
+
+@pytest.fixture(scope="module")
+def own_files(tmp_path_factory):
+    """A scan of ours in both formats of HDF5: bytes and, for each array, the place of its only chunk."""
+    scan = replace(simulate(N=16, n_patterns=6, seed=0), bad_pixels=np.eye(16, dtype=bool))
+    held = {}
+    for suffix, names in OWN.items():
+        path = tmp_path_factory.mktemp("own") / f"a.{suffix}"
+        write_scan(path, scan, geometry=SET_UP)
+        assert len(read_scan(path)) == 6
+        with h5py.File(path) as file:
+            chunks = {name: file[name].id.get_chunk_info(0) for name in names}
+            held[suffix] = path.read_bytes(), {name: (one.byte_offset, one.size) for name, one in chunks.items()}
+    return held
+
+
+@pytest.mark.parametrize(("suffix", "name"), [(suffix, name) for suffix, names in OWN.items() for name in names])
+@given(data=st.data())
+@settings(max_examples=10)
+def test_damage_in_our_own_arrays_is_detected_by_the_checksum(tmp_path_factory, own_files, suffix, name, data):
+    """Invariant 44, OUT-3: a flipped bit of patterns, probe, object or positions is an error, not another scan."""
+    whole, places = own_files[suffix]
+    begin, size = places[name]
+    content = bytearray(whole)
+    content[begin + data.draw(st.integers(0, size - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path_factory.mktemp("flipped") / f"a.{suffix}"
     path.write_bytes(content)
     assert codes_of(path) == ("hdf5.damaged",)
+
+
+def test_damage_in_a_product_of_ours_is_detected(tmp_path):
+    """OUT-3: the image that convert writes for Ptychodus."""
+    scan = simulate(N=16, n_patterns=6, seed=0)
+    image = Reconstruction(
+        object=np.array(scan.object_truth),
+        origin_yx_px=scan.object_origin_yx_px,
+        weight=np.ones(scan.object_truth.shape, np.float32),
+        probe=scan.probe,
+        positions_px=scan.positions_px,
+    )
+    write_product(tmp_path / "product.h5", image, geometry=SET_UP, losses=[0.5])
+    with h5py.File(tmp_path / "product.h5") as file:
+        assert all(file[name].fletcher32 for name in ("probe", "object", "probe_position_x_m", "loss_values"))

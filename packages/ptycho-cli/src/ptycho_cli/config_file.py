@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ptycho_contracts.config import Option
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, nearest
+from ptycho_data.foreign_content import from_toml
 
 
 def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def _parse(path: Path) -> Mapping[str, Any]:
             _problem(str(path), "file.missing", "a configuration file", "no file", "check the path after --config")
         )
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return from_toml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise ContractError(_problem(str(path), "config.toml", "a TOML file", str(error), "fix the syntax")) from error
 
 

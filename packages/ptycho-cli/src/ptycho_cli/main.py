@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -17,6 +18,7 @@ from ptycho_data.signals import Interrupted, signals_interrupt
 from ptycho_cli.commands import register
 from ptycho_cli.options import OPTIONS_OF
 from ptycho_cli.output.flags import with_flags
+from ptycho_cli.output.terminal import printable
 
 DONE, FAILED, USAGE, BY_SIGNAL = 0, 1, 2, 128
 _USAGE_ERRORS = (
@@ -28,6 +30,7 @@ _USAGE_ERRORS = (
     NotADirectoryError,
     PermissionError,
 )
+_USAGE_ERRNOS = (errno.ENAMETOOLONG, errno.ELOOP)
 _NO_MLFLOW = "--disable_mlflow"
 _RENAMED = {
     "--device": ("--accelerator",),
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        expected = isinstance(error, _USAGE_ERRORS)
+        expected = isinstance(error, _USAGE_ERRORS) or getattr(error, "errno", None) in _USAGE_ERRNOS
         return _fail(with_flags(_one_line(error)), USAGE if expected else FAILED)
     return DONE
 
@@ -128,7 +131,7 @@ def _deprecated(text: str) -> None:
 
 
 def _fail(reason: str, code: int) -> int:
-    print(f"ptycho-cli: error: {reason}", file=sys.stderr)
+    print(f"ptycho-cli: error: {printable(reason)}", file=sys.stderr)
     return code
 
 
@@ -149,7 +152,7 @@ def _one_line(error: Exception) -> str:
 
 def _show_warnings_in_one_line() -> None:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        print(f"ptycho-cli: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        print(f"ptycho-cli: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
     warnings.showwarning = show
     if not sys.warnoptions:

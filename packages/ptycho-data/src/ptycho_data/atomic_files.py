@@ -10,6 +10,9 @@ from pathlib import Path
 
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
+_LONGEST_BYTES = 200
+"""Of a name, so that what is added to it fits into the 255 bytes that disks allow."""
+
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
@@ -45,9 +48,10 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def temporary_name(name: str) -> str:
-    """A hidden name beside ``name`` that no other process or thread uses."""
-    return f".{name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+def temporary_name(name: str, *, kind: str = "tmp") -> str:
+    """A hidden name beside ``name`` that no other process or thread uses; a disk that can hold one holds both."""
+    short = os.fsdecode(os.fsencode(name)[:_LONGEST_BYTES])
+    return f".{short}.{kind}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def move_into_place(temporary: Path, path: Path) -> None:

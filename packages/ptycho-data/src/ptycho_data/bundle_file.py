@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from ptycho_contracts.config import ModelConfig, from_tables, to_dict
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 
+from ptycho_data.foreign_content import from_json, reading
+from ptycho_data.free_memory import require_memory
+from ptycho_data.input_files import checked_file
 from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-bundle"
@@ -94,7 +98,7 @@ def read_bundle(path: Path) -> BundleFile:
         MissingFileError: no such file.
         ContractError: not a bundle, truncated or altered, of an unknown schema, or with broken tensors.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(
             Problem(
                 str(path),
@@ -104,7 +108,14 @@ def read_bundle(path: Path) -> BundleFile:
                 "Model archive not found: check the path",
             )
         )
-    header, tensors = _read(path)
+    checked_file(path)
+    # The tensors are read as copies, so that the file may change meanwhile.
+    require_memory(path.stat().st_size, where=str(path), remedy="use a machine with more memory")
+    with reading(path):
+        return _checked(path, *_read(path))
+
+
+def _checked(path: Path, header: Mapping[str, str], tensors: dict[str, NDArray[Any]]) -> BundleFile:
     config = _config(path, header)
     provenance = _json(path, header, "provenance")
     _check_tensors(path, config, tensors)
@@ -217,8 +228,8 @@ def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
 
 def _json(path: Path, header: Mapping[str, str], key: str) -> Any:
     try:
-        value = json.loads(header[key])
-    except (KeyError, ValueError, RecursionError) as error:
+        value = from_json(header[key])
+    except (KeyError, ValueError) as error:
         raise broken(path, f"JSON under '{key}'", repr(error)) from error
     if not isinstance(value, dict):
         raise broken(path, f"a JSON object under '{key}'", type(value).__name__)

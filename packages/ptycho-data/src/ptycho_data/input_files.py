@@ -13,16 +13,10 @@ def checked_file(path: Path | str) -> Path:
 
     Raises:
         MissingFileError: nothing there.
-        ContractError: a directory, a device or a pipe, an impossible name, an empty file, or no permission to read it.
+        ContractError: a directory, a device or a pipe, an empty file, or no permission to read it.
     """
     path = Path(path)
-    try:
-        exists = path.exists()
-    except OSError as error:  # such as a name that no disk can hold
-        raise ContractError(
-            Problem(str(path), "file.path", "a path", error.strerror or str(error), "check the path")
-        ) from error
-    if not exists:
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that no disk can hold
         raise MissingFileError(Problem(str(path), "file.missing", "an existing file", "nothing", "check the path"))
     if not path.is_file():
         found = "a directory" if path.is_dir() else "no regular file"

@@ -16,7 +16,7 @@ from ptycho_data.atomic_files import atomic_write, make_folder
 
 Tensors = Mapping[str, NDArray[Any]]
 
-READ_ERRORS = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+READ_ERRORS = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError)
 """What a broken or foreign file can raise while it is read."""
 
 

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ptycho_cli.commands.parameters import Json, Measurement
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.publish import require_output_dir
+from ptycho_cli.output.terminal import printable
 
 
 def inspect(
@@ -51,4 +52,4 @@ def inspect(
         print_json(report)
         return
     for line in lines(report):
-        print(line)
+        print(printable(line))

@@ -44,7 +44,7 @@ def require_files(files: Sequence[tuple[str, Path]]) -> None:
     Raises:
         MissingFileError: naming every missing path.
     """
-    missing = [(what, path) for what, path in files if not path.exists()]
+    missing = [(what, path) for what, path in files if not os.path.exists(path)]
     if missing:
         raise MissingFileError(
             Problem(f"{what} not found: {path}", "file.missing", "an existing file", "nothing", "check the path")

@@ -255,9 +255,8 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     if facts.step_px.size and np.median(facts.step_px) > scan.N:
         return Check("positions", "warn", text + "; steps larger than a pattern: wrong unit?", grave=True)
     if len(far):
-        words = (
-            f"{len(far)} far from all others ({in_words(scan.positions_px, far)}): a glitch? no command works on them"
-        )
+        words = f"{len(far)} far from all others: {in_words(scan.positions_px, far)}"
+        words += "; correct or leave them out, else no command works"
         return Check("positions", "warn", f"{text}; {words}", grave=True)
     if repeated:
         return Check("positions", "warn", f"{text}; {repeated} positions are repeated")

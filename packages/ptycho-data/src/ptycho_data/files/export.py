@@ -125,6 +125,14 @@ def store_patterns(group: h5py.Group, name: str, patterns: NDArray[Any]) -> h5py
     )
 
 
+def store_array(group: h5py.Group, name: str, array: NDArray[Any]) -> h5py.Dataset:
+    """Any other array, uncompressed, with a checksum per chunk; HDF5 has none for scalars and empty arrays."""
+    if array.ndim == 0 or array.size == 0:
+        return group.create_dataset(name, data=array)
+    chunks = array.shape if array.nbytes <= _CHUNK_BYTES else True
+    return group.create_dataset(name, data=array, chunks=chunks, fletcher32=True)
+
+
 def json_text(scan: Scan) -> str:
     """The scan's metadata as text."""
     return json.dumps(dict(scan.metadata), sort_keys=True)

@@ -12,6 +12,7 @@ from ptycho_contracts.records import Scan
 from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
 from ptycho_data.files.interpret.units import UNITS
+from ptycho_data.foreign_content import reading
 from ptycho_data.input_files import checked_file
 
 
@@ -68,10 +69,11 @@ def read_scan(
         raise ContractError(
             Problem("measurement", "scan.unit", " or ".join(("auto", *UNITS)), repr(measurement), "give a legal value")
         )
-    for candidate in FORMATS:
-        if candidate.matches(path):
-            second = None if companion is None else checked_file(companion)
-            return candidate.read(path, measurement=measurement, nphotons=nphotons, companion=second)
+    second = None if companion is None else checked_file(companion)
+    with reading(path):
+        for candidate in FORMATS:
+            if candidate.matches(path):
+                return candidate.read(path, measurement=measurement, nphotons=nphotons, companion=second)
     with path.open("rb") as stream:
         first = stream.read(8)
     raise ContractError(
@@ -93,7 +95,8 @@ def format_of(path: Path | str) -> str | None:
         ContractError: no regular file, or an empty one.
     """
     path = checked_file(path)
-    return next((candidate.NAME for candidate in FORMATS if candidate.matches(path)), None)
+    with reading(path):
+        return next((candidate.NAME for candidate in FORMATS if candidate.matches(path)), None)
 
 
 def write_scan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 from safetensors import SafetensorError
 
+from ptycho_data.foreign_content import from_json
+from ptycho_data.input_files import checked_file
 from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-joint-fit"
@@ -207,6 +210,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], FitState]:
     """
     require_checkpoint(path)
     try:
+        checked_file(path)
         header, tensors = read_tensors(path)
         if (header.get("format"), header.get("schema")) != (FORMAT, str(SCHEMA)):
             raise ValueError(f"format {header.get('format')!r}, schema {header.get('schema')!r}")
@@ -214,7 +218,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], FitState]:
             raise ValueError("content that was altered")
         if any(value.dtype != np.float32 for value in tensors.values()):
             raise ValueError("tensors that are not float32")
-        state, facts = json.loads(header["state"]), json.loads(header["facts"])
+        state, facts = from_json(header["state"]), from_json(header["facts"])
         return dict(facts), FitState(
             arrays=tensors,
             epoch=int(state["epoch"]),
@@ -234,7 +238,7 @@ def require_checkpoint(path: Path) -> None:
     Raises:
         MissingFileError: ``checkpoint.missing``.
     """
-    if not path.exists():
+    if not os.path.exists(path):
         raise MissingFileError(
             Problem(
                 str(path),

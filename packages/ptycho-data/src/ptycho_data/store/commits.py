@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 
-from ptycho_data.atomic_files import sync_folder
+from ptycho_data.atomic_files import sync_folder, temporary_name
 from ptycho_data.checksums import Checksum, checksum_of, pieces, raw
+from ptycho_data.foreign_content import from_json
 from ptycho_data.store.folders import (
     FORMAT,
     MANIFEST,
@@ -191,6 +191,8 @@ def finish_folder(
         without.unlink()
     while not holds(path, kind, key) and not _take_place(staging, path):
         if not holds(path, kind, key):
+            if _key_of(path, kind) == key:
+                _log.warning("%s holds other bytes than its manifest says; it is written again", path)
             _set_aside(path, kind)
     report("commit", 1, 1)
 
@@ -206,7 +208,7 @@ def check_place(path: Path, kind: str) -> None:
 
 def staging_of(path: Path) -> Path:
     """A hidden sibling that no other writer has."""
-    return path.with_name(f".{path.name}.tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    return path.with_name(temporary_name(path.name))
 
 
 def holds(path: Path, kind: str, key: str) -> bool:
@@ -226,11 +228,10 @@ def holds(path: Path, kind: str, key: str) -> bool:
 
 
 def intact(path: Path, kind: str, report: Progress | None = None) -> bool:
-    """Whether the bytes on disk are those of the manifest; what was not is told in the log."""
+    """Whether the bytes on disk are those of the manifest."""
     try:
         verify_folder(path, kind, progress=report)
-    except (ContractError, MissingFileError) as error:
-        _log.warning("%s is not used again but written anew: %s", path, error)
+    except (ContractError, MissingFileError):
         return False
     return True
 
@@ -258,8 +259,8 @@ def _occupied(path: Path, kind: str, foreign: Sequence[str], *, now_at: Path | N
 def json_facts(facts: Mapping[str, Any], path: Path) -> Any:
     """Facts as they will be read back: the key must not depend on tuples or on the order of keys."""
     try:
-        return json.loads(json.dumps(facts))
-    except (TypeError, ValueError) as error:
+        return from_json(json.dumps(facts))
+    except (TypeError, ValueError, RecursionError) as error:
         raise ContractError(
             Problem(f"{path}: metadata", "store.metadata", "JSON values", str(error), "convert them to plain values")
         ) from error
@@ -319,7 +320,7 @@ def _set_aside(path: Path, kind: str) -> None:
     Raises:
         ContractError: something else was put into it since it was looked at; it stays.
     """
-    aside = path.with_name(f".{path.name}.old-{os.getpid()}-{uuid.uuid4().hex[:8]}")
+    aside = path.with_name(temporary_name(path.name, kind="old"))
     try:
         os.rename(path, aside)
     except FileNotFoundError:

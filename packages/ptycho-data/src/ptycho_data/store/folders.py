@@ -17,6 +17,7 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
 from ptycho_data.checksums import BLOCK_BYTES, checksum_of
 from ptycho_data.files.containers.npy import check_size, read_header
+from ptycho_data.foreign_content import from_json
 from ptycho_data.input_files import checked_file
 
 Progress = Callable[[str, int, int], None]
@@ -210,7 +211,7 @@ def _parsed_manifest(path: Path) -> dict[str, Any]:
         size = checked_file(path).stat().st_size
         if size > _LARGEST_MANIFEST_BYTES:
             raise ValueError(f"{size} bytes")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = from_json(path.read_text(encoding="utf-8"))
         schema, arrays, facts = manifest["schema"], manifest["arrays"], manifest["facts"]
         if not (isinstance(schema[0], int) and isinstance(facts, dict) and {*_CONTENT, "key"} <= set(manifest)):
             raise ValueError("format, schema, facts and key expected")
@@ -220,7 +221,7 @@ def _parsed_manifest(path: Path) -> dict[str, Any]:
                 raise ValueError(f"entry of {name!r}")
             if not all(type(length) is int for length in entry["shape"]):
                 raise ValueError(f"shape of {name!r}")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise ContractError(
             Problem(
                 str(path),

@@ -90,7 +90,8 @@ class StoreWriter:
         self._staging = staging_of(self.path)
         if resume_key is not None:
             name = digest([resume_key, list(self.shape), self.dtype.str, self._facts, _sums(self._arrays)])[:16]
-            part = self.path.with_name(f".{self.path.name}.part-{name}")
+            short = os.fsdecode(os.fsencode(self.path.name)[:200])
+            part = self.path.with_name(f".{short}.part-{name}")
             # A second writer of the same source gets no lock, and writes a part of its own.
             if (lock := _Lock.taken(part.with_name(part.name + ".lock"))) is not None:
                 self._lock, self._staging = lock, part

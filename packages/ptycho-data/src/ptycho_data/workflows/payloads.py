@@ -5,6 +5,7 @@ Framework-free: a backend's ``config_factory`` passes the function that opens a 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
@@ -244,7 +245,7 @@ def _require_files(paths: Sequence[ScanOrFile], message: str) -> None:
     missing = [
         Problem(str(path), "file.missing", "an existing file", "nothing", f"{message}: {path}; check the path")
         for path in paths
-        if not isinstance(path, Scan) and not Path(path).exists()
+        if not isinstance(path, Scan) and not os.path.exists(path)
     ]
     if missing:
         raise MissingFileError(missing)

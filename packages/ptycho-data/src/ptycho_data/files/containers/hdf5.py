@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ _SIGNATURE_PLACES = (0, 512, 1024, 2048, 4096)
 _LARGEST_ATTRIBUTE_BYTES = 1 << 16
 _MOST_LINKS = 64
 _SPLIT = "use more memory, or split the scan"
+_MOST_NAMES = 1000
 _MOST_LISTED = 200
+_MOST_VISITED = 5000
+_DEEPEST_LISTED = 32
 # Errors that h5py raises for a damaged file: libhdf5's own, and their consequences in NumPy.
 _BROKEN = (
     OSError,
@@ -204,17 +209,32 @@ class Hdf5File:
     def listing(self) -> list[str]:
         """The datasets of the file as ``path (shape) dtype``, the first 200 of them; links are not followed."""
         lines: list[str] = []
-
-        def visit(name: str, item: Any) -> bool | None:
-            if isinstance(item, h5py.Dataset):
-                lines.append(f"/{name} {item.shape} {item.dtype}")
-            return True if len(lines) >= _MOST_LISTED else None
-
         try:
-            self._file.visititems(visit)
+            for name, item in self._visited():
+                if isinstance(item, h5py.Dataset):
+                    lines.append(f"/{name} {item.shape} {item.dtype}")
+                if len(lines) >= _MOST_LISTED:
+                    break
         except _BROKEN as error:
             raise self._damaged("/", error) from error
         return lines
+
+    def _visited(self) -> Iterator[tuple[str, Any]]:
+        """Objects by their paths, level by level; a bounded number, so that loops and deep nesting end soon."""
+        groups: deque[tuple[str, Any, int]] = deque([("", self._file, 0)])
+        count = 0
+        while groups:
+            path, group, depth = groups.popleft()
+            for name in group:
+                count += 1
+                if count > _MOST_VISITED:
+                    return
+                if not isinstance(name, str) or group.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+                    continue
+                item = group[name]
+                yield f"{path}{name}", item
+                if isinstance(item, h5py.Group) and depth < _DEEPEST_LISTED:
+                    groups.append((f"{path}{name}/", item, depth + 1))
 
     def _number(self, path: str, array: NDArray[Any]) -> float:
         if array.size != 1 or array.dtype.kind not in "biuf" or not math.isfinite(float(array.reshape(-1)[0])):
@@ -230,6 +250,8 @@ class Hdf5File:
         followed = 0
         try:
             while todo:
+                if len(todo) > _MOST_NAMES:
+                    raise self._problem(path[:80], "hdf5.link", "a short path", f"{len(todo)} names", "shorten it")
                 name = todo.pop(0)
                 if name == ".":
                     continue

@@ -13,6 +13,8 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_data.foreign_content import reading
+from ptycho_data.free_memory import require_memory
 from ptycho_data.input_files import checked_file
 
 NPY_MAGIC = b"\x93NUMPY"
@@ -101,10 +103,12 @@ def read_npy(path: Path | str) -> NDArray[Any]:
         ContractError: not an .npy file, pickled, or of another size than its header declares.
     """
     path = checked_file(path)
-    with path.open("rb") as stream:
-        header = read_header(stream, where=str(path))
-    check_size(header, path.stat().st_size, where=str(path))
-    return native(np.load(path))
+    with reading(path):
+        with path.open("rb") as stream:
+            header = read_header(stream, where=str(path))
+        check_size(header, path.stat().st_size, where=str(path))
+        require_memory(header.data_bytes, where=str(path), remedy="use a machine with more memory")
+        return native(np.load(path))
 
 
 def check_size(header: NpyHeader, actual_bytes: int, *, where: str) -> None:

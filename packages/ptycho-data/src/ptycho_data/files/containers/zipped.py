@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -21,7 +22,21 @@ ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 RATIO_FREE_BYTES = 1 << 26
 """Members that unpack to less than this may be compressed at any ratio."""
 LARGEST_RATIO = 200
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, OSError, NotImplementedError, RuntimeError, KeyError)
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    ValueError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    OverflowError,
+)
+_LOCAL_HEAD_BYTES = 30
+_UTF8 = 0x800
 
 
 class NpzArchive:
@@ -46,6 +61,7 @@ class NpzArchive:
                     "the file is truncated or not an NPZ; copy or write it again",
                 )
             ) from error
+        self._check_directory()
         members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]
         self._members = {info.filename.removesuffix(".npy"): info for info in members}
         if len(self._members) != len(members):
@@ -53,6 +69,19 @@ class NpzArchive:
             raise ContractError(
                 Problem(str(self.path), "npz.repeated", "each array once", "a name stored twice", "write it again")
             )
+
+    def _check_directory(self) -> None:
+        """Names in the directory must be those before the members: a flipped one would hide its array."""
+        for info in self._zip.infolist():
+            with self.path.open("rb") as stream:
+                stream.seek(max(0, info.header_offset))
+                head = stream.read(_LOCAL_HEAD_BYTES)
+                name = stream.read(int.from_bytes(head[26:28], "little"))
+            if name != info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8 else "cp437"):
+                self._zip.close()
+                raise self._damaged(
+                    str(self.path), ValueError(f"'{info.filename}' in the directory, {name[:40]!r} before the array")
+                )
 
     def __enter__(self) -> NpzArchive:
         return self

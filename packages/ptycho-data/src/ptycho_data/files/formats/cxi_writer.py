@@ -11,7 +11,7 @@ import numpy as np
 from ptycho_contracts.records import Scan
 
 from ptycho_data.atomic_files import atomic_write
-from ptycho_data.files.export import Export, counts_of, export_of, json_text, store_patterns
+from ptycho_data.files.export import Export, counts_of, export_of, json_text, store_array, store_patterns
 from ptycho_data.files.interpret.optics import EV_PER_J
 
 VERSION = 160
@@ -37,11 +37,10 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
         detector["distance"] = export.geometry["detector_distance_m"]
         detector["x_pixel_size"] = detector["y_pixel_size"] = export.geometry["detector_pixel_size_m"]
         if scan.bad_pixels is not None:
-            detector["mask"] = np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32)
+            store_array(detector, "mask", np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32))
         translation = np.zeros((len(scan), 3))
         translation[:, :2] = positions
-        entry["sample_1/geometry_1/translation"] = translation
-        entry["sample_1/geometry_1/translation"].attrs["units"] = "m"
+        store_array(entry, "sample_1/geometry_1/translation", translation).attrs["units"] = "m"
         entry["data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
         entry["data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
         _images(entry, export)
@@ -62,15 +61,14 @@ def _images(entry: h5py.Group, export: Export) -> None:
         ("image_2", export.object[None], "layer:y:x"),
     ):
         image = entry.create_group(name)
-        image["data"] = array.astype(np.complex64)
-        image["data"].attrs["axes"] = axes
+        store_array(image, "data", array.astype(np.complex64)).attrs["axes"] = axes
         image["data_space"] = "real"
         image["image_size"] = np.array([side * array.shape[-1], side * array.shape[-2], 0.0])
 
 
 def _additions(entry: h5py.Group, export: Export, centre: Any, M: int) -> None:
     own = entry.create_group("ptychodus")
-    own["probe_position_indexes"] = np.arange(M, dtype=np.int64)
+    store_array(own, "probe_position_indexes", np.arange(M, dtype=np.int64))
     for name in ("probe_pixel_width_m", "probe_pixel_height_m", "object_pixel_width_m", "object_pixel_height_m"):
         own[name] = export.geometry["object_pixel_size_m"]
     own["object_center_x_m"], own["object_center_y_m"] = centre
@@ -80,6 +78,6 @@ def _extension(group: h5py.Group, scan: Scan, export: Export) -> None:
     group["measurement"] = "counts"
     group["probe_kind"] = scan.probe_kind
     group["object_kind"] = export.object_kind
-    group["object_origin_yx_px"] = export.origin_yx_px
-    group["scan_index"] = scan.scan_index
+    store_array(group, "object_origin_yx_px", export.origin_yx_px)
+    store_array(group, "scan_index", scan.scan_index)
     group["metadata"] = json_text(scan)

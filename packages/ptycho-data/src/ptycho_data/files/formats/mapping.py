@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -23,6 +22,7 @@ from ptycho_data.files.interpret.optics import (
 )
 from ptycho_data.files.interpret.quantities import factor_of
 from ptycho_data.files.sources import file_sha256
+from ptycho_data.foreign_content import from_toml
 from ptycho_data.input_files import checked_file
 
 NAME = "mapping"
@@ -73,8 +73,8 @@ def read(
 
 def _parsed(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode())
-    except (ValueError, RecursionError) as error:
+        return from_toml(path.read_bytes().decode())
+    except ValueError as error:
         raise ContractError(
             Problem(str(path), "mapping.toml", "a TOML file", f"{error}".split("\n")[0][:200], "correct the syntax")
         ) from error

@@ -11,7 +11,15 @@ from numpy.typing import NDArray
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.atomic_files import atomic_write
-from ptycho_data.files.export import Export, counts_of, export_of, export_of_reconstruction, json_text, store_patterns
+from ptycho_data.files.export import (
+    Export,
+    counts_of,
+    export_of,
+    export_of_reconstruction,
+    json_text,
+    store_array,
+    store_patterns,
+)
 
 
 def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:
@@ -28,12 +36,12 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
         patterns = store_patterns(file, "patterns", counts)
         patterns.attrs["detector_pixel_width_m"] = export.geometry["detector_pixel_size_m"]
         patterns.attrs["detector_pixel_height_m"] = export.geometry["detector_pixel_size_m"]
-        file["indexes"] = np.arange(len(scan), dtype=np.int64)
+        store_array(file, "indexes", np.arange(len(scan), dtype=np.int64))
         bad = np.zeros((scan.N, scan.N), bool) if scan.bad_pixels is None else scan.bad_pixels
-        file["bad_pixels"] = bad
+        store_array(file, "bad_pixels", bad)
         # Our own names; Ptychodus reads none of them.
-        file["ptycho_scan_index"] = scan.scan_index
-        file["ptycho_object_origin_yx_px"] = export.origin_yx_px
+        store_array(file, "ptycho_scan_index", scan.scan_index)
+        store_array(file, "ptycho_object_origin_yx_px", export.origin_yx_px)
         file["ptycho_measurement"] = "counts"
         file["ptycho_probe_kind"] = scan.probe_kind
         file["ptycho_object_kind"] = export.object_kind
@@ -100,16 +108,16 @@ def _product(
         file.attrs[unknown] = 0.0
     file.attrs["far_field"] = True
     positions, centre = export.ptychodus_frame()
-    file["probe_position_indexes"] = indexes.astype(np.int64)
-    file["probe_position_x_m"] = positions[:, 0]
-    file["probe_position_y_m"] = positions[:, 1]
+    store_array(file, "probe_position_indexes", indexes.astype(np.int64))
+    store_array(file, "probe_position_x_m", positions[:, 0])
+    store_array(file, "probe_position_y_m", positions[:, 1])
     pixel = geometry["object_pixel_size_m"]
-    probe = file.create_dataset("probe", data=export.probe[None].astype(np.complex64))
-    object_ = file.create_dataset("object", data=export.object[None].astype(np.complex64))
+    probe = store_array(file, "probe", export.probe[None].astype(np.complex64))
+    object_ = store_array(file, "object", export.object[None].astype(np.complex64))
     for dataset in (probe, object_):
         dataset.attrs["pixel_width_m"] = pixel
         dataset.attrs["pixel_height_m"] = pixel
     object_.attrs["center_x_m"], object_.attrs["center_y_m"] = centre
     file["object_layer_spacing_m"] = np.zeros(0)
-    file["loss_epochs"] = np.arange(len(losses), dtype=np.int64)
-    file["loss_values"] = np.asarray(losses, np.float64)
+    store_array(file, "loss_epochs", np.arange(len(losses), dtype=np.int64))
+    store_array(file, "loss_values", np.asarray(losses, np.float64))

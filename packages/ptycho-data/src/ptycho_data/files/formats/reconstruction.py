@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 from ptycho_contracts.arrays import validate
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import RECONSTRUCTION_ARRAYS, Reconstruction
 
-from ptycho_data.files.containers.zipped import NpzArchive
+from ptycho_data.files.containers.zipped import NpzArchive, is_npz
 from ptycho_data.files.formats.npz import write_arrays
+from ptycho_data.foreign_content import reading
+from ptycho_data.input_files import checked_file
 
 KEYS = tuple(spec.name for spec in RECONSTRUCTION_ARRAYS)
 
@@ -31,7 +32,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         MissingFileError: no such file.
         ContractError: not such a file, or bad content, with all problems at once.
     """
-    with NpzArchive(path) as archive:
+    with reading(path), NpzArchive(path) as archive:
         arrays = archive.read(KEYS)
         names = archive.names
     if not {"object", "weight"} & set(arrays):
@@ -49,8 +50,15 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
 
 
 def is_reconstruction(path: Path | str) -> bool:
-    """Whether a file is an ``object.npz``, by the names of its arrays."""
-    if not zipfile.is_zipfile(path):
+    """Whether a file is an ``object.npz``, by the names of its arrays.
+
+    Raises:
+        MissingFileError, ContractError: no such file, or no regular one with content.
+    """
+    if not is_npz(checked_file(path)):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return {"object.npy", "origin_yx_px.npy", "weight.npy"} <= set(archive.namelist())
+    try:
+        with NpzArchive(path) as archive:
+            return {"object", "origin_yx_px", "weight"} <= set(archive.names)
+    except ContractError:
+        return False  # a damaged archive: its reader will tell

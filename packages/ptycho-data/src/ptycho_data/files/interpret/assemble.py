@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from ptycho_data.files.interpret.agreement import agreement
 from ptycho_data.files.interpret.units import UnitDecision, decide_unit
 from ptycho_data.files.interpret.zero_frequency import centred
 from ptycho_data.files.sources import file_sha256
+from ptycho_data.foreign_content import from_json
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -370,6 +370,6 @@ def _truth(
 
 def _json(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        return from_json(text)
+    except ValueError:
         return text
