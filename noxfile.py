@@ -50,11 +50,11 @@ def install(session: nox.Session, *packages: str, tools: tuple[str, ...] = ()) -
 
 
 def install_backend(session: nox.Session, backend: str) -> None:
-    """Install one backend with the commands; TensorFlow in its own tested versions."""
+    """Install one backend with its extras and the commands; TensorFlow in its own tested versions."""
     if backend == "torch":
-        install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
+        install(session, CONTRACTS, DATA, "packages/ptycho-torch[tensorboard,mlflow]", CLI, tools=TEST_TOOLS)
         return
-    editable = [word for package in (CONTRACTS, DATA, f"{TF}[cpu,tensorboard]", CLI) for word in ("-e", package)]
+    editable = [word for package in (CONTRACTS, DATA, f"{TF}[cpu,tensorboard,mlflow]", CLI) for word in ("-e", package)]
     session.install("-c", "constraints-tf.txt", *editable, *TEST_TOOLS)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+import os
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +14,7 @@ import pytest
 from ptycho_data.bundle_file import read_bundle
 from ptycho_data.files import read_scan, write_scan
 from ptycho_data.fitting import Attempts
+from ptycho_data.fitting.mlflow_run import mlflow_files
 from safetensors.numpy import load_file
 
 SHORT = ("--epochs", "1", "--width", "2", "--iterations", "1", "--gridsize", "1")
@@ -265,6 +269,38 @@ class TrainingFlags:
         assert lines[1] == []
         assert [line.split(": ")[-1] for line in lines[0]] == ["try --modes 3"]
         assert not [line for line in train(data=several_modes_file).said.splitlines() if "try --" in line]
+
+    @pytest.mark.skipif(
+        importlib.util.find_spec("mlflow") is None and not os.environ.get("CI"),
+        reason="needs the extra mlflow, which nox -s integration installs",
+    )
+    def test_logger_mlflow(self, train):
+        """TRN-8: with ``mlflow-skinny`` alone, every epoch's metrics in files; the process stays as it was."""
+        import mlflow
+        from mlflow.tracking import MlflowClient
+
+        before = dict(os.environ), mlflow.get_tracking_uri()
+        run = train("--logger", "mlflow", "--epochs", "3", "--quiet")
+        assert (run.code, run.err) == (0, "")
+        assert (dict(os.environ), mlflow.get_tracking_uri()) == before
+        with mlflow_files(run.out) as uri:
+            client = MlflowClient(uri)
+        (experiment,) = [each for each in client.search_experiments() if each.name == "ptycho"]
+        (logged,) = client.search_runs([experiment.experiment_id])
+        assert logged.info.status == "FINISHED"
+        losses = run.summary["training"]["losses"]
+        assert {name: logged.data.metrics[name] for name in ("train_loss", "val_loss")} == pytest.approx(
+            {name: losses[name] for name in ("train_loss", "val_loss")}, rel=1e-6
+        )
+        assert len(client.get_metric_history(logged.info.run_id, "val_loss")) == 3
+
+    def test_logger_that_is_not_installed_is_refused(self, train, backend, monkeypatch):
+        """TRN-8: one line that names the extra, before any training."""
+        monkeypatch.setitem(sys.modules, "mlflow", None)  # as if it were not installed
+        run = train("--logger", "mlflow")
+        assert run.code == 2
+        assert f"ptycho-{backend}[mlflow]" in run.err
+        assert not (run.out / "model.safetensors").exists()
 
     def test_config_file(self, train, tmp_path):
         (tmp_path / "settings.toml").write_text("[training]\nepochs = 2\nbatch_size = 64\nval_fraction = 0.01\n")

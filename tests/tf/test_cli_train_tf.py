@@ -6,7 +6,6 @@ What holds for both backends is in ``training_flags``.
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import re
 import sys
@@ -174,12 +173,6 @@ class TestExecutionConfigCLI:
         run = train("--logger", "tensorboard")
         assert run.code == 0, run.err
         assert {path.parent.name for path in run.out.glob("logs/**/events.out.tfevents.*")} == {"train", "validation"}
-
-    @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="tests what happens without mlflow")
-    def test_logger_that_is_not_installed_is_refused(self, train):
-        run = train("--logger", "mlflow")
-        assert run.code == 2
-        assert "ptycho-tf[mlflow]" in run.err
 
     def test_deprecated_spellings(self, train):
         with pytest.warns(DeprecationWarning, match="is deprecated; use") as caught:

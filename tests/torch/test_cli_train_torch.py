@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import re
 from pathlib import Path
 
@@ -157,12 +156,6 @@ class TestExecutionConfigCLI:
 
     def test_logger_tensorboard(self, train):
         assert len(list(train("--logger", "tensorboard").out.glob("logs/**/events.out.tfevents.*"))) == 1
-
-    @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="tests what happens without mlflow")
-    def test_logger_that_is_not_installed_is_refused(self, train):
-        run = train("--logger", "mlflow")
-        assert run.code == 2
-        assert "ptycho-torch[mlflow]" in run.err
 
     def test_deprecated_spellings(self, train):
         with pytest.warns(DeprecationWarning, match="is deprecated; use") as caught:

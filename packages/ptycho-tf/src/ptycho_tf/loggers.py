@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.fitting.mlflow_run import MlflowRun
 
 from ptycho_tf.framework import keras
 
@@ -35,7 +36,7 @@ def loggers(kind: str, output_dir: Path) -> list[Any]:
     if kind == "tensorboard":
         return [keras.callbacks.TensorBoard(str(folder), write_graph=False)]
     if kind == "mlflow":
-        return [_Mlflow(folder / "mlflow.db")]
+        return [_Mlflow(output_dir)]
     return [_Csv(folder / "metrics.csv")]
 
 
@@ -57,21 +58,14 @@ class _Csv(keras.callbacks.Callback):
 
 
 class _Mlflow(keras.callbacks.Callback):
-    """Logs to an MLflow database in a file."""
+    """Logs to MLflow's files."""
 
-    def __init__(self, database: Path) -> None:
+    def __init__(self, output_dir: Path) -> None:
         super().__init__()
-        from mlflow.tracking import MlflowClient
-
-        self._client = MlflowClient(f"sqlite:///{database}")
-        name = "ptycho"
-        known = self._client.get_experiment_by_name(name)
-        experiment = self._client.create_experiment(name) if known is None else known.experiment_id
-        self._run = self._client.create_run(experiment).info.run_id
+        self._run = MlflowRun(output_dir)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        for name, value in logs.items():
-            self._client.log_metric(self._run, name, float(value), step=epoch)
+        self._run.log(logs, epoch)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._client.set_terminated(self._run)
+        self._run.end()

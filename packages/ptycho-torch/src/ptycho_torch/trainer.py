@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
 from ptycho_torch.devices import pick_device
+from ptycho_torch.mlflow_logger import MlflowLogger
 
 
 def require_precision(execution: ExecutionConfig) -> None:
@@ -84,9 +86,9 @@ def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
         if kind == "tensorboard":
             return TensorBoardLogger(output_dir, name="logs")
         if kind == "mlflow":
-            from lightning.pytorch.loggers import MLFlowLogger
-
-            return MLFlowLogger(tracking_uri=f"sqlite:///{output_dir / 'logs' / 'mlflow.db'}")
+            if find_spec("mlflow") is None:
+                raise ModuleNotFoundError("no module named 'mlflow'")
+            return MlflowLogger(output_dir)
     except ModuleNotFoundError as error:
         raise ContractError(
             Problem(
