@@ -598,6 +598,7 @@ class TestExecution:
     def test_devices_and_strategy(self, run, monkeypatch):
         """Two processes are requested; what they compute is tested in test_processes.py."""
         monkeypatch.setattr(pl.Trainer, "fit", lambda self, *_: (_ for _ in ()).throw(InterruptedError))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         seen = []
         init = pl.Trainer.__init__
         monkeypatch.setattr(pl.Trainer, "__init__", lambda self, *a, **k: (init(self, *a, **k), seen.append(self))[0])

@@ -303,7 +303,7 @@ class ExecutionConfig(Section):
 
     accelerator: str = option("auto", "device", choices=("auto", "cpu", "cuda", "gpu", "mps"))
     devices: int = option(1, "devices to train on", minimum=1)
-    num_nodes: int = option(1, "machines to train on", minimum=1)
+    num_nodes: int = option(1, "machines to train on; how to start them: docs/several-machines.md", minimum=1)
     strategy: str = option("auto", "how several devices share the work", choices=("auto", "ddp", "ddp_spawn"))
     deterministic: bool = option(True, "same seed, same bits")
     precision: str = option(

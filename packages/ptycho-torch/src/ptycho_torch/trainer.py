@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
 from ptycho_torch.devices import pick_device
+from ptycho_torch.machines import make_strategy
 from ptycho_torch.mlflow_logger import MlflowLogger
 
 
@@ -44,7 +47,7 @@ def make_trainer(
         accelerator=execution.accelerator,
         devices=execution.devices,
         num_nodes=execution.num_nodes,
-        strategy=execution.strategy,
+        strategy=make_strategy(execution),
         deterministic=execution.deterministic,
         precision=execution.precision,  # type: ignore[arg-type]
         gradient_clip_val=execution.gradient_clip_val,
@@ -104,10 +107,12 @@ def _logger(execution: ExecutionConfig, output_dir: Path) -> Logger | bool:
 
 @contextmanager
 def framework_state(execution: ExecutionConfig) -> Iterator[None]:
-    """Hides Lightning's messages, and restores torch's process-wide switches."""
+    """Hides Lightning's messages, and restores the process-wide switches of torch and Lightning."""
     import logging
 
     deterministic = torch.are_deterministic_algorithms_enabled()
+    first_rank: Any = rank_zero_only  # a function with an attribute
+    rank = first_rank.rank
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -121,5 +126,6 @@ def framework_state(execution: ExecutionConfig) -> Iterator[None]:
             yield
     finally:
         torch.use_deterministic_algorithms(deterministic)
+        first_rank.rank = rank
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

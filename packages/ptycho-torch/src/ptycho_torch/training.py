@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
 from ptycho_torch.loader import GroupDataset, make_loader, tensors
+from ptycho_torch.machines import require_address
 from ptycho_torch.model import Losses, PtychoModel
 from ptycho_torch.physics import good_pixels
 from ptycho_torch.recovery import Clock, PatchVariance, Recovery
@@ -128,8 +129,9 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
             stage is ``"training again"``.
 
     Raises:
-        ContractError: a logger that is not installed, a device that does not exist, or a precision that it lacks.
-        WorkFailedError: the loss or the weights stopped being finite.
+        ContractError: a logger that is not installed, a device that does not exist, a precision that it lacks, or
+            several machines without an address where they meet.
+        WorkFailedError: the loss or the weights stopped being finite, or processes of other machines did not come.
     """
     training, execution = task.training, task.execution
     require_precision(execution)
@@ -153,6 +155,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
     callbacks = [Clock(attempts, progress), recovery, *([keeper] if keeper else [])]
     with framework_state(execution):
         trainer = make_trainer(training, execution, task.output_dir, callbacks)
+        require_address(trainer.strategy)
         loading: dict[str, Any] = {
             "batch_size": training.batch_size,
             "num_workers": execution.num_workers,

@@ -63,7 +63,8 @@ def train(
         backend=chosen_backend(backend, settings),
         command=typed,
     )
-    say("train", settings, f"wrote {output_dir / MODEL_NAME}", summary)
+    written = f"wrote {output_dir / MODEL_NAME}" if summary.get("outputs") else "the first process writes the results"
+    say("train", settings, written, summary)
 
 
 def _paths(config: Path | None, value: Any) -> list[Path]:
