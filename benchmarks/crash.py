@@ -1,10 +1,11 @@
 """Writers killed at random moments: no store may open wrongly, and the next writer must succeed.
 
-    python benchmarks/crash.py [--moments 50] [--seed 0]
+    python benchmarks/crash.py [--moments 50] [--results 0] [--backend torch] [--seed 0]
 
 A child writes a store, in turn by ``create_store`` on a free path, by ``create_store`` over another
 store, and by a resumable ``StoreWriter``; it is killed (SIGKILL) at a random moment of its time.
-The path must then hold nothing, the old store, or the new one, whole by its checksums.
+The path must then hold nothing, the old store, or the new one, whole by its checksums. With ``--results N``
+as many runs of commands are killed before file operations in their output folder, too (``crash_results.py``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import measuring
 import numpy as np
+from crash_results import results_of_kills
 from ptycho_contracts.problems import MissingFileError
 from ptycho_contracts.records import Scan
 from ptycho_data.store.stores import create_store, open_store, verify_store
@@ -94,6 +96,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser()
     parser.add_argument("--moments", type=int, default=50)
+    parser.add_argument("--results", type=int, default=0)
+    parser.add_argument("--backend", default="torch")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     chance = random.Random(options.seed)
@@ -102,7 +106,7 @@ def main() -> None:
     alive = resumed = 0
     with tempfile.TemporaryDirectory(prefix="crash-") as name:
         longest = {}
-        for kind in KINDS:
+        for kind in KINDS if options.moments else ():
             begin = time.perf_counter()
             write(Path(name) / f"timed-{kind}", kind, scans["new"])
             longest[kind] = 1.2 * (time.perf_counter() - begin)
@@ -116,6 +120,9 @@ def main() -> None:
             outcomes[f"next writer: {state(path, scans)}"] += 1
             left = [entry for entry in os.listdir(name) if entry.startswith(f".{moment}.part-")]
             outcomes["parts left after a next writer"] += len(left)
+        results = (
+            results_of_kills(Path(name), options.results, options.seed, options.backend) if options.results else {}
+        )
     wrong = sum(count for words, count in outcomes.items() if "WRONG" in words)
     measuring.show(
         {
@@ -124,10 +131,11 @@ def main() -> None:
             "resumed": resumed,
             "outcomes": dict(outcomes),
             "opened_wrongly": wrong,
+            "results": results,
             "bound": 0,
         }
     )
-    sys.exit(bool(wrong))
+    sys.exit(bool(wrong or results.get("wrong")))
 
 
 if __name__ == "__main__":

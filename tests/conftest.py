@@ -24,6 +24,7 @@ pytest.register_assert_rewrite(
     "joint_state",
     "programs",
     "training_flags",
+    "training_resume",
     "wheel_use",
 )
 

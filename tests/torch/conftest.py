@@ -45,13 +45,13 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             super().__init__(*args, callbacks=[*callbacks, Gradients()], **kwargs)
             seen["trainer"] = self
 
-        def fit(self, model: Any, training: Any, validation: Any) -> None:
+        def fit(self, model: Any, training: Any, validation: Any, **options: Any) -> None:
             seen["datasets"] = [loader.dataset for loader in (training, validation)]
             seen["parameters"] = sum(parameter.numel() for parameter in model.parameters())
             if seen.get("stop_before_fit"):
                 raise InterruptedError("made, and not to be run")
             seen["deterministic"] = torch.are_deterministic_algorithms_enabled()
-            super().fit(model, training, validation)
+            super().fit(model, training, validation, **options)
             seen["dtypes"] = {parameter.dtype for parameter in model.parameters()}
 
     monkeypatch.setattr(ptycho_torch.training.pl, "Trainer", Watched)

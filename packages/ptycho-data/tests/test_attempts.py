@@ -1,11 +1,13 @@
 """TRN-6, TRN-7, TRN-14 and TRN-16: what is done of a training, and when it is restarted."""
 
+import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_data.fitting import Attempts, no_better_than_uniform
+from ptycho_data.signals import Waiting
 
 
 class Ticks:
@@ -79,3 +81,51 @@ def test_the_fraction_is_that_of_the_steps_or_of_the_time(steps, step, seconds, 
     assert not free.expired
     timed.look(lambda mine: 0.25)
     assert timed.fraction(0) == 0.25
+
+
+@given(
+    seconds=st.floats(0.1, 9.0),
+    step=st.integers(0, 60),
+    later=st.floats(0.0, 30.0),
+    restarts=st.booleans(),
+    limited=st.booleans(),
+)
+def test_a_resumed_training_is_where_it_was(seconds, step, later, restarts, limited):
+    """CKP-9: the same fraction, the same decisions, whatever the time between; the time before counts."""
+    clocks = [Ticks(), Ticks()]
+    both = [attempts(max_seconds=10.0 if limited else None, clock=clock) for clock in clocks]
+    first, second = both
+    clocks[0].now = seconds
+    if restarts:
+        assert first.collapsed(0.2, epoch=5, step=25, ending=True)
+        first.restart(25, 30)
+        clocks[0].now = 2 * seconds
+    state = json.loads(json.dumps(first.state()))
+    clocks[1].now = 1000 + later
+    second.resume(state)
+    assert second.resumed
+    for clock in clocks:
+        clock.now += 0.5
+    for each in both:
+        each.look()
+    assert second.fraction(step) == pytest.approx(first.fraction(step), rel=1e-9)
+    names = ("restarts", "reason", "last_epoch", "rate", "stage", "first_step", "steps")
+    assert [getattr(second, name) for name in names] == [getattr(first, name) for name in names]
+    judged = [each.collapsed(0.2, epoch=19, step=99, ending=True) for each in both]
+    assert judged == [not restarts] * 2
+
+
+def test_a_signal_ends_a_training_that_is_then_not_restarted():
+    """TRN-17: after the step in which it came, for all processes if one agrees."""
+    signals = Waiting()
+    training = attempts(signals=signals)
+    training.listen()
+    assert not training.expired
+    signals.number = 15
+    training.listen()
+    assert training.expired
+    assert training.interrupted_by == 15
+    assert not training.collapsed(0.2, epoch=5, step=25, ending=True)
+    other = attempts()
+    other.listen(lambda number: 2)
+    assert other.interrupted_by == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 from contextlib import suppress
 from dataclasses import replace
 
@@ -19,6 +21,7 @@ from ptycho_data.fitting.checkpoints import Checkpoints
 from ptycho_data.fitting.joint import JointProblem, joint_facts
 from ptycho_data.fitting.loop import fit_loop
 from ptycho_data.grouping.selection import validation_indices
+from ptycho_data.signals import Interrupted
 from ptycho_data.simulate import simulate
 
 
@@ -385,3 +388,26 @@ def test_an_epoch_without_the_prior_must_be_clearly_better(last, best):
     options = {"indices": PATTERNS[:7], "epochs": 10, "batch_size": 7, "validation": PATTERNS[7:]}
     assert fitted(GuidedFit(losses), prior=replace(PRIOR, judged=True), **options).best_epoch == best
     assert fitted(GuidedFit(losses), prior=PRIOR, **options).best_epoch == 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_fit_after_its_present_step(number, clock, tmp_path):
+    """TRN-17: what was kept is told; nothing is kept without a checkpoint."""
+
+    def after(fit):
+        clock.now += 100
+        if fit.taken == 8:  # the second of three steps of the third epoch
+            os.kill(os.getpid(), number)
+            fit.whole_steps = fit.taken
+
+    for keeps in (True, False):
+        fit = MeanFit(np.arange(10), after=after)
+        kept = Checkpoints(tmp_path / "some", {}, clock=clock) if keeps else None
+        with pytest.raises(Interrupted) as caught:
+            fitted(fit, checkpoints=kept)
+        assert caught.value.number == number
+        assert fit.taken == fit.whole_steps == 8
+        words = f"the state after epoch 2 is {tmp_path / 'some'}: `resume` continues from there"
+        assert caught.value.kept == (words if keeps else "")
+    resumed = Checkpoints(tmp_path / "some", {}, resume=True, clock=clock)
+    assert fitted(MeanFit(np.arange(10)), checkpoints=resumed).resumed_from_epoch == 2

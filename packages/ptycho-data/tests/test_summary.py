@@ -193,6 +193,7 @@ def test_a_training_s_summary(tmp_path):
         "patch_variance": 0.1,
         "restarts": 1,
         "restart_reason": "uniform",
+        "interrupted_by": None,
         "losses": {"val_loss": 0.25},
     }
     assert reported["patterns_per_cpu_second"] == 10 * 4 * 8 * 4 / 2

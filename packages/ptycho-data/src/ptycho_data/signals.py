@@ -29,13 +29,15 @@ class Waiting:
 
     Attributes:
         number: Of the first signal that came; 0 before.
+        waits: Whether there is such a block.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self.number, self.waits = 0, False
 
     def install(self) -> None:
         """Take the place of the present handlers: libraries replace them while they work."""
+        self.waits = True
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may, and only it receives signals
         for number in NUMBERS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_data.atomic_files import atomic_write
+from ptycho_data.atomic_files import atomic_write, make_folder
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -46,6 +47,21 @@ class Checkpoints(keras.callbacks.Callback):
             path.unlink(missing_ok=True)
         self._kept = best
 
+    def state(self) -> list[tuple[float, int, str]]:
+        """JSON values that :meth:`restore` takes."""
+        return [(value, epoch, path.name) for value, epoch, path in self._kept]
+
+    def restore(self, state: Iterable[tuple[float, int, str]], best: Weights) -> None:
+        """Continue from a state.
+
+        Args:
+            state: From :meth:`state`.
+            best: Weights of the best epoch; they are written again if a later training has removed them.
+        """
+        self._kept = [(float(value), int(epoch), self._folder / name) for value, epoch, name in state]
+        if self._kept and not self._kept[0][2].exists():
+            _write(self._kept[0][2], best)
+
     @property
     def best_epoch(self) -> int | None:
         """Number of the best epoch; None if none was kept."""
@@ -75,6 +91,6 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 def _write(path: Path, weights: Weights) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_write(path) as temporary:
         save_file(weights, temporary, metadata={"format": "ptycho-checkpoint"})

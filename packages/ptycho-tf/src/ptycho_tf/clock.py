@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ptycho_contracts.config import ExecutionConfig
-from ptycho_data.fitting import Attempts, rate_factor, training_diverged
+from ptycho_data.fitting import Attempts, TrainingInterrupted, rate_factor, training_diverged
 from ptycho_data.stages import Progress
 
 from ptycho_tf.framework import keras, tf
@@ -19,11 +19,15 @@ class Clock(keras.callbacks.Callback):
         attempts: The budget.
         execution: Learning rate and schedule.
         progress: Called as ``progress(stage, steps done, steps in all)``.
+        keeps_state: Whether there is a checkpoint to continue from: then a signal leaves at once.
     """
 
-    def __init__(self, attempts: Attempts, execution: ExecutionConfig, progress: Progress | None) -> None:
+    def __init__(
+        self, attempts: Attempts, execution: ExecutionConfig, progress: Progress | None, *, keeps_state: bool = False
+    ) -> None:
         super().__init__()
         self._attempts, self._execution, self._progress = attempts, execution, progress
+        self._keeps_state = keeps_state
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.model.optimizer.learning_rate = self._attempts.rate * self._execution.learning_rate
@@ -37,10 +41,13 @@ class Clock(keras.callbacks.Callback):
         if not math.isfinite(float(logs["train_loss"])):
             raise training_diverged(f"a loss of {float(logs['train_loss'])}")
         fraction = self._fraction()
-        if self._attempts.expired:
-            self.model.stop_training = True
         if self._progress is not None:
             self._progress(self._attempts.stage, round(fraction * self._attempts.steps), self._attempts.steps)
+        self._attempts.listen()
+        if self._attempts.interrupted_by and self._keeps_state:
+            raise TrainingInterrupted
+        if self._attempts.expired:
+            self.model.stop_training = True
 
     def _fraction(self) -> float:
         """Fraction of the present attempt that is done now."""

@@ -34,6 +34,7 @@ from ptycho_tf.optimiser import AdamW
 from ptycho_tf.physics import Tensor, good_pixels
 from ptycho_tf.recovery import PatchVariance, Recovery, Renamed
 from ptycho_tf.replicas import Replicas, fraction_of, merged, require_possible, summed
+from ptycho_tf.resuming import Saver
 
 _PRECISIONS = {
     "32-true": ("float32", "float32"),
@@ -137,6 +138,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
     Raises:
         ContractError: options that cannot be followed, or a logger that is not installed.
         WorkFailedError: the loss or the weights stopped being finite.
+        TrainingInterrupted: a signal came, and there is a checkpoint to continue from.
     """
     training, execution = task.training, task.execution
     require_possible(execution)
@@ -153,24 +155,33 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
         epochs=training.epochs,
         max_seconds=training.max_seconds,
         steps=training.epochs * batches // execution.accum_steps,
+        signals=task.signals,
     )
     recovery = Recovery(attempts)
-    callbacks = [Renamed(), Clock(attempts, execution, progress), *plateau(execution), stopper, recovery]
-    callbacks += [keeper] if keeper else []
-    callbacks += loggers(execution.logger_backend, task.output_dir)
+    halving = plateau(execution)
+    saver = None
+    if task.checkpoints is not None and keeper is not None:
+        saver = Saver(task.checkpoints, attempts, recovery, keeper, [*halving, stopper])
+    clock = Clock(attempts, execution, progress, keeps_state=saver is not None)
+    callbacks = [Renamed(), clock, *halving, stopper, recovery, *([keeper] if keeper else [])]
+    callbacks += loggers(execution.logger_backend, task.output_dir) + ([saver] if saver else [])
     with replicas.scope(), _framework_state(execution):
         trainee = _trainee(model, task)
         fitting: dict[str, Any] = {"callbacks": callbacks, "shuffle": False, "verbose": 0}  # the loader shuffles
-        history = trainee.fit(epochs=training.epochs, **_data(replicas, task, first_pass=0), **fitting)
-        epochs, steps = len(history.epoch), steps_done(trainee)
-        if recovery.due:
-            attempts.restart(steps, (attempts.last_epoch - epochs) * batches // execution.accum_steps)
-            other = PtychoModel(model.config, model.probe_array(), make=fresh(training.seed + 1, "float32"))
-            other.probe = model.probe
-            trainee = _trainee(other, task)
-            again = _data(replicas, task, first_pass=epochs)
-            history = trainee.fit(initial_epoch=epochs, epochs=attempts.last_epoch, **again, **fitting)
-            epochs, steps = epochs + len(history.epoch), steps + steps_done(trainee)
+        epochs = saver.epochs if saver else 0
+        history = None
+        while history is None or recovery.due:
+            if recovery.due:
+                remaining = (attempts.last_epoch - epochs) * batches // execution.accum_steps
+                attempts.restart(attempts.first_step + steps_done(trainee), remaining)
+                recovery.due = False
+                other = PtychoModel(model.config, model.probe_array(), make=fresh(training.seed + 1, "float32"))
+                other.probe = model.probe
+                trainee = _trainee(other, task)
+            data = _data(replicas, task, first_pass=epochs)
+            history = trainee.fit(initial_epoch=epochs, epochs=attempts.last_epoch, **data, **fitting)
+            epochs += len(history.epoch)
+        steps = attempts.first_step + steps_done(trainee)
         last = {name: variable.numpy() for name, variable in trainee.named_weights.items()}
         weights = (keeper.best() if keeper else None) or last
         if not all(np.isfinite(value).all() for value in weights.values()):

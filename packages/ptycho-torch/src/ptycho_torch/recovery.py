@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from ptycho_contracts.config import ExecutionConfig, ModelConfig
-from ptycho_data.fitting import PATCH_VARIANCE, Attempts
+from ptycho_data.fitting import PATCH_VARIANCE, Attempts, TrainingInterrupted
 from ptycho_data.stages import Progress
 from torch import Tensor, nn
 
@@ -22,24 +22,30 @@ class Clock(Callback):
     Args:
         attempts: The budget.
         progress: Called as ``progress(stage, steps done, steps in all)``.
+        keeps_state: Whether there is a checkpoint to continue from: then a signal leaves at once.
     """
 
-    def __init__(self, attempts: Attempts, progress: Progress | None) -> None:
-        self._attempts, self._progress = attempts, progress
+    def __init__(self, attempts: Attempts, progress: Progress | None, *, keeps_state: bool = False) -> None:
+        self._attempts, self._progress, self._keeps_state = attempts, progress, keeps_state
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._attempts.steps = max(1, int(trainer.estimated_stepping_batches))
+        self._attempts.install()  # Lightning has put its own handlers of signals in their place
+        if not self._attempts.resumed:
+            self._attempts.steps = max(1, int(trainer.estimated_stepping_batches))
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._look(trainer)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         self._look(trainer)
-        if self._attempts.expired:
-            trainer.should_stop = True
         if self._progress is not None and trainer.is_global_zero:
             done = self._attempts.fraction(trainer.global_step) * self._attempts.steps
             self._progress(self._attempts.stage, round(done), self._attempts.steps)
+        self._attempts.listen(trainer.strategy.broadcast)
+        if self._attempts.interrupted_by and self._keeps_state:
+            raise TrainingInterrupted
+        if self._attempts.expired:
+            trainer.should_stop = True
 
     def _look(self, trainer: pl.Trainer) -> None:
         """All processes use the clock of the first: learning rates must agree."""
@@ -110,6 +116,11 @@ class Recovery(EarlyStopping):
     def state_dict(self) -> dict[str, Any]:
         """State with the figures of the checkpoint's weights."""
         return super().state_dict() | {"figures": dict(self.figures)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Set the state."""
+        super().load_state_dict(state_dict)
+        self.figures = dict(state_dict["figures"])
 
 
 def fresh_network(config: ModelConfig, seed: int) -> nn.Module:

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.fitting import TrainingCheckpoints
 
 from ptycho_torch.checkpoints import SafetensorsCheckpoints
 from ptycho_torch.devices import pick_device
@@ -40,7 +41,11 @@ def require_precision(execution: ExecutionConfig) -> None:
 
 
 def make_trainer(
-    training: TrainingConfig, execution: ExecutionConfig, output_dir: Path, callbacks: list[Callback]
+    training: TrainingConfig,
+    execution: ExecutionConfig,
+    output_dir: Path,
+    callbacks: list[Callback],
+    checkpoints: TrainingCheckpoints | None = None,
 ) -> pl.Trainer:
     """Lightning's trainer, made from the options."""
     return pl.Trainer(
@@ -55,7 +60,7 @@ def make_trainer(
         max_epochs=training.epochs,
         callbacks=callbacks,
         logger=_logger(execution, output_dir),
-        plugins=[SafetensorsCheckpoints()],
+        plugins=[SafetensorsCheckpoints(checkpoints)],
         use_distributed_sampler=False,
         enable_checkpointing=execution.enable_checkpointing,
         enable_progress_bar=False,

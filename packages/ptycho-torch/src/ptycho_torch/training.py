@@ -28,6 +28,7 @@ from ptycho_torch.machines import require_address
 from ptycho_torch.model import Losses, PtychoModel
 from ptycho_torch.physics import good_pixels
 from ptycho_torch.recovery import Clock, PatchVariance, Recovery
+from ptycho_torch.resuming import Saver
 from ptycho_torch.trainer import framework_state, make_keeper, make_trainer, require_precision
 
 
@@ -132,6 +133,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
         ContractError: a logger that is not installed, a device that does not exist, a precision that it lacks, or
             several machines without an address where they meet.
         WorkFailedError: the loss or the weights stopped being finite, or processes of other machines did not come.
+        TrainingInterrupted: a signal came, and there is a checkpoint to continue from.
     """
     training, execution = task.training, task.execution
     require_precision(execution)
@@ -140,7 +142,13 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
         training.batch_size, lambda batch: model.uniform_loss(tensors(batch), kind=training.loss, mask=masks[1])
     )
     # The trainer knows the number of steps when it has its loader: see Clock.
-    attempts = Attempts(uniform_loss=uniform_loss, epochs=training.epochs, max_seconds=training.max_seconds, steps=1)
+    attempts = Attempts(
+        uniform_loss=uniform_loss,
+        epochs=training.epochs,
+        max_seconds=training.max_seconds,
+        steps=1,
+        signals=task.signals,
+    )
     module = _Module(
         model,
         training,
@@ -152,9 +160,11 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
     )
     keeper = make_keeper(execution, task.output_dir)
     recovery = Recovery(execution, attempts, config=model.config, seed=training.seed + 1)
-    callbacks = [Clock(attempts, progress), recovery, *([keeper] if keeper else [])]
+    saver = Saver(task.checkpoints, attempts, keeper) if task.checkpoints and keeper else None
+    callbacks = [Clock(attempts, progress, keeps_state=saver is not None), recovery]
+    callbacks += [callback for callback in (saver, keeper) if callback is not None]
     with framework_state(execution):
-        trainer = make_trainer(training, execution, task.output_dir, callbacks)
+        trainer = make_trainer(training, execution, task.output_dir, callbacks, task.checkpoints)
         require_address(trainer.strategy)
         loading: dict[str, Any] = {
             "batch_size": training.batch_size,
@@ -165,6 +175,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
             module,
             make_loader(GroupDataset.of(task.groups), shuffle=True, seed=training.seed, **loading),
             make_loader(GroupDataset.of(task.validation), shuffle=False, **loading),
+            ckpt_path=saver.resumes_from if saver else None,
         )
     kept = recovery.figures
     if keeper is not None and keeper.best_model_path:

@@ -23,7 +23,7 @@ ConfigFile = Annotated[
 Resume = Annotated[
     bool,
     Parameter(
-        name="--resume", negative=(), help="Resume from OUT/checkpoints/joint_fit.safetensors, with the same settings."
+        name="--resume", negative=(), help="Resume from the checkpoint in OUT/checkpoints, with the same settings."
     ),
 ]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]

@@ -12,12 +12,14 @@ from ptycho_contracts.config import ExecutionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 from ptycho_data.run_folder import is_first_process, run_folder
+from ptycho_data.signals import Interrupted
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     OutputDir,
+    Resume,
     Typed,
     chosen_backend,
     progress_for,
@@ -25,6 +27,7 @@ from ptycho_cli.commands.parameters import (
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
+from ptycho_cli.output.checkpoints import TRAINING, checkpoint_arguments, discard_checkpoint
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
@@ -45,6 +48,7 @@ def train(
             help="Scan for val_loss, instead of some of the training groups; repeat it for several.",
         ),
     ] = (),
+    resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     typed: Typed = (),
@@ -60,6 +64,7 @@ def train(
         output_dir=output_dir,
         overrides=settings,
         validation=validation or configured,
+        resume=resume,
         backend=chosen_backend(backend, settings),
         command=typed,
     )
@@ -82,6 +87,7 @@ def run_train(
     output_dir: Path,
     overrides: Mapping[str, Any],
     validation: Sequence[Path] = (),
+    resume: bool = False,
     backend: str = DEFAULT,
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -99,6 +105,8 @@ def run_train(
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
     require_files([(what, path) for what, paths in requested for path in paths])
+    keeps = execution.enable_checkpointing
+    kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume, name=TRAINING)
     alone = is_first_process(execution.devices * execution.num_nodes)
     with run_folder(output_dir, command) if alone else nullcontext():
         worker = load_backend(backend)
@@ -115,10 +123,16 @@ def run_train(
         payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
         inputs = described_files([*data, *validation, *earlier])
         with progress_for(payload.execution_config, progress) as callback:
-            bundle, report = worker.train(payload, validation=validating, progress=callback)
+            bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
             summary = publish_training(output_dir, MODEL_NAME, summary)
+            if kept["checkpoint"] is not None:
+                discard_checkpoint(output_dir, TRAINING)
+            training = summary.get("training", {})
+            if training.get("stopped_by") == "interrupted":
+                words = f"the model after {training['steps']} steps is {output_dir / MODEL_NAME}"
+                raise Interrupted(training["interrupted_by"], words)
             problem = collapsed(summary, str(output_dir / MODEL_NAME))
             if problem is not None:
                 raise WorkFailedError(problem)

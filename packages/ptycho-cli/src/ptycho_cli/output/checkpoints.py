@@ -9,22 +9,25 @@ from typing import Any
 from ptycho_contracts.problems import ContractError, Problem
 
 CHECKPOINT = Path("checkpoints") / "joint_fit.safetensors"
-"""Below the output folder."""
+"""Of a joint reconstruction, below the output folder."""
+TRAINING = Path("checkpoints") / "training.safetensors"
+"""Of a training."""
 
 
-def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict[str, Any]:
+def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool, name: Path = CHECKPOINT) -> dict[str, Any]:
     """Arguments of a backend about checkpoints; refuses a run that cannot be resumed, before any work.
 
     Args:
         output_dir: Folder of the results.
         keeps: Whether this run fits anything and may keep checkpoints.
         resume: Whether to resume from one.
+        name: Of the checkpoint, below the folder.
 
     Raises:
         ContractError: ``checkpoint.disabled``, a run that keeps none.
         MissingFileError: ``checkpoint.missing``.
     """
-    path = output_dir / CHECKPOINT
+    path = output_dir / name
     if resume and not keeps:
         raise ContractError(
             Problem(
@@ -42,9 +45,9 @@ def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool) -> dict
     return {"checkpoint": path if keeps else None, "resume": resume}
 
 
-def discard_checkpoint(output_dir: Path) -> None:
+def discard_checkpoint(output_dir: Path, name: Path = CHECKPOINT) -> None:
     """Remove the checkpoint of a run whose results are written, and its folder if that is empty."""
-    path = output_dir / CHECKPOINT
+    path = output_dir / name
     path.unlink(missing_ok=True)
     with suppress(OSError):  # a training's checkpoints may be beside it
         path.parent.rmdir()

@@ -15,10 +15,12 @@ from ptycho_data.fitting.schedules import half_cosine, rate_factor
 from ptycho_data.fitting.training import (
     PATCH_VARIANCE,
     WEIGHT_DECAY,
+    TrainingInterrupted,
     TrainingOutcome,
     training_diverged,
     training_outcome,
 )
+from ptycho_data.fitting.training_checkpoints import TrainingCheckpoints
 
 __all__ = [
     "ADAM_BETAS",
@@ -30,6 +32,8 @@ __all__ = [
     "JointFit",
     "JointProblem",
     "Prior",
+    "TrainingCheckpoints",
+    "TrainingInterrupted",
     "TrainingOutcome",
     "far_field_residual",
     "half_cosine",

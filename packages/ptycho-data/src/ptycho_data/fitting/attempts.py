@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ptycho_data.signals import Waiting
 
 COLLAPSE_FRACTION = 0.98
 """A val_loss above this fraction of the uniform-object baseline is a network that has learned nothing. Networks that
@@ -16,6 +19,9 @@ LEAST_LEFT = 0.25
 """Fraction of the budget that a second attempt has at least."""
 SLOWER = 1 / 3
 """Learning rate of the second attempt, in units of that of the first."""
+
+
+_KEPT = ("restarts", "reason", "last_epoch", "rate", "stage", "first_step", "steps")
 
 
 def no_better_than_uniform(val_loss: float, uniform_loss: float) -> bool:
@@ -34,9 +40,12 @@ class Attempts:
         uniform_loss: Loss of the uniform object on the validation groups.
         epochs, max_seconds: The training's budget.
         steps: Steps of the first attempt.
+        signals: Ctrl-C and SIGTERM, which end a training after its present step; default: they end it anyhow.
         clock: Seconds.
 
     Attributes:
+        interrupted_by: Number of the signal that ends the training; 0 before.
+        resumed: Whether the state is that of a checkpoint.
         restarts: 0, or 1 after the decision to restart.
         reason: Why it was restarted, in words; None before.
         last_epoch: Number of epochs after which the present attempt ends.
@@ -52,6 +61,7 @@ class Attempts:
         epochs: int,
         max_seconds: float | None,
         steps: int,
+        signals: Waiting | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.uniform_loss, self.last_epoch = uniform_loss, epochs
@@ -59,7 +69,8 @@ class Attempts:
         self.first_step = 0
         self._epochs, self._max_seconds, self._limit, self._clock = epochs, max_seconds, max_seconds, clock
         self.steps = max(1, steps)
-        self._learned = False
+        self.interrupted_by, self.resumed = 0, False
+        self._learned, self._signals = False, signals or Waiting()
         self._began, self._elapsed = clock(), 0.0
 
     restarts: int
@@ -74,10 +85,36 @@ class Attempts:
         if self._limit is not None:
             self._elapsed = agreed((self._clock() - self._began) / self._limit)
 
+    def listen(self, agreed: Callable[[int], int] = lambda number: number) -> None:
+        """Note whether a signal came, after a step.
+
+        Args:
+            agreed: Gives all processes the same number: they must end at the same step.
+        """
+        self.interrupted_by = self.interrupted_by or agreed(self._signals.number)
+
+    def install(self) -> None:
+        """Wait for signals again, after a library has replaced the handlers."""
+        if self._signals.waits:
+            self._signals.install()
+
     @property
     def expired(self) -> bool:
-        """Whether the time was over at the last reading."""
-        return self._elapsed >= 1
+        """Whether the time was over at the last reading, or a signal came."""
+        return self._elapsed >= 1 or self.interrupted_by > 0
+
+    def state(self) -> dict[str, Any]:
+        """JSON values that :meth:`resume` takes."""
+        return {
+            "seconds": self._clock() - self._began,
+            **{name: getattr(self, name) for name in (*_KEPT, "_learned", "_limit")},
+        }
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue from the state of another training, after its own time."""
+        for name in (*_KEPT, "_learned", "_limit"):
+            setattr(self, name, state[name])
+        self._began, self.resumed = self._clock() - state["seconds"], True
 
     def fraction(self, step: int) -> float:
         """Fraction of the present attempt that is done at a step: of the steps or of the time, whichever is more."""
@@ -92,6 +129,8 @@ class Attempts:
             step: Number of steps done.
             ending: Whether training would end here.
         """
+        if self.interrupted_by:
+            return False
         self._learned = self._learned or not no_better_than_uniform(val_loss, self.uniform_loss)
         if self.restarts or self._learned or not (ending or self.fraction(step) >= JUDGED_FROM):
             return False

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,29 @@ class CheckpointPlan:
         return Checkpoints(self.path, {**self.facts, **facts}, resume=self.resume, clock=self.clock)
 
 
+class Spacing:
+    """Time between two checkpoints, so that at most a twentieth of a fit is spent on them (CKP-4).
+
+    Args:
+        clock: Seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._next = clock, clock() + SPACING_SECONDS
+
+    def over(self) -> bool:
+        """Whether the next checkpoint may be written."""
+        return self._clock() >= self._next
+
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """A with-block that writes one."""
+        began = self._clock()
+        yield
+        now = self._clock()
+        self._next = now + max(SPACING_SECONDS, SPACING_FACTOR * (now - began))
+
+
 class Checkpoints:
     """The checkpoint file of one joint reconstruction.
 
@@ -101,16 +125,15 @@ class Checkpoints:
     def __init__(
         self, path: Path, facts: Mapping[str, Any], *, resume: bool = False, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.path, self._facts, self._clock = path, json.loads(json.dumps(facts)), clock
+        self.path, self._facts, self._spacing = path, json.loads(json.dumps(facts)), Spacing(clock)
         self.state: FitState | None = None
-        self._next = clock() + SPACING_SECONDS
         if resume:
             kept, self.state = read_checkpoint(path)
-            _require_same(path, self._facts, kept)
+            require_same(path, self._facts, kept)
 
     def due(self) -> bool:
         """Whether the next checkpoint may be written."""
-        return self._clock() >= self._next
+        return self._spacing.over()
 
     def write(self, state: FitState) -> None:
         """Replace the file in one step.
@@ -118,10 +141,8 @@ class Checkpoints:
         Raises:
             WorkFailedError: ``checkpoint.write``, the disk refuses.
         """
-        began = self._clock()
-        write_checkpoint(self.path, state, self._facts)
-        now = self._clock()
-        self._next = now + max(SPACING_SECONDS, SPACING_FACTOR * (now - began))
+        with self._spacing.measured():
+            write_checkpoint(self.path, state, self._facts)
 
 
 def checkpoint_plan(
@@ -159,7 +180,7 @@ def checkpoint_plan(
     return plan
 
 
-def _require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
+def require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that differs in any of these facts."""
     mine, theirs = _flattened(facts), _flattened({name: kept.get(name) for name in facts})
     problems = [

@@ -18,6 +18,7 @@ from ptycho_contracts.problems import Problem, WorkFailedError
 from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken
 from ptycho_data.fitting.priors import JUDGED_GAIN, RELEASED, TARGETS_PER_EPOCH, Prior
 from ptycho_data.fitting.schedules import half_cosine
+from ptycho_data.signals import Interrupted, Waiting, signals_wait
 from ptycho_data.stages import Progress
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -105,6 +106,7 @@ def fit_loop(
     Raises:
         WorkFailedError: the fit diverged, or a checkpoint could not be written.
         ContractError: a checkpoint that does not fit.
+        Interrupted: Ctrl-C or SIGTERM, after the present step.
     """
     validation = np.sort(validation) if validation is not None and len(validation) else None
     loop = _Loop(
@@ -134,14 +136,17 @@ class _Loop:
     best_epoch: int = 0
     best: Arrays = field(default_factory=dict)
     written: int = 0
+    checkpointed: int = 0
+    signals: Waiting = field(default_factory=Waiting)
     began: float = 0.0
 
     def run(self) -> History:
         self.began = time.monotonic()
         resumed = self._resume()
         stopped_by = None
-        while stopped_by is None:
-            stopped_by = self._stopped() or (None if self._epoch() else "max_seconds")
+        with signals_wait() as self.signals:
+            while stopped_by is None:
+                stopped_by = self._stopped() or (None if self._epoch() else "max_seconds")
         if not all(np.isfinite(value).all() for value in self.fit.parameters().values()):
             # The last steps, whose loss is not known yet, may have diverged.
             raise self._diverged("NaN or infinite values in what was fitted")
@@ -182,6 +187,8 @@ class _Loop:
             values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=fraction >= _POSITIONS_WAIT))
             if self.progress is not None:
                 self.progress(self.stage, done + 1, steps)
+            if self.signals.number:
+                raise Interrupted(self.signals.number, self._kept())
         self.losses.append(float(np.mean([float(value) for value in values])))
         if not math.isfinite(self.losses[-1]):
             raise self._diverged(f"a loss of {self.losses[-1]} in epoch {len(self.losses)}")
@@ -189,6 +196,7 @@ class _Loop:
         if self.checkpoints is not None and self.checkpoints.due():
             self.checkpoints.write(self._state())
             self.written += 1
+            self.checkpointed = len(self.losses)
         return True
 
     def _validate(self) -> None:
@@ -250,7 +258,15 @@ class _Loop:
         self.best_epoch = state.best_epoch
         self.best = {name: state.arrays[f"best.{name}" if best else name] for name in names}
         self.began -= state.seconds
+        self.checkpointed = state.epoch
         return state.epoch
+
+    def _kept(self) -> str:
+        """What an interrupted fit leaves, in words."""
+        epochs = self.checkpointed
+        if self.checkpoints is None or not epochs:
+            return ""
+        return f"the state after epoch {epochs} is {self.checkpoints.path}: `resume` continues from there"
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began

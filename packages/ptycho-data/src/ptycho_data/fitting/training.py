@@ -24,12 +24,13 @@ class TrainingOutcome:
         steps: Steps of the optimiser.
         losses: Last value of each logged metric.
         device: Where the model was trained.
-        stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
+        stopped_by: ``"epochs"``, ``"max_seconds"``, ``"early stopping"`` or ``"interrupted"``.
         uniform_loss: Loss of a uniform object on the validation groups.
         collapsed: Whether the trained network explains the validation groups no better than a uniform object.
         patch_variance: Variance of its estimate across the validation patterns (TRN-14).
         restarts: 0, or 1 if the training collapsed and was restarted (TRN-16).
         restart_reason: Why, in words, or None.
+        interrupted_by: Number of the signal that ended it, or None.
         is_first_rank: Whether this process is the one that writes results.
     """
 
@@ -43,6 +44,7 @@ class TrainingOutcome:
     patch_variance: float
     restarts: int
     restart_reason: str | None
+    interrupted_by: int | None = None
     is_first_rank: bool = True
 
 
@@ -64,19 +66,28 @@ def training_outcome(
         kept: ``val_loss`` and ``patch_variance`` of the weights that are kept.
         stopped_early: Whether early stopping ended it.
     """
+    stopped_by = "max_seconds" if attempts.expired else "early stopping" if stopped_early else "epochs"
     return TrainingOutcome(
         epochs=epochs,
         steps=steps,
         losses={name: float(value) for name, value in losses.items() if name != PATCH_VARIANCE},
         device=device,
-        stopped_by="max_seconds" if attempts.expired else "early stopping" if stopped_early else "epochs",
+        stopped_by="interrupted" if attempts.interrupted_by else stopped_by,
         uniform_loss=attempts.uniform_loss,
         collapsed=no_better_than_uniform(kept["val_loss"], attempts.uniform_loss),
         patch_variance=kept[PATCH_VARIANCE],
         restarts=attempts.restarts,
         restart_reason=attempts.reason,
+        interrupted_by=attempts.interrupted_by or None,
         is_first_rank=is_first_rank,
     )
+
+
+class TrainingInterrupted(Exception):
+    """A training left its loop because a signal came; its state is in the last checkpoint.
+
+    Not a KeyboardInterrupt, which Lightning turns into the end of the process.
+    """
 
 
 def training_diverged(found: str) -> WorkFailedError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -15,7 +15,8 @@ from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
-from ptycho_data.fitting import FarFieldResidual, JointFit, Prior, TrainingOutcome
+from ptycho_data.fitting import FarFieldResidual, JointFit, Prior, TrainingCheckpoints, TrainingOutcome
+from ptycho_data.signals import Waiting
 from ptycho_data.stages import Progress
 
 
@@ -50,6 +51,8 @@ class TrainingTask:
         output_dir: Takes ``checkpoints/`` and ``logs/``.
         device: From :meth:`Backend.device`.
         start: Model whose weights the training starts from, or None.
+        checkpoints: Keeps the state between epochs, and holds what to resume from; None for none.
+        signals: Ctrl-C and SIGTERM, which end the training after its present step.
     """
 
     config: ModelConfig
@@ -61,6 +64,8 @@ class TrainingTask:
     output_dir: Path
     device: str
     start: Any | None = None
+    checkpoints: TrainingCheckpoints | None = None
+    signals: Waiting = field(default_factory=Waiting)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +128,7 @@ class Backend(Protocol):
         Raises:
             ContractError: a logger that is not installed, or a precision that the device lacks.
             WorkFailedError: the loss or the weights stopped being finite.
+            TrainingInterrupted: a signal came, and there is a checkpoint to continue from.
         """
 
     def infer_canvas(self, model: Any, task: CanvasTask) -> list[NDArray[np.complex64]]:

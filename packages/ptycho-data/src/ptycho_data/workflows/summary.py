@@ -61,6 +61,7 @@ def training_summary(
         "patch_variance",
         "restarts",
         "restart_reason",
+        "interrupted_by",
     )
     return _of_payload(payload, payload.pt_training_config, stages, outcome.device, versions) | {
         "patterns": {"used": used, "held_out": held_out},
