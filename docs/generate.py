@@ -49,7 +49,8 @@ def _options() -> Iterator[str]:
 def _commands() -> Iterator[str]:
     yield from ("# Commands", "", NOTE, "")
     yield "`ptycho-cli COMMAND --help` shows the same. Every command accepts `--debug` (traceback of an error)."
-    yield "Exit codes: 0 done, 1 the work failed, 2 usage or bad input, 130 Ctrl-C, 143 SIGTERM; one line on stderr says why."
+    codes = "0 done, 1 the work failed, 2 usage or bad input, 130 Ctrl-C, 143 SIGTERM"
+    yield f"Exit codes: {codes}; one line on stderr says why."
     for command in COMMANDS:
         yield from ("", f"## {command.__name__}", "", (command.__doc__ or "").strip(), "")
         yield f"`{_usage(command)}`"
