@@ -146,7 +146,7 @@ def test_bad_input_is_exit_2_and_one_line_that_says_why(backend, paths, capsys, 
 
 
 def test_texts_of_strangers_cannot_steer_the_terminal(backend, tmp_path, capsys):
-    """CLI-34: what a file says is shown with its control characters spelled out, on both streams."""
+    """CLI-38: what a file says is shown with its control characters spelled out, on both streams."""
     path = tmp_path / "a.npz"
     scan = simulate(N=16, n_patterns=6, seed=0)
     steering = "\x1b[2J\x07\u202eevil\x9b0m\r"

@@ -1,4 +1,4 @@
-"""Text for a terminal: nothing that a stranger wrote can steer it (specs/cli.md, CLI-34)."""
+"""Text for a terminal: nothing that a stranger wrote can steer it (specs/cli.md, CLI-38)."""
 
 from __future__ import annotations
 
