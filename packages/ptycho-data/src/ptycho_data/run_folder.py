@@ -17,6 +17,7 @@ from pathlib import Path
 from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.atomic_files import make_folder, temporary_name
+from ptycho_data.foreign_content import from_json
 
 LOCK = ".run.lock"
 """Name of the file that says which run writes into a folder."""
@@ -194,7 +195,7 @@ def _read(lock: Path) -> tuple[str, Holder | None, float] | None:
     except FileNotFoundError:
         return None
     try:
-        return text, Holder(**json.loads(text)), changed
+        return text, Holder(**from_json(text)), changed
     except (ValueError, TypeError):
         return text, None, changed
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.checks.quality import Check
+from ptycho_data.foreign_content import from_json
 from ptycho_data.run_folder import running_in
 
 from ptycho_cli.output.report import EVALUATION, SUMMARY
@@ -92,8 +92,8 @@ def _digest(path: Path) -> str | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        report = from_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise _unreadable(path, str(error)) from error
     if not isinstance(report, dict):
         raise _unreadable(path, type(report).__name__)
