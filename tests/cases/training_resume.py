@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -228,7 +227,7 @@ def checkpoint_of(out: Path) -> Path:
 
 def interrupt() -> None:
     """Ctrl-C."""
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def crash() -> None:

@@ -245,7 +245,7 @@ def test_a_second_run_in_a_folder_ends_at_once(command, backend, data_file, tmp_
 def test_a_signal_ends_the_run_with_one_line(number, code, backend, run, tmp_path, capsys, monkeypatch):
     """CLI-30, CLI-37: anywhere in the work; the handlers are as before."""
     before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(backend, "reconstruct", lambda *_, **__: os.kill(os.getpid(), number))
+    monkeypatch.setattr(backend, "reconstruct", lambda *_, **__: signal.raise_signal(number))
     assert run() == code
     assert capsys.readouterr().err == "ptycho-cli: error: interrupted; results are as they were before\n"
     assert not (tmp_path / "out").exists()
@@ -259,7 +259,7 @@ def test_a_signal_between_two_files_waits_for_the_last(run, tmp_path, monkeypatc
 
     def renamed(old, new):
         if Path(new).parent == tmp_path / "out" and Path(new).name == "object.npz":
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         rename(old, new)
 
     monkeypatch.setattr(os, "replace", renamed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 from contextlib import suppress
 from dataclasses import replace
@@ -397,7 +396,7 @@ def test_a_signal_ends_the_fit_after_its_present_step(number, clock, tmp_path):
     def after(fit):
         clock.now += 100
         if fit.taken == 8:  # the second of three steps of the third epoch
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             fit.whole_steps = fit.taken
 
     for keeps in (True, False):
