@@ -108,7 +108,10 @@ def read_bundle(path: Path) -> BundleFile:
                 "Model archive not found: check the path",
             )
         )
-    checked_file(path)
+    try:
+        checked_file(path)
+    except ContractError as error:
+        raise broken(path, "a whole .safetensors file", error.problems[0].found) from error
     # The tensors are read as copies, so that the file may change meanwhile.
     require_memory(path.stat().st_size, where=str(path), remedy="use a machine with more memory")
     with reading(path):
