@@ -1,7 +1,9 @@
-"""Invariant 51: on continuous integration nothing is left out in silence.
+"""Invariant 51: nothing is left out in silence.
 
-Where ``CI`` is set and the shared data are there, a skip or a selection that ``tests/left_out.toml`` does not list
-fails the run, and so do more skips for a reason than it grants.
+On continuous integration, where ``CI`` is set, a skip or a selection that ``tests/left_out.toml`` does not list fails
+the run, and so do more skips for a reason than it grants. The shared data must be there, unless
+``PTYCHO_WITHOUT_SHARED_DATA`` says that they cannot be: then skips are not counted. Anywhere, ``--least N`` fails a run
+that would run fewer than N tests.
 """
 
 from __future__ import annotations
@@ -54,7 +56,26 @@ class LeftOut:
             terminalreporter.write_line(f"left out beyond tests/left_out.toml: {line}", red=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--least", type=int, default=0, metavar="N", help="fail if fewer than N tests would run")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     data = Path(os.environ.get("PTYCHO_SHARED_DATA", ROOT.parent / "shared" / "data"))
-    if os.environ.get("CI") and data.is_dir():
-        config.pluginmanager.register(LeftOut(config), "left-out")
+    if not os.environ.get("CI") or os.environ.get("PTYCHO_WITHOUT_SHARED_DATA"):
+        return
+    if not data.is_dir():
+        raise pytest.UsageError(
+            f"no shared data at {data}: set PTYCHO_SHARED_DATA to their folder, or PTYCHO_WITHOUT_SHARED_DATA=1 to "
+            "leave out what needs them"
+        )
+    config.pluginmanager.register(LeftOut(config), "left-out")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    least, found = session.config.option.least, len(session.items)
+    if found < least:
+        raise pytest.UsageError(
+            f"{found} tests to run, at least {least} expected: find what is no longer collected, or lower the number "
+            "in noxfile.py if tests were removed on purpose"
+        )

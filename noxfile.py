@@ -58,9 +58,14 @@ def install_backend(session: nox.Session, backend: str) -> None:
     session.install("-c", "constraints-tf.txt", *editable, *TEST_TOOLS)
 
 
-def pytest(session: nox.Session, *arguments: str, profile: str | None = None) -> None:
-    """Run pytest in a process of its own; on continuous integration the property tests draw the same examples."""
+def pytest(session: nox.Session, *arguments: str, least: int, profile: str | None = None) -> None:
+    """Run pytest in a process of its own; on continuous integration the property tests draw the same examples.
+
+    Fewer tests than ``least`` fail it, so that none can go missing in silence; arguments of a user may select fewer.
+    """
     profile = profile or ("ci" if os.environ.get("CI") else "dev")
+    if not session.posargs:
+        arguments += ("--least", str(least))
     env = {"HYPOTHESIS_PROFILE": profile, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
     session.run("python", "-m", "pytest", *arguments, *session.posargs, env=env)
 
@@ -84,21 +89,21 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
-    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow")
+    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow", least=2000)
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
     """Unit tests only."""
     install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
-    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow and not hypothesis")
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow and not hypothesis", least=1780)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """Property tests with many more examples."""
     install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
-    pytest(session, *existing(*PACKAGE_TESTS), "-m", "hypothesis", profile="ci")
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "hypothesis", least=175, profile="ci")
 
 
 @nox.session
@@ -106,7 +111,7 @@ def properties(session: nox.Session) -> None:
 def conformance(session: nox.Session, backend: str) -> None:
     """Physics, losses and network of each backend against the NumPy reference; the two never meet."""
     install_backend(session, backend)
-    pytest(session, f"packages/ptycho-{backend}/tests", "-k", "conformance")
+    pytest(session, f"packages/ptycho-{backend}/tests", "-k", "conformance", least={"torch": 98, "tf": 62}[backend])
 
 
 @nox.session
@@ -117,10 +122,10 @@ def integration(session: nox.Session, backend: str) -> None:
     python = Path(session.virtualenv.location) / "bin" / "python"
     (session.cache_dir / f"python-{backend}").write_text(str(python))
     if backend == "torch":
-        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both")
-        pytest(session, "packages/ptycho-torch/tests", "-m", "slow")
+        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", least=300)
+        pytest(session, "packages/ptycho-torch/tests", "-m", "slow", least=5)
     else:
-        pytest(session, "packages/ptycho-tf/tests", "tests/tf")
+        pytest(session, "packages/ptycho-tf/tests", "tests/tf", least=380)
 
 
 @nox.session
@@ -133,7 +138,7 @@ def exchange(session: nox.Session) -> None:
             session.error(f"no environment with {backend}: run nox -s integration first, or set {variable}")
         session.env[variable] = python
     install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
-    pytest(session, "tests/both")
+    pytest(session, "tests/both", least=12)
 
 
 @nox.session
@@ -143,7 +148,7 @@ def minimums(session: nox.Session) -> None:
     # Old releases use what new releases of their own requirements have deprecated.
     forgiving = ("-W", "default::DeprecationWarning")
     folders = [f"packages/ptycho-{name}/tests" for name in ("contracts", "data", "cli")]
-    pytest(session, *folders, "-m", "not slow", *forgiving)
+    pytest(session, *folders, "-m", "not slow", *forgiving, least=1520)
 
 
 @nox.session

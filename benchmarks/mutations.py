@@ -4,6 +4,8 @@ Each mutation is made in a temporary copy of the package, which the tests then i
 Prints JSON; exits 1 when a mutation survives. Not part of CI: it takes a few minutes.
 
     python benchmarks/mutations.py [words of the mutations to run]
+
+Those of TensorFlow run in the Python that ``PTYCHO_TF_PYTHON`` names.
 """
 
 from __future__ import annotations
@@ -33,10 +35,22 @@ class Mutation:
 
 
 PHYSICS, LOSSES = "ptycho_torch/physics.py", "ptycho_torch/losses.py"
+TF_PHYSICS, TF_JOINT = "ptycho_tf/physics.py", "ptycho_tf/joint.py"
+TF_LOSSES, TF_OPTIMISER = "ptycho_tf/losses.py", "ptycho_tf/optimiser.py"
+RECORDS, ARRAYS = "ptycho_contracts/records.py", "ptycho_contracts/arrays.py"
+GROUPS, NEIGHBOURS = "ptycho_data/grouping/groups.py", "ptycho_data/grouping/neighbours.py"
+STORES, COMMITS = "ptycho_data/store/stores.py", "ptycho_data/store/commits.py"
+GATHERING = "ptycho_data/batches/gathering.py"
 STITCH, SCATTER, SITES = (f"ptycho_data/canvas/{name}.py" for name in ("stitching", "scatter_add", "sites"))
 PHYSICS_TESTS = ("packages/ptycho-torch/tests/test_physics_conformance.py",)
 LOSS_TESTS = ("packages/ptycho-torch/tests/test_losses_conformance.py",)
 STITCH_TESTS = ("packages/ptycho-data/tests/test_stitch.py",)
+RECORD_TESTS = ("packages/ptycho-contracts/tests/test_records.py", "packages/ptycho-contracts/tests/test_arrays.py")
+GROUP_TESTS = ("packages/ptycho-data/tests/test_grouping.py",)
+STORE_TESTS = ("packages/ptycho-data/tests/test_store.py",)
+TF_TESTS = ("packages/ptycho-tf/tests/test_conformance.py",)
+TF_OPTIMISER_TESTS = ("packages/ptycho-tf/tests/test_optimiser.py",)
+TF_JOINT_TESTS = ("tests/tf/test_joint_state_tf.py",)
 
 MUTATIONS = (
     Mutation(SITES, "the edge of the canvas", "corners - over, fractions + over", "corners, fractions", PHYSICS_TESTS),
@@ -152,6 +166,215 @@ MUTATIONS = (
             ),
         )
     ),
+    *(
+        Mutation(module, what, old, new, RECORD_TESTS)
+        for module, what, old, new in (
+            (
+                RECORDS,
+                "coordinates about any centre",
+                "problems += _centre_problems(record.coords_relative, where)",
+                "pass",
+            ),
+            (
+                RECORDS,
+                "centre of one axis",
+                "dtype=np.float64)).max(axis=(1, 2))",
+                "dtype=np.float64)).min(axis=(1, 2))",
+            ),
+            (RECORDS, "centre within a tenth", "mean > 1e-4 * (1.0 + largest)", "mean > 1e-1 * (1.0 + largest)"),
+            (RECORDS, "channels that drift apart", '("group", 1, 2, "channel")', '("group", 1, 2, "C")'),
+            (RECORDS, "offsets of another number of groups", '("group", 1, 2, 1)', '("offset", 1, 2, 1)'),
+            (
+                RECORDS,
+                "members below 0",
+                '("group", "channel"), kinds="i", dtype="int64", minimum=0',
+                '("group", "channel"), kinds="i", dtype="int64"',
+            ),
+            (
+                RECORDS,
+                "positions of another number",
+                '("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),\n    ArraySpec("scan_index"',
+                '("positions_px", ("position", 2), kinds="f", dtype="float64", unit="px"),\n    ArraySpec("scan_index"',
+            ),
+            (RECORDS, "scan numbers of another number", '("scan_index", ("pattern",)', '("scan_index", ("index",)'),
+            (ARRAYS, "NaN in complex arrays", 'array.dtype.kind in "fc" and', 'array.dtype.kind in "f" and'),
+            (
+                ARRAYS,
+                "only the first block",
+                "for start in range(0, len(array), step):",
+                "for start in range(0, 1, step):",
+            ),
+        )
+    ),
+    *(
+        Mutation(module, what, old, new, GROUP_TESTS)
+        for module, what, old, new in (
+            (GROUPS, "sign of the relative coordinates", "= centres - members", "= members - centres"),
+            (
+                GROUPS,
+                "axes of the coordinates",
+                "members = positions[:, axis][indices[rows]]",
+                "members = positions[:, 1 - axis][indices[rows]]",
+            ),
+            (GROUPS, "centre at the seed", "members.sum(axis=1, keepdims=True) / C", "members[:, :1]"),
+            (
+                GROUPS,
+                "coordinates rounded before the difference",
+                "members = positions[:, axis]",
+                "members = positions.astype(np.float32)[:, axis]",
+            ),
+            (GROUPS, "scans mixed", "usable[of_usable == scan]", "usable"),
+            (GROUPS, "numbers within the pool", "indices[rows, 0] = pool.members[seeds]", "indices[rows, 0] = seeds"),
+            (GROUPS, "held-out neighbours", "pool.members[near]", "near"),
+            (GROUPS, "number of channels", "return channel_count(self.gridsize)", "return self.gridsize"),
+            (NEIGHBOURS, "itself a neighbour", "neighbours[:, 1:], dtype", "neighbours[:, :-1], dtype"),
+            (NEIGHBOURS, "least distance exclusive", "(distance >= low)", "(distance > low)"),
+            (NEIGHBOURS, "largest distance exclusive", "(distance <= high)", "(distance < high)"),
+            (
+                NEIGHBOURS,
+                "numbers in spatial order",
+                "result[order[rows]] = order[_nearest(tree, shifted, rows, K)]",
+                "result[order[rows]] = _nearest(tree, shifted, rows, K)",
+            ),
+        )
+    ),
+    *(
+        Mutation(module, what, old, new, STORE_TESTS)
+        for module, what, old, new in (
+            (
+                STORES,
+                "scan numbers forgotten in groups",
+                "scan_index=self.scan_index, allowed=allowed",
+                "allowed=allowed",
+            ),
+            (
+                STORES,
+                "scan numbers forgotten",
+                'return self.arrays["scan_index"]',
+                "return np.zeros(len(self), np.int64)",
+            ),
+            (STORES, "key of how many patterns are allowed", "digest(np.asarray(allowed).tolist())", "len(allowed)"),
+            (STORES, "key without the seed", '            "seed": seed,\n', ""),
+            (STORES, "counts of amplitudes", 'np.square(chosen) if self.unit == "amplitude" else chosen', "chosen"),
+            (
+                STORES,
+                "squared in its own dtype",
+                "np.array(self.measurements[index], dtype=np.float32)",
+                "np.array(self.measurements[index])",
+            ),
+            (
+                COMMITS,
+                "content reused by its layout",
+                'if checksum_of(arrays[name], advance) != entries[name]["checksum"]:',
+                "if False:",
+            ),
+            (COMMITS, "facts not compared", 'manifest["facts"] != facts or ', ""),
+            (COMMITS, "files of the user replaced", "return known and", "return"),
+            (COMMITS, "rows lost", "if self.rows != self.shape[0] or written != size:", "if False:"),
+            (
+                GATHERING,
+                "mean counts of held-out patterns",
+                "np.arange(len(source)) if allowed is None else",
+                "np.arange(len(source)) if True else",
+            ),
+            (
+                GATHERING,
+                "mean counts with bad pixels",
+                "good = None if source.bad_pixels is None else",
+                "good = None if True else",
+            ),
+            (
+                GATHERING,
+                "mean counts of one scan for all",
+                "mean_counts[int(scan)] for scan in scans]",
+                "mean_counts[int(scans[0])] for _ in scans]",
+            ),
+            (GATHERING, "channels turned", "source.counts(indices.ravel())", "source.counts(indices[:, ::-1].ravel())"),
+        )
+    ),
+    *(
+        Mutation(module, what, old, new, TF_TESTS)
+        for module, what, old, new in (
+            (TF_PHYSICS, "sign of the relative coordinates", "centre - relative_yx", "centre + relative_yx"),
+            (TF_PHYSICS, "axes of the relative coordinates", "coords_relative[:, 0, ::-1]", "coords_relative[:, 0]"),
+            (
+                TF_PHYSICS,
+                "groups and channels",
+                "tf.repeat(tf.range(tf.cast(batch, tf.int64)), channels)",
+                "tf.tile(tf.range(tf.cast(batch, tf.int64)), [channels])",
+            ),
+            (
+                TF_PHYSICS,
+                "axes of the fractions",
+                "return fractions[:, 0], fractions[:, 1]",
+                "return fractions[:, 1], fractions[:, 0]",
+            ),
+            (
+                TF_PHYSICS,
+                "far side of the adjoint",
+                "tf.pad(right, ((0, 0), (0, 0), (1, 0), (0, 0)))",
+                "tf.pad(right, ((0, 0), (0, 0), (0, 1), (0, 0)))",
+            ),
+            (TF_PHYSICS, "norm of the transform", "times(probe, 1 / int(probe.shape[-1]))", "probe"),
+            (
+                TF_PHYSICS,
+                "modes added as wavefields",
+                "tf.reduce_sum(squared_modulus(detector_wavefields), axis=1)",
+                "squared_modulus(tf.reduce_sum(detector_wavefields, axis=1))",
+            ),
+            (
+                TF_PHYSICS,
+                "imaginary part dropped",
+                "tf.square(tf.math.real(field)) + tf.square(tf.math.imag(field))",
+                "tf.square(tf.math.real(field))",
+            ),
+            (TF_PHYSICS, "direction of the shift", "tf.signal.ifftshift(patterns", "tf.signal.fftshift(patterns"),
+            (
+                TF_PHYSICS,
+                "gradient of reading",
+                "return patches, lambda upstream: add_patches(upstream, placement)",
+                "return patches, lambda upstream: -add_patches(upstream, placement)",
+            ),
+            (
+                TF_PHYSICS,
+                "rows of a gather",
+                "_pixel_indices(corners_yx, n, _size(canvas, 1))",
+                "_pixel_indices(corners_yx, n, _size(canvas, 0))",
+            ),
+            (TF_PHYSICS, "pixels added transposed", "pixel[:, None] * width + pixel", "pixel * width + pixel[:, None]"),
+            (
+                TF_LOSSES,
+                "loss squared again",
+                "_mean(tf.square(difference), measured, mask)",
+                "_mean(tf.square(tf.square(difference)), measured, mask)",
+            ),
+            (TF_LOSSES, "weight of the Poisson term", "excess - scale * tf.where", "excess - measured * tf.where"),
+            (TF_LOSSES, "mask forgotten in the sum", "values * mask, measured * mask", "values * mask, measured"),
+        )
+    ),
+    Mutation(
+        TF_OPTIMISER,
+        "epsilon before the correction",
+        "epsilon * tf.sqrt(1 - tf.cast(self.beta_2, variable.dtype) ** done)",
+        "epsilon",
+        TF_OPTIMISER_TESTS,
+    ),
+    *(
+        Mutation(TF_JOINT, what, old, new, TF_JOINT_TESTS)
+        for what, old, new in (
+            (
+                "second moment without its correction",
+                "return [first, second, self._rate",
+                "return [first, 0.0, self._rate",
+            ),
+            (
+                "moments swapped",
+                "m=self._moments[0].handle,\n            v=self._moments[1].handle",
+                "m=self._moments[1].handle,\n            v=self._moments[0].handle",
+            ),
+            ("steps forgotten on resuming", "self._steps = steps", "self._steps = 0"),
+        )
+    ),
 )
 
 
@@ -180,9 +403,19 @@ def main(words: list[str]) -> int:
     return 1 if survived else 0
 
 
+def python_for(package: str) -> str:
+    """The Python in which a package's tests run: TensorFlow has its own."""
+    if package != "ptycho_tf":
+        return sys.executable
+    named = os.environ.get("PTYCHO_TF_PYTHON", "")
+    if not named:
+        raise SystemExit("set PTYCHO_TF_PYTHON to a Python with TensorFlow, or name other mutations: ptycho_data ...")
+    return named
+
+
 def noticing(row: Mutation) -> str | None:
     """The first test that fails with the mutation, or None."""
-    package, _ = row.module.split("/")
+    package = row.module.split("/")[0]
     with tempfile.TemporaryDirectory() as folder:
         source = ROOT / "packages" / package.replace("_", "-") / "src" / package
         shutil.copytree(source, Path(folder) / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -191,9 +424,12 @@ def noticing(row: Mutation) -> str | None:
         if row.old not in text:
             raise SystemExit(f"{row.module} no longer has {row.old!r}: bring this script up to date")
         target.write_text(text.replace(row.old, row.new) if row.old else text, encoding="utf-8")
-        env = {**os.environ, "PYTHONPATH": folder, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+        path = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
         words = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--tb=no", *row.tests]
-        done = subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [python_for(package), *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
     failed = [line.split(" - ")[0] for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode == 0:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -34,12 +35,13 @@ def run(repository: Path, tmp_path: Path):
     (tmp_path / "test_suite.py").write_text(SUITE)
     (tmp_path / "data").mkdir()
 
-    def suite(listed: str, *words: str, CI: str = "1", data: str = "data") -> tuple[int, str]:
+    def suite(listed: str, *words: str, CI: str = "1", data: str = "data", without: str = "") -> tuple[int, str]:
         (tmp_path / "tests" / "left_out.toml").write_text(listed)
-        env = {**os.environ, "CI": CI, "PTYCHO_SHARED_DATA": str(tmp_path / data)}
+        steering = {"CI": CI, "PTYCHO_SHARED_DATA": str(tmp_path / data), "PTYCHO_WITHOUT_SHARED_DATA": without}
+        env = {**os.environ, **steering}
         command = [sys.executable, "-m", "pytest", "--rootdir", ".", "-p", "no:cacheprovider", *words]
         done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-        return done.returncode, done.stdout
+        return done.returncode, done.stdout + done.stderr
 
     return suite
 
@@ -71,7 +73,36 @@ def test_a_selection_must_be_listed(run):
     assert run(BOTH + '[[selection]]\nexpression = "two"\n', "-k", "two")[0] == 0
 
 
-@pytest.mark.parametrize("elsewhere", [{"CI": ""}, {"data": "nowhere"}], ids=str)
+@pytest.mark.parametrize("elsewhere", [{"CI": "", "data": "nowhere"}, {"data": "nowhere", "without": "1"}], ids=str)
 def test_nothing_is_asked_elsewhere(run, elsewhere):
-    """At a desk, or where the data are not there to run everything."""
+    """At a desk, or where the data cannot be there to run everything."""
     assert run("", "-k", "two", **elsewhere)[0] == 0
+
+
+def test_missing_data_fail_the_run(run):
+    """All tests of measured scans would be skipped."""
+    code, said = run(BOTH, data="nowhere")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "PTYCHO_SHARED_DATA" in said
+    assert "PTYCHO_WITHOUT_SHARED_DATA=1" in said
+
+
+@pytest.mark.parametrize(
+    ("least", "words", "code"), [(3, [], 0), (4, [], 4), (2, ["-k", "two"], 0), (3, ["-k", "two"], 4)]
+)
+def test_too_few_tests_fail_the_run(run, least, words, code):
+    """What is deselected does not count."""
+    result, said = run(BOTH, "--least", str(least), *words, CI="")
+    assert result == code
+    assert (f"{least - 1} tests to run, at least {least} expected" in said) == (code != 0)
+
+
+def test_every_session_says_how_many_tests_it_has_at_least(repository):
+    """A call of pytest without a least number would pass with whole classes gone."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse((repository / "noxfile.py").read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "pytest"
+    ]
+    assert len(calls) > 5
+    assert [node.lineno for node in calls if "least" not in {word.arg for word in node.keywords}] == []

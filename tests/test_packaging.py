@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
 
@@ -11,6 +12,9 @@ from programs import run_program
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("contracts", "data", "torch", "tf", "cli")
+CONSTRAINTS = {"tf": "constraints-tf.txt"}
+EXTRAS = {"tf": "cpu"}
+"""What a README has one install before its example."""
 USES = {
     "contracts": """
 import sys
@@ -60,24 +64,22 @@ def test_the_wheel_holds_typed_sources_licence_and_nothing_else(wheels, name):
 
 @pytest.mark.parametrize("name", PACKAGES)
 def test_the_wheel_installs_alone_and_works(wheels, repository, tmp_path, name):
-    """In a new environment, with nothing but the wheel and what it asks for."""
+    """In a new environment, with nothing but the wheel and what it asks for; so do the examples of its README."""
     run_program(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     python = tmp_path / "venv" / "bin" / "python"
     (wheel,) = wheels.glob(f"ptycho_{name}-*.whl")
-    run_program(
-        python,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--find-links",
-        wheels,
-        "-c",
-        repository / "constraints.txt",
-        wheel,
-        cwd=tmp_path,
-    )
+    constraints = repository / CONSTRAINTS.get(name, "constraints.txt")
+    install = (python, "-m", "pip", "install", "--quiet", "--find-links", wheels, "-c", constraints)
+    run_program(*install, wheel, cwd=tmp_path)
     run_program(python, "-m", "pip", "check", cwd=tmp_path)
     folder = tmp_path / "work"
     folder.mkdir()
     run_program(python, "-W", "error", "-c", USES[name], cwd=folder)
+    readme = (repository / "packages" / f"ptycho-{name}" / "README.md").read_text(encoding="utf-8")
+    before, *blocks = re.split(r"^```python\n", readme, flags=re.MULTILINE)
+    if name in EXTRAS:
+        assert f'pip install "ptycho-{name}[{EXTRAS[name]}]"' in before
+        run_program(*install, f"{wheel}[{EXTRAS[name]}]", cwd=tmp_path)
+    for block in blocks:
+        run_program(python, "-c", block.split("```")[0], cwd=folder, env={"OMP_NUM_THREADS": "1"})
+    assert blocks or name == "cli"  # its examples are commands, which tests/test_docs.py parses

@@ -1,6 +1,7 @@
 """Records of arrays (ARR-5 to ARR-16)."""
 
 from dataclasses import fields, replace
+from functools import partial
 from itertools import combinations
 
 import numpy as np
@@ -97,6 +98,38 @@ class TestScan:
         with pytest.raises(ContractError):
             scan(measurements=np.ones((N, N, M)), positions_px=np.zeros((M, 2)), probe=None)
 
+    @given(data=st.data(), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+    def test_positions_that_are_not_finite_raise(self, data, bad):
+        """ARR-3: any of them, x or y."""
+        positions = np.arange(10.0).reshape(5, 2)
+        positions[data.draw(st.integers(0, 4)), data.draw(st.integers(0, 1))] = bad
+        (text,) = problems(scan, positions_px=positions)
+        assert text.startswith("Scan: positions_px: expected finite values, found 1 NaN or infinite values")
+
+    @given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple))
+    def test_positions_of_another_shape_raise(self, shape):
+        """Invariants 22, 23: exactly (pattern, 2), also of 2 patterns where (2, pattern) would fit as well."""
+        assume(shape != (5, 2))
+        assert all("array.shape]" in text for text in problems(scan, positions_px=np.zeros(shape)))
+
+    @given(dtype=st.sampled_from(["f2", "f4", ">f8", "i8", "c16"]))
+    def test_positions_of_another_dtype_raise(self, dtype):
+        """ARR-1: float32 would move patterns at 10^6 px by a sixteenth."""
+        assert "array.dtype]" in problems(scan, positions_px=np.zeros((5, 2), dtype))[0]
+
+    @given(data=st.data())
+    def test_a_scan_index_that_is_none_raises(self, data):
+        """ARR-1: one int64 >= 0 for each pattern."""
+        wrong = data.draw(
+            st.one_of(
+                st.integers(1, 9).filter(lambda count: count != 5).map(lambda count: np.zeros(count, np.int64)),
+                st.sampled_from(["i4", "u8", "f8", "?"]).map(lambda dtype: np.zeros(5, dtype)),
+                st.integers(0, 4).map(lambda row: -np.eye(5, dtype=np.int64)[row]),
+            )
+        )
+        (text,) = problems(scan, scan_index=wrong)
+        assert text.startswith("Scan: scan_index: expected")
+
     def test_truth_and_origin_come_together(self):
         text = "Scan: object_origin_yx_px: expected 'object_origin_yx_px' beside 'object_truth', found nothing; "
         assert text in problems(scan, object_truth=np.ones((9, 9), np.complex64))[0]
@@ -159,6 +192,49 @@ class TestGroups:
             "the first is group 0 by 0.5 px; subtract each position from the mean of its group's positions "
             "[groups.centre]"
         )
+
+    @given(data=st.data(), gridsize=st.integers(1, 3), amount=st.floats(1e-3, 1e6), sign=st.sampled_from([-1, 1]))
+    def test_a_centre_that_is_off_in_one_group_and_axis_raises(self, data, gridsize, amount, sign):
+        """ARR-15: for any group, axis and amount; rounding of float32 at a thousand pixels is none."""
+        where = data.draw(pst.positions(min_count=9, offset_px=0, spread_px=data.draw(st.sampled_from([20.0, 2000.0]))))
+        made = data.draw(pst.groups(where, gridsize=gridsize))
+        group, axis = data.draw(st.integers(0, len(made) - 1)), data.draw(st.integers(0, 1))
+        relative = made.coords_relative.copy()
+        off = sign * amount * (1 + np.abs(relative[group]).max())
+        relative[group, 0, axis] += np.float32(off)
+        (text,) = problems(partial(replace, made), coords_relative=relative)
+        assert f"1 groups off, the first is group {group} by " in text
+        assert text.endswith("[groups.centre]")
+
+    @given(data=st.data(), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+    def test_coordinates_that_are_not_finite_raise(self, data, bad):
+        """ARR-3: at any place of either array."""
+        made = data.draw(pst.groups(data.draw(pst.positions(min_count=9))))
+        name = data.draw(st.sampled_from(["coords_offsets", "coords_relative"]))
+        array = getattr(made, name).copy()
+        array.flat[data.draw(st.integers(0, array.size - 1))] = bad
+        (text,) = problems(partial(replace, made), **{name: array})
+        assert text.startswith(f"Groups: {name}: expected finite values, found 1 NaN or infinite values")
+
+    @given(data=st.data(), index=st.integers(-(2**40), -1))
+    def test_a_negative_member_raises(self, data, index):
+        """ARR-3: at any place."""
+        made = data.draw(pst.groups(data.draw(pst.positions(min_count=9))))
+        members = made.nn_indices.copy()
+        members.flat[data.draw(st.integers(0, members.size - 1))] = index
+        (text,) = problems(partial(replace, made), nn_indices=members)
+        assert text.startswith("Groups: nn_indices: expected values >= 0, found 1 smaller values")
+
+    @given(data=st.data())
+    def test_another_size_of_any_dimension_raises(self, data):
+        """Invariant 30: of any array, one more or one less (if that leaves any) along any axis."""
+        made = data.draw(pst.groups(data.draw(pst.positions(min_count=9)), gridsize=2))
+        name = data.draw(st.sampled_from(["nn_indices", "coords_offsets", "coords_relative"]))
+        array = getattr(made, name)
+        axis = data.draw(st.integers(0, array.ndim - 1))
+        sizes = [size for size in (array.shape[axis] - 1, array.shape[axis] + 1) if size]
+        other = np.take(array, range(data.draw(st.sampled_from(sizes))), axis=axis, mode="wrap")
+        assert all("array.shape]" in text for text in problems(partial(replace, made), **{name: other}))
 
     @given(data=st.data(), offset=st.integers(-(10**6), 10**6))
     def test_relative_coordinates_do_not_depend_on_the_offset(self, data, offset):

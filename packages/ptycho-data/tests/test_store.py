@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -40,15 +41,23 @@ def content_of(folder):
     }
 
 
-@given(strategies.scans(min_count=1), st.sampled_from([np.uint8, np.uint32, np.float64, None]))
+@given(
+    strategies.scans(min_count=1),
+    st.sampled_from([np.uint8, np.uint32, np.float64, None]),
+    st.integers(1, 4),
+    st.data(),
+)
 @settings(max_examples=15)
-def test_store_reads_like_its_scan(tmp_path_factory, scan, dtype):
-    """Invariant 24, 7: every row is there, in its own dtype; nothing is copied twice."""
+def test_store_reads_like_its_scan(tmp_path_factory, scan, dtype, scans, data):
+    """Invariant 24, 7: every row is there, in its own dtype, with the number of its scan; nothing is copied twice."""
+    numbers = st.lists(st.integers(0, scans - 1), min_size=len(scan), max_size=len(scan))
+    scan = replace(scan, scan_index=np.array(data.draw(numbers), np.int64))
     if dtype is not None:
         scan = Scan(
             measurements=np.round(scan.measurements % 200).astype(dtype),
             unit=scan.unit,
             positions_px=scan.positions_px,
+            scan_index=scan.scan_index,
             probe=scan.probe,
         )
     path = tmp_path_factory.mktemp("store") / "s"
@@ -383,6 +392,19 @@ def test_stored_groups_hold_no_pattern_that_is_not_allowed(tmp_path_factory, fir
         for gridsize in (1, 2):
             members = store.groups(gridsize=gridsize, allowed=np.array(allowed)).nn_indices
             assert sorted(set(members.ravel().tolist())) == allowed
+
+
+@given(numbers=st.permutations([0] * 6 + [1] * 6), gridsize=st.sampled_from([1, 2]), oversampling=st.integers(1, 3))
+@settings(max_examples=10)
+def test_stored_groups_never_mix_scans(tmp_path_factory, numbers, gridsize, oversampling):
+    """Invariants 25, 28: also when they are read again."""
+    index = np.array(numbers)
+    store = create_store(tmp_path_factory.mktemp("scans") / "s", make_scan(M=12, scan_index=index))
+    request = {"gridsize": gridsize, "oversampling": oversampling if gridsize > 1 else 1}
+    for source in (store, open_store(store.path)):
+        owners = index[source.groups(**request).nn_indices]
+        assert (owners == owners[:, :1]).all()
+        assert set(owners[:, 0].tolist()) == {0, 1}
 
 
 def test_every_part_of_the_request_makes_other_groups(tmp_path):

@@ -25,7 +25,8 @@ class Comparison:
     Attributes:
         complex_correlation: Mean-free, 0 to 1.
         amplitude_mae, amplitude_rmse: In units of the truth's amplitude.
-        amplitude_ssim, phase_ssim: Structural similarity with the truth's own range.
+        amplitude_ssim, phase_ssim: Structural similarity with the truth's own range; None, too, without scikit-image
+            (the extra ``metrics``).
         amplitude_psnr_db, phase_psnr_db: Peak signal-to-noise ratio with the truth's own range.
         phase_mae_rad, phase_rmse_rad: Of ``angle(estimate conj truth)``.
         frc_half, frc_half_bit: Resolution as a fraction of Nyquist.
@@ -85,7 +86,6 @@ def compare(
 
     Raises:
         ContractError: bad arrays, or no scanned pixel in common.
-        ImportError: scikit-image is missing (extra ``metrics``).
     """
     offset = np.asarray(estimate_origin_yx_px, np.float64) - np.asarray(truth_origin_yx_px, np.float64)
     alignment = align(
@@ -167,11 +167,11 @@ def _figures(
 def _ssim(
     image: NDArray[np.float64], truth: NDArray[np.float64], mask: NDArray[np.bool_], data_range: float
 ) -> float | None:
-    """Mean structural similarity [SSIM] over the pixels whose whole window lies in the mask."""
+    """Mean structural similarity [SSIM] over the pixels whose whole window lies in the mask; None without the extra."""
     try:
-        from skimage.metrics import structural_similarity  # an extra, and slow to import
-    except ImportError as error:
-        raise ImportError("structural similarity needs scikit-image: pip install 'ptycho-data[metrics]'") from error
+        from skimage.metrics import structural_similarity  # slow to import
+    except ImportError:
+        return None
     whole = ndimage.binary_erosion(mask, np.ones((SSIM_WINDOW_PX, SSIM_WINDOW_PX), bool))
     if not whole.any():
         return None
