@@ -8,7 +8,8 @@ evaluation = pt.evaluate(scan, modes=1, epochs=10, accelerator="cpu")
 
 ratio = evaluation.report["residual_over_floor"]["used"]
 print(f"residual {ratio:.1f} times its Poisson floor")
-print(f"half-bit resolution at {evaluation.report['frc']['half_bit']:.2f} of Nyquist")
+frc = evaluation.report["frc"]
+print("half-bit threshold:", frc["half_bit_crossing"], "at", frc["half_bit"], "of Nyquist")
 for advice in evaluation.advice:
     print("-", advice.text)
 pt.plots.frc(evaluation).savefig("which_settings.png", dpi=120)

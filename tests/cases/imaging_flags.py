@@ -16,6 +16,8 @@ from PIL import Image
 from ptycho_cli.main import main
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 
+OUTPUTS = {"object.npz", "amplitude.png", "phase.png", "coverage.png", "probe.png", "summary.json"}
+"""What a run without epochs writes (CLI-11)."""
 TRAINING = ("--epochs", "1", "--width", "4", "--iterations", "2", "--quiet")
 
 
@@ -154,7 +156,9 @@ class InferenceFlags(JointFlags):
 
     def test_output_files(self, infer):
         run = infer()
-        assert {path.name for path in run.out.iterdir()} == {"object.npz", "amplitude.png", "phase.png", "summary.json"}
+        assert {path.name for path in run.out.iterdir()} == OUTPUTS
+        refined = infer("--refine", "2")
+        assert {path.name for path in refined.out.iterdir()} == OUTPUTS | {"losses.png"}
         result = image(run)
         np.testing.assert_allclose(np.sum(np.abs(result.probe) ** 2), run.summary["mean_counts"], rtol=1e-4)
         assert result.weight.max() > 0
@@ -319,7 +323,7 @@ class ReconstructFlags(JointFlags):
 
     def test_output_files(self, reconstruct):
         run = reconstruct()
-        assert {path.name for path in run.out.iterdir()} == {"object.npz", "amplitude.png", "phase.png", "summary.json"}
+        assert {path.name for path in run.out.iterdir()} == OUTPUTS | {"losses.png"}
 
     def test_val_fraction_lights_what_is_fitted(self, reconstruct):
         """PHY-30: each pattern's light is the probe's energy, which is the mean counts (PHY-10); 16 of 64 give none."""

@@ -79,12 +79,12 @@ def test_it_outlives_a_failure(backend, command, earlier, words):
 
 def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint, monkeypatch):
     """The checkpoint is removed only when the results are in place."""
-    from ptycho_cli.plots import maps as pictures
+    from ptycho_cli.plots import reconstructions as pictures
 
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(pictures, "draw_reconstruction", full)
+    monkeypatch.setattr(pictures, "draw_run", full)
     backend.checkpoints = 1
     assert command() == 1
     assert checkpoint.exists()

@@ -213,12 +213,12 @@ def test_failed_work_is_exit_1_and_leaves_earlier_results_as_they_were(
 
 def test_a_failure_while_writing_leaves_no_partial_file(backend, data_file, tmp_path, monkeypatch, capsys):
     """CLI-20: the disk fills while the pictures are drawn."""
-    from ptycho_cli.plots import maps as pictures
+    from ptycho_cli.plots import reconstructions as pictures
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pictures, "draw_reconstruction", full)
+    monkeypatch.setattr(pictures, "draw_run", full)
     out = tmp_path / "out"
     assert main(["reconstruct", str(data_file), "--output-dir", str(out), "--quiet"]) == 1
     assert not out.exists()

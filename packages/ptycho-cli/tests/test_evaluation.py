@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from ptycho_cli.commands.evaluate import in_words
 from ptycho_cli.main import main
 from ptycho_cli.options import RECONSTRUCT_OPTIONS
 from ptycho_contracts.records import Reconstruction
 from ptycho_data.files import read_scan, write_reconstruction, write_scan
-from ptycho_data.metrics import frc
+from ptycho_data.metrics import FrcCurve, frc
 from ptycho_data.workflows.evaluate import split_in_halves
 
 M, N = 40, 16
@@ -78,7 +79,7 @@ def test_a_perfect_image_scores_one_whatever_its_scale_phase_and_canvas(truth_fi
     assert figures["phase_rmse_rad"] < 1e-4
     assert figures["removed"]["shift_yx_px"] == pytest.approx([0, 0], abs=1e-3)
     assert figures["n_pixels"] == 32 * 40
-    assert figures["frc_half"] == report["frc"]["half"]
+    assert (figures["frc_half"], report["frc"]["half"], report["frc"]["half_crossing"]) == (1.0, None, "not crossed")
     assert [entry["path"] for entry in report["inputs"]] == [str(tmp_path / "image.npz"), str(truth_file)]
 
 
@@ -118,6 +119,7 @@ def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp
     assert main(words) == 0
     out = capsys.readouterr().out
     assert "complex correlation                  1.0000" in out
+    assert "resolution, FRC 0.5 [Nyquist]        not crossed" in out
     written = {path.name for path in tmp_path.iterdir()} - {"object.npz", "summary.json", "truth.npz", "scan.npz"}
     assert written == {"comparison.png", "evaluation.json", "frc.png"}
     assert (tmp_path / "summary.json").read_text() == "kept"
@@ -129,6 +131,43 @@ def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp
             assert np.asarray(picture.convert("L")).std() > 5
     assert main([*words, "--quiet"]) == 0
     assert capsys.readouterr().out == ""
+
+
+def test_the_resolution_is_in_nanometres_where_the_pixel_is_known(truth_file, tmp_path, capsys):
+    """CLI-18, MET-14: half a period of 10 nm pixels, in text and JSON."""
+    noise = 0.3 * np.random.default_rng(3).standard_normal(texture(0).shape)
+    write_reconstruction(tmp_path / "image.npz", replace(image_of(texture(0) * np.exp(1j * noise)), pixel_size_m=1e-8))
+    words = (tmp_path / "image.npz", "--truth", truth_file)
+    report = evaluated(capsys, *words)
+    curve = report["frc"]
+    assert report["object_pixel_size_m"] == 1e-8
+    assert curve["half_crossing"] == "crossed"
+    assert curve["half_period_m"] == pytest.approx(1e-8 / curve["half"])
+    assert main(["evaluate", *map(str, words)]) == 0
+    expected = f"resolution, FRC 0.5 [Nyquist]        {curve['half']:.4f} ({10 / curve['half']:.3g} nm)"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("half", "half_bit", "words"),
+    [
+        (0.4322, 0.5284, "FRC 0.5 at 0.4322, half-bit at 0.5284 of Nyquist"),
+        (0.4322, 1.0, "FRC 0.5 at 0.4322 of Nyquist, half-bit not crossed"),
+        (1.0, 0.5284, "FRC 0.5 not crossed, half-bit at 0.5284 of Nyquist"),
+        (1.0, 1.0, "FRC 0.5 not crossed, half-bit not crossed"),
+        (None, None, "FRC 0.5 undefined, half-bit undefined"),
+    ],
+)
+def test_a_resolution_in_words(half, half_bit, words):
+    """MET-14."""
+    curve = FrcCurve(np.ones(1), np.ones(1), np.ones(1), half, half_bit)
+    assert in_words(curve.to_dict()) == words
+
+
+def test_a_resolution_in_words_with_nanometres():
+    """MET-14."""
+    curve = FrcCurve(np.ones(1), np.ones(1), np.ones(1), 0.4, 0.5).to_dict(pixel_size_m=1e-8)
+    assert in_words(curve) == "FRC 0.5 at 0.4000 (25 nm), half-bit at 0.5000 (20 nm) of Nyquist"
 
 
 @given(M=st.integers(0, 60), seed=st.integers(0, 5), data=st.data())

@@ -238,7 +238,12 @@ def test_a_reconstruction_is_recognised_by_its_content(reconstruction, tmp_path,
     assert report["arrays"]["object"] == "(20, 24) complex64"
     assert report["facts"]["origin_yx_px"] == [5.0, -3.0]
     assert report["facts"]["seen"] == "66.7 % of the canvas"
-    assert [path.rsplit("/", 1)[-1] for path in report["previews"]] == ["amplitude.png", "phase.png"]
+    assert [path.rsplit("/", 1)[-1] for path in report["previews"]] == [
+        "amplitude.png",
+        "phase.png",
+        "coverage.png",
+        "probe.png",
+    ]
 
 
 MODEL = BundleFile(

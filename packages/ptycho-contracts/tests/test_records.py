@@ -273,6 +273,23 @@ def test_reconstruction_ties_its_arrays():
     Reconstruction(**arrays)
     (text,) = problems(Reconstruction, **{**arrays, "weight": np.ones((7, 9), np.float32)})[:1]
     assert text.startswith("Reconstruction: weight: expected axis 0 ('object_y') of size 9 as in object")
+    for value in (0.0, -1e-9, np.nan, np.inf, "12 nm", True):
+        text = problems(Reconstruction, **arrays, pixel_size_m=value)[-1]
+        assert text.startswith("Reconstruction: pixel_size_m: expected a positive number of metres")
+    assert Reconstruction(**arrays, pixel_size_m=np.float32(1.2e-8)).pixel_size_m == np.float32(1.2e-8)
+
+
+@pytest.mark.parametrize("metadata", [{}, {"geometry": {}}, {"geometry": None}, {"geometry": "unknown"}])
+def test_a_scan_without_geometry_has_no_pixel_size(metadata):
+    """ARR-18."""
+    assert replace(scan(), metadata=metadata).pixel_size_m is None
+
+
+def test_a_scan_has_the_pixel_size_of_its_geometry():
+    """ARR-18."""
+    assert replace(scan(), metadata={"geometry": {"object_pixel_size_m": 1.2e-8}}).pixel_size_m == 1.2e-8
+    with pytest.raises(ContractError, match="Scan: pixel_size_m: expected a positive number of metres"):
+        _ = replace(scan(), metadata={"geometry": {"object_pixel_size_m": -1.0}}).pixel_size_m
 
 
 @given(pst.scans(), pst.scans(noisy=True))

@@ -5,6 +5,7 @@ import os
 import pickle
 import struct
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -307,6 +308,27 @@ def test_reconstruction_round_trip_and_its_exact_keys(tmp_path):
     for key in ("object", "origin_yx_px", "weight", "probe", "positions_px"):
         np.testing.assert_array_equal(getattr(back, key), getattr(written, key))
         assert getattr(back, key).dtype == getattr(written, key).dtype
+    assert back.pixel_size_m is None
+
+
+def test_a_reconstruction_keeps_its_pixel_size(tmp_path):
+    """REC-1, ARR-18: to the last bit, beside the five arrays that every reader knows."""
+    write_reconstruction(tmp_path / "object.npz", replace(reconstruction(), pixel_size_m=1.23e-8))
+    with np.load(tmp_path / "object.npz") as plain:
+        content = dict(plain)
+    assert set(content) == {"object", "origin_yx_px", "positions_px", "probe", "weight", "pixel_size_m"}
+    assert (content["pixel_size_m"].shape, content["pixel_size_m"].dtype) == ((), np.float64)
+    assert read_reconstruction(tmp_path / "object.npz").pixel_size_m == 1.23e-8
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf, np.array([1e-8]), np.int64(1), np.array("12 nm")])
+def test_a_pixel_size_that_is_none_is_refused(tmp_path, value):
+    write_reconstruction(tmp_path / "object.npz", reconstruction())
+    with np.load(tmp_path / "object.npz") as plain:
+        content = dict(plain)
+    np.savez(tmp_path / "bad.npz", **content, pixel_size_m=value)
+    with pytest.raises(ContractError, match=r"bad\.npz: pixel_size_m: "):
+        read_reconstruction(tmp_path / "bad.npz")
 
 
 def test_incomplete_or_foreign_reconstruction_is_refused(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,6 +172,24 @@ class TestFrc:
         assert (curve.resolution_half, curve.resolution_half_bit) == (1.0, 1.0)
         short = min(height, width)
         np.testing.assert_allclose(curve.frequency, 2 * np.arange(1, short // 2 + 1) / short)
+
+    def test_in_json_has_a_resolution_only_where_it_crosses(self):
+        """MET-14: null and a reason, and half a period where a pixel is known."""
+        image = noise((40, 40), 0)
+        same = frc(image, image).to_dict(pixel_size_m=1e-8)
+        assert (same["half"], same["half_crossing"], same["half_period_m"]) == (None, "not crossed", None)
+        assert (same["half_bit"], same["half_bit_crossing"]) == (None, "not crossed")
+        nothing = frc(image, np.ones_like(image)).to_dict(pixel_size_m=1e-8)
+        assert (nothing["half"], nothing["half_crossing"], nothing["half_period_m"]) == (None, "undefined", None)
+        curve = frc(image, noise((40, 40), 1))
+        none_at_all = replace(curve, resolution_half=0.0, resolution_half_bit=0.4).to_dict(pixel_size_m=1e-8)
+        assert (none_at_all["half"], none_at_all["half_crossing"], none_at_all["half_period_m"]) == (
+            0.0,
+            "crossed",
+            None,
+        )
+        assert none_at_all["half_bit_period_m"] == pytest.approx(2.5e-8)
+        assert not [key for key in curve.to_dict() if key.endswith("_m")]
 
     def test_of_independent_noise_is_zero_within_its_scatter(self):
         curve = frc(noise((200, 180), 1), noise((200, 180), 2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 
 import numpy as np
@@ -227,7 +227,7 @@ def test_an_image_s_summary(tmp_path, collapsed):
         results={"assembly": "canvas"},
     )
     more = {"overrides_applied", "assembly", "mean_counts_of_training", "training_collapsed"}
-    assert set(reported) == COMMON | more
+    assert set(reported) == COMMON | {"object_pixel_size_m"} | more
     assert list(reported["settings"]) == ["data", "model", "inference", "execution"]
     assert reported["seed"] == 4
     assert reported["patterns"] == {"used": 15, "held_out": 5}
@@ -242,7 +242,8 @@ def test_an_image_s_summary(tmp_path, collapsed):
 
 def test_summary_of_a_joint_reconstruction():
     """CLI-22. Its rate counts only the epochs that this run took: 8 of 12."""
-    view, config = prepare_scan(SCAN, "0.25", 0), ReconstructionConfig(epochs=12, seed=6)
+    known = replace(SCAN, metadata={"geometry": {"object_pixel_size_m": 1.2e-8}})
+    view, config = prepare_scan(known, "0.25", 0), ReconstructionConfig(epochs=12, seed=6)
     history = History((1.0,) * 12, "epochs", resumed_from_epoch=4)
     fit = JointFit(SCAN.probe[0], SCAN.probe, history.losses, np.zeros((20, 2)), np.zeros((16, 16)), history)
     reported = reconstruction_summary(
@@ -258,7 +259,8 @@ def test_summary_of_a_joint_reconstruction():
         search=None,
         results={"stopped_by": "epochs"},
     )
-    assert set(reported) == COMMON | {"epochs", "stopped_by"}
+    assert set(reported) == COMMON | {"epochs", "object_pixel_size_m", "stopped_by"}
+    assert reported["object_pixel_size_m"] == 1.2e-8
     assert list(reported["settings"]) == ["reconstruction", "execution"]
     assert (reported["seed"], reported["epochs"]) == (6, 12)
     assert reported["patterns_per_cpu_second"] == 12 * 8 / 2

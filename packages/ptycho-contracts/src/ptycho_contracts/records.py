@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -124,6 +126,20 @@ class Scan:
         """Side of a pattern in pixels."""
         return int(self.measurements.shape[-1])
 
+    @property
+    def pixel_size_m(self) -> float | None:
+        """Side of an object pixel, or None where the geometry is unknown (ARR-18).
+
+        Raises:
+            ContractError: ``record.pixel_size``.
+        """
+        geometry = self.metadata.get("geometry")
+        value = geometry.get("object_pixel_size_m") if isinstance(geometry, Mapping) else None
+        problems = pixel_size_problems(value, where="Scan")
+        if problems:
+            raise ContractError(problems)
+        return None if value is None else float(value)
+
     def __len__(self) -> int:
         return len(self.measurements)
 
@@ -194,6 +210,8 @@ RECONSTRUCTION_ARRAYS = (
     ArraySpec("probe", ("mode", "N", "N"), kinds="c", dtype="complex64", unit="sqrt(counts)"),
     ArraySpec("positions_px", ("pattern", 2), kinds="f", dtype="float64", unit="px"),
 )
+PIXEL_SIZE = ArraySpec("pixel_size_m", (), kinds="f", dtype="float64", optional=True, unit="m", finite=False)
+"""As it is stored; :func:`pixel_size_problems` says what it may be."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -206,6 +224,7 @@ class Reconstruction:
         weight: (H, W) float32, summed illumination; 0 at pixels that no pattern covers.
         probe: (mode, N, N) complex64, normalised as in specs/physics.md (PHY-10).
         positions_px: (pattern, 2) float64, ``[x, y]``, as used.
+        pixel_size_m: Side of an object pixel, or None: unknown.
 
     Raises:
         ContractError: with all problems at once, when the arrays break specs/arrays.md.
@@ -216,9 +235,29 @@ class Reconstruction:
     weight: NDArray[np.float32]
     probe: NDArray[np.complex64]
     positions_px: NDArray[np.float64]
+    pixel_size_m: float | None = None
 
     def __post_init__(self) -> None:
-        validate(self, RECONSTRUCTION_ARRAYS, where="Reconstruction")
+        problems = problems_of(self, RECONSTRUCTION_ARRAYS, where="Reconstruction")
+        problems += pixel_size_problems(self.pixel_size_m, where="Reconstruction")
+        if problems:
+            raise ContractError(problems)
+
+
+def pixel_size_problems(value: Any, *, where: str) -> list[Problem]:
+    """ARR-18: a positive number of metres, or None."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is None or (is_number and math.isfinite(value) and value > 0):
+        return []
+    return [
+        Problem(
+            f"{where}: pixel_size_m",
+            "record.pixel_size",
+            "a positive number of metres, or None",
+            repr(value),
+            "give the side of an object pixel, or leave it out",
+        )
+    ]
 
 
 def _choice_problems(where: str, value: Any, choices: tuple[str, ...]) -> list[Problem]:

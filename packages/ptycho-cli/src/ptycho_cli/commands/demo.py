@@ -105,8 +105,8 @@ def run_demo(
             "train": trained,
             "infer": inferred,
         }
-        table = [f"{label:<32} {_number(figures[name])}" for name, label in _FIGURES]
-        _write_report(output_dir, comparison, summary, figures)
+        table = [f"{label:<32} {_number(figures, name)}" for name, label in _FIGURES]
+        _write_report(output_dir, comparison, image, summary, figures)
     first = f"trained on one simulated object and inferred another one, in {summary['seconds']:.0f} s"
     return [first, *table, f"wrote {output_dir / 'report.md'}, comparison.png, summary.json"]
 
@@ -136,8 +136,10 @@ def _compared(image: Reconstruction, scan: Scan) -> Any:
     )
 
 
-def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    rows = [f"| {label} | {_number(figures[name])} |" for name, label in _FIGURES]
+def _write_report(
+    output_dir: Path, comparison: Any, image: Reconstruction, summary: Mapping[str, Any], figures: Mapping[str, Any]
+) -> None:
+    rows = [f"| {label} | {_number(figures, name)} |" for name, label in _FIGURES]
     text = [
         "# Demonstration",
         "",
@@ -163,15 +165,18 @@ def _write_report(output_dir: Path, comparison: Any, summary: Mapping[str, Any],
         "ptycho-cli infer model/model.safetensors test.npz --output-dir image",
         "```",
     ]
-    from ptycho_cli.plots.comparison import draw_comparison
+    from ptycho_cli.plots.comparisons import draw_comparison
 
     with staged(output_dir, summary=SUMMARY) as stage:
-        draw_comparison(comparison.alignment, stage / "comparison.png")
+        draw_comparison(comparison.alignment, stage / "comparison.png", image=image)
         (stage / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
         simulated = [output_dir / name for name in (TRAIN_FILE, TEST_FILE)]
         outputs = digests([*simulated, *sorted(stage.iterdir())])
         write_json(stage / SUMMARY, {**summary, "outputs": outputs})
 
 
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
+def _number(figures: Mapping[str, Any], name: str) -> str:
+    value = figures[name]
+    if value is None:
+        return "undefined"
+    return "not crossed" if name == "frc_half" and value >= 1 else f"{value:.4f}"

@@ -145,7 +145,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as lines of text."""
     if report["kind"] == "truth":
         for name, label in FIGURES:
-            yield f"{label:<36} {shown(report['figures'][name])}"
+            yield f"{label:<36} {_figure(report, name)}"
         return
     for part, label in (("used", "used patterns"), ("held_out", "held-out patterns")):
         residual, floor = (report[name].get(part) for name in ("residual", "poisson_floor"))
@@ -153,11 +153,11 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         if ratio is not None:
             yield f"{label:<36} R {residual:.4g}, {ratio:.2f} times its Poisson floor {floor:.4g}"
     sizes = " + ".join(str(half["patterns"]) for half in report["halves"])
-    yield f"{f'half scans ({sizes} patterns)':<36} {_resolution(report['frc'])}"
+    yield f"{f'half scans ({sizes} patterns)':<36} {in_words(report['frc'])}"
     before = report.get("frc_before")
     if before is not None:
         label = f"  with {before['epochs']} epochs"
-        yield f"{label:<36} {_resolution(before)}"
+        yield f"{label:<36} {in_words(before)}"
     if "what_the_prior_adds" in report:
         yield from _prior_lines(report["what_the_prior_adds"])
     for entry in report["advice"]:
@@ -176,8 +176,31 @@ def _prior_lines(adds: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'  R with and without':<36} {used['with']:.4g} and {used['without']:.4g}"
 
 
-def _resolution(curve: Mapping[str, Any]) -> str:
-    return f"FRC 0.5 at {shown(curve['half'])}, half-bit at {shown(curve['half_bit'])} of Nyquist"
+def in_words(curve: Mapping[str, Any]) -> str:
+    """Where a curve crosses its thresholds, in words."""
+    names = {"half": "FRC 0.5", "half_bit": "half-bit"}
+    words = [f"{label} {resolution(curve, name)}" for name, label in names.items()]
+    states = [curve[f"{name}_crossing"] for name in names]
+    if "crossed" in states:
+        words[1 if states[1] == "crossed" else 0] += " of Nyquist"
+    return ", ".join(words)
+
+
+def resolution(curve: Mapping[str, Any], name: str) -> str:
+    """Where a curve crosses ``half`` or ``half_bit``, with half a period where lengths are known (MET-14)."""
+    state = curve[f"{name}_crossing"]
+    if state != "crossed":
+        return str(state)
+    period = curve.get(f"{name}_period_m")
+    return f"at {shown(curve[name])}" + ("" if period is None else f" ({1e9 * period:.3g} nm)")
+
+
+def _figure(report: Mapping[str, Any], name: str) -> str:
+    """A figure as text; a resolution only where the curve crosses its threshold."""
+    place = name.removeprefix("frc_")
+    if place in ("half", "half_bit"):
+        return resolution(report["frc"], place).removeprefix("at ")
+    return shown(report["figures"][name])
 
 
 def shown(value: float | None) -> str:

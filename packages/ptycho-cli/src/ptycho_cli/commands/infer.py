@@ -51,7 +51,7 @@ def infer(
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
-    """Infer the object of a scan with a trained model; writes object.npz, two pictures and summary.json."""
+    """Infer the object of a scan with a trained model; writes object.npz, pictures and summary.json."""
     settings = {**read_config(config, INFER_OPTIONS, extra=("backend",)), **overrides}
     _, summary = run_infer(
         model,

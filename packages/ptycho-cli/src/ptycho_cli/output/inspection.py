@@ -113,7 +113,7 @@ def draw_previews(content: Found, output_dir: Path) -> list[Path]:
 
             written = draw_scan(*content.scan, stage)
         else:
-            from ptycho_cli.plots.maps import draw_reconstruction
+            from ptycho_cli.plots.reconstructions import draw_reconstruction
 
             assert content.reconstruction is not None
             written = draw_reconstruction(content.reconstruction, stage)
@@ -181,11 +181,13 @@ def _reconstruction(path: Path) -> Found:
     names = ("object", "origin_yx_px", "weight", "probe", "positions_px")
     seen = result.weight > 0
     power = np.sum(np.abs(result.probe.astype(np.complex128)) ** 2, axis=(1, 2))
-    facts = {
+    facts: dict[str, Any] = {
         "origin_yx_px": [float(value) for value in result.origin_yx_px],
         "seen": f"{100 * float(seen.mean()):.1f} % of the canvas",
         "probe_powers": [float(value) for value in power],
     }
+    if result.pixel_size_m is not None:
+        facts["object_pixel_size_m"] = result.pixel_size_m
     if seen.any():
         low, high = np.percentile(np.abs(result.object[seen]), (1, 99))
         facts["amplitude"] = f"{low:.3g} to {high:.3g} (1st to 99th percentile of the illuminated pixels)"

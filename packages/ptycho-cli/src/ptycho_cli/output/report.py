@@ -63,14 +63,14 @@ def publish_training(output_dir: Path, model_name: str, summary: Mapping[str, An
 
 
 def publish_reconstruction(output_dir: Path, reconstruction: Reconstruction, summary: Mapping[str, Any]) -> Summary:
-    """Write ``object.npz``, the two pictures and ``summary.json``, all or none; returns the whole summary."""
+    """Write ``object.npz``, the pictures and ``summary.json``, all or none; returns the whole summary."""
     from ptycho_data.files import write_reconstruction
 
-    from ptycho_cli.plots.maps import draw_reconstruction
+    from ptycho_cli.plots.reconstructions import draw_run
 
     with staged(output_dir, summary=SUMMARY) as stage:
         write_reconstruction(stage / "object.npz", reconstruction)
-        draw_reconstruction(reconstruction, stage)
+        draw_run(reconstruction, summary, stage)
         whole = {**summary, "outputs": digests(sorted(stage.iterdir()))}
         write_json(stage / SUMMARY, whole)
     return whole
@@ -100,16 +100,19 @@ def published_evaluation(
 
 def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mapping[str, Any]) -> Summary:
     """Write ``evaluation.json`` and the figures, all or none; returns the whole report."""
-    from ptycho_cli.plots.comparison import draw_comparison, draw_convergence, draw_frc, draw_prior
+    from ptycho_cli.plots.comparisons import draw_comparison, draw_frc, draw_prior
+    from ptycho_cli.plots.losses import draw_convergence
 
+    image = evaluation.image
+    pixel_size_m = None if image is None else image.pixel_size_m
     with staged(output_dir, summary=EVALUATION) as stage:
-        draw_comparison(evaluation.comparison.alignment, stage / "comparison.png", names=evaluation.names)
-        draw_frc(evaluation.curves, stage / "frc.png")
+        draw_comparison(evaluation.comparison.alignment, stage / "comparison.png", names=evaluation.names, image=image)
+        draw_frc(evaluation.curves, stage / "frc.png", pixel_size_m=pixel_size_m)
         if evaluation.convergence:
             draw_convergence(evaluation.convergence, evaluation.floor, stage / "convergence.png")
         if evaluation.prior is not None:
             maps = evaluation.report["what_the_prior_adds"]["residual_map"]
-            draw_prior(evaluation.prior.alignment, maps, stage / "prior.png")
+            draw_prior(evaluation.prior.alignment, maps, stage / "prior.png", image=image)
         whole = {**summary, "outputs": digests(sorted(stage.iterdir()))}
         write_json(stage / EVALUATION, whole)
     return whole

@@ -13,7 +13,17 @@ from ptycho_data.run_folder import running_in
 
 from ptycho_cli.output.report import EVALUATION, SUMMARY
 
-RESULTS = ("object.npz", "amplitude.png", "phase.png", "model.safetensors", "comparison.png", "frc.png", "report.md")
+RESULTS = (
+    "object.npz",
+    "amplitude.png",
+    "phase.png",
+    "coverage.png",
+    "losses.png",
+    "model.safetensors",
+    "comparison.png",
+    "frc.png",
+    "report.md",
+)
 _FACTS = ("command", "versions", "seed", "device")
 
 

@@ -16,8 +16,8 @@ __all__ = ["comparison", "frc", "reconstruction", "scan"]
 
 
 def reconstruction(image: Reconstruction) -> Figure:
-    """Amplitude and phase of an object beside each other."""
-    from ptycho_cli.plots.maps import reconstruction_figure
+    """Amplitude and phase of an object beside each other: what was scanned of it, without phase ramp."""
+    from ptycho_cli.plots.reconstructions import reconstruction_figure
 
     return reconstruction_figure(image)
 
@@ -31,13 +31,14 @@ def scan(scan: Scan) -> Figure:
 
 def comparison(evaluation: Evaluation) -> Figure:
     """Both images of an evaluation, aligned, and their difference."""
-    from ptycho_cli.plots.comparison import comparison_figure
+    from ptycho_cli.plots.comparisons import comparison_figure
 
-    return comparison_figure(evaluation.comparison.alignment, names=evaluation.names)
+    return comparison_figure(evaluation.comparison.alignment, names=evaluation.names, image=evaluation.image)
 
 
 def frc(evaluation: Evaluation) -> Figure:
     """Fourier ring correlation of an evaluation, with its thresholds."""
-    from ptycho_cli.plots.comparison import frc_figure
+    from ptycho_cli.plots.comparisons import frc_figure
 
-    return frc_figure(evaluation.curves)
+    pixel_size_m = None if evaluation.image is None else evaluation.image.pixel_size_m
+    return frc_figure(evaluation.curves, pixel_size_m=pixel_size_m)

@@ -1,4 +1,4 @@
-"""Pictures of a reconstruction (specs/cli.md, CLI-23). Imported only when something is drawn."""
+"""One image with colour bar, axes in nanometres or pixels, and scale bar (specs/cli.md, CLI-23)."""
 
 from __future__ import annotations
 
@@ -7,34 +7,20 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 from numpy.typing import NDArray
-from ptycho_contracts.records import Reconstruction
 
-WELL_LIT = 0.05
+from ptycho_cli.plots.views import View
 
-
-def amplitude_and_phase(reconstruction: Reconstruction) -> tuple[Any, Any]:
-    """Amplitude, and phase in rad relative to its circular mean; masked where the weight is 0."""
-    illuminated = well_lit(reconstruction.weight)
-    mean = np.sum(reconstruction.object[illuminated]) if illuminated.any() else np.complex64(1)
-    rotation = np.conj(mean) / abs(mean) if abs(mean) > 0 else np.complex64(1)
-    unseen = reconstruction.weight <= 0
-    amplitude = np.ma.masked_array(np.abs(reconstruction.object), unseen)
-    phase = np.ma.masked_array(np.angle(reconstruction.object * rotation), unseen)
-    return amplitude, phase
+DPI, MOST_DPI = 120, 360
+_SHARP_PX = 450
+"""Side of an image that is drawn without loss at the usual resolution."""
 
 
-def well_lit(weight: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Pixels with at least 5 % of the median positive weight: those that set the contrast."""
-    seen = weight > 0
-    if not seen.any():
-        return seen
-    return np.asarray(weight >= WELL_LIT * np.median(weight[seen]))
-
-
-def contrast(picture: Any, illuminated: NDArray[np.bool_]) -> tuple[float, float]:
-    """Grey scale limits: 1st to 99th percentile of the well-illuminated pixels, never empty."""
-    values = np.asarray(picture)[illuminated]
+def contrast(picture: Any, well_lit: NDArray[np.bool_]) -> tuple[float, float]:
+    """Grey scale limits: 1st to 99th percentile of the well lit pixels, never empty."""
+    values = np.asarray(picture)[well_lit]
     if not values.size:
         return 0.0, 1.0
     low, high = (float(limit) for limit in np.percentile(values, (1, 99)))
@@ -43,38 +29,25 @@ def contrast(picture: Any, illuminated: NDArray[np.bool_]) -> tuple[float, float
     return low, high
 
 
-def extent_px(reconstruction: Reconstruction) -> tuple[float, float, float, float]:
-    """Edges (left, right, bottom, top) of the canvas in object pixels, y downwards."""
-    top, left = (float(value) - 0.5 for value in reconstruction.origin_yx_px)
-    height, width = reconstruction.object.shape
-    return left, left + width, top + height, top
+def draw_view(
+    figure: Figure,
+    axes: Any,
+    picture: NDArray[Any],
+    limits: tuple[float, float],
+    view: View,
+    *,
+    label: str = "",
+    cmap: str = "gray",
+) -> None:
+    """The scanned part of a canvas, with a scale bar where lengths are known.
 
-
-def draw_reconstruction(reconstruction: Reconstruction, folder: Path) -> list[Path]:
-    """Write ``amplitude.png`` and ``phase.png`` into a folder; returns their paths."""
-    written = []
-    for name in ("amplitude", "phase"):
-        figure = Figure(figsize=(7, 6), layout="constrained")
-        draw_part(figure, figure.add_subplot(), reconstruction, name)
-        written.append(save(figure, folder / f"{name}.png"))
-    return written
-
-
-def reconstruction_figure(reconstruction: Reconstruction) -> Figure:
-    """Amplitude and phase of an object beside each other."""
-    figure = Figure(figsize=(12, 5), layout="constrained")
-    for axes, name in zip(figure.subplots(1, 2), ("amplitude", "phase"), strict=True):
-        draw_part(figure, axes, reconstruction, name)
-    return figure
-
-
-def draw_part(figure: Figure, axes: Any, reconstruction: Reconstruction, name: str) -> None:
-    """``"amplitude"`` or ``"phase"`` of an object, with colour bar and object coordinates."""
-    picture = amplitude_and_phase(reconstruction)[("amplitude", "phase").index(name)]
-    label = "amplitude" if name == "amplitude" else "phase [rad]"
-    limits = contrast(picture, well_lit(reconstruction.weight))
-    draw_map(figure, axes, picture, limits, extent=extent_px(reconstruction), label=label)
-    axes.set_title(f"object {name}, {picture.shape[1]} x {picture.shape[0]} px", fontsize=10)
+    Args:
+        picture: (H, W), the whole canvas.
+    """
+    draw_map(
+        figure, axes, view.cut(picture), limits, extent=view.extent, unit=view.unit, label=label, cmap=cmap, clips=True
+    )
+    draw_scale_bar(axes, view)
 
 
 def draw_map(
@@ -84,20 +57,58 @@ def draw_map(
     limits: tuple[float, float],
     *,
     extent: Any = None,
+    unit: str = "px",
     label: str = "",
     cmap: str = "gray",
+    clips: bool = False,
 ) -> None:
-    """One image with colour bar and pixel axes; masked pixels stay in the background's colour."""
-    axes.set_facecolor("#d9e2ec")
+    """One image with colour bar; masked pixels are hatched.
+
+    Args:
+        unit: Of the extent.
+        clips: Whether the limits leave values out: the ends of the colour bar are then pointed.
+    """
+    axes.set_facecolor("white")
+    axes.patch.set(hatch="////", edgecolor="0.8", linewidth=0)
     image = axes.imshow(
-        picture, cmap=cmap, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="nearest", origin="upper"
+        picture, cmap=cmap, vmin=limits[0], vmax=limits[1], extent=extent, interpolation="antialiased", origin="upper"
     )
-    axes.set_xlabel("x [px]")
-    axes.set_ylabel("y [px]")
-    figure.colorbar(image, ax=axes, label=label, shrink=0.85)
+    axes.set_xlabel(f"x [{unit}]")
+    axes.set_ylabel(f"y [{unit}]")
+    figure.colorbar(image, ax=axes, label=label, shrink=0.85, extend="both" if clips else "neither")
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG."""
-    figure.savefig(path, dpi=120, format="png")
+def draw_scale_bar(axes: Any, view: View) -> None:
+    """A bar of about a fifth of the width in the lower left corner; none in pixels."""
+    if view.unit == "px":
+        return
+    length = round_length(view.shape[1] * view.per_px / 5)
+    axes.add_artist(
+        AnchoredSizeBar(
+            axes.transData,
+            length,
+            f"{length:g} {view.unit}",
+            "lower left",
+            pad=0.4,
+            borderpad=0.6,
+            sep=4,
+            size_vertical=view.shape[0] * view.per_px / 100,
+            fontproperties=FontProperties(size=9),
+        )
+    )
+
+
+def round_length(length: float) -> float:
+    """The largest of 1, 2 and 5 times a power of ten that is at most a length.
+
+    >>> round_length(0.73)
+    0.5
+    """
+    decade = 10.0 ** np.floor(np.log10(length))
+    return float(f"{max(part for part in (1, 2, 5) if part * decade <= length * (1 + 1e-9)) * decade:.3g}")
+
+
+def save(figure: Figure, path: Path, *, side_px: int = 0) -> Path:
+    """Write a figure as PNG, finer for a larger image."""
+    figure.savefig(path, dpi=min(max(DPI, DPI * side_px // _SHARP_PX), MOST_DPI), format="png")
     return path

@@ -11,12 +11,16 @@ from ptycho_contracts.records import Scan
 from ptycho_data.checks.quality import ScanFacts, gather
 
 from ptycho_cli.plots.maps import draw_map, save
+from ptycho_cli.plots.probes import draw_mode, probe_figure
+from ptycho_cli.plots.views import scale_for
 
 
 def draw_scan(scan: Scan, facts: ScanFacts, folder: Path) -> list[Path]:
     """Write ``mean_pattern.png``, ``positions.png`` and, where there is one, ``probe.png``."""
     written = [_mean_pattern(scan, facts, folder), _positions(scan, folder)]
-    return written if scan.probe is None else [*written, _probe(scan, folder)]
+    if scan.probe is None:
+        return written
+    return [*written, save(probe_figure(scan.probe, pixel_size_m=scan.pixel_size_m), folder / "probe.png")]
 
 
 def scan_figure(scan: Scan) -> Figure:
@@ -27,8 +31,7 @@ def scan_figure(scan: Scan) -> Figure:
     draw_mean_pattern(figure, axes[0], scan, gather(scan))
     draw_positions(axes[1], scan)
     if scan.probe is not None:
-        top = max(float(np.abs(scan.probe[0]).max()), 1e-12)
-        draw_map(figure, axes[2], np.abs(scan.probe[0]), (0.0, top), label="probe amplitude", cmap="magma")
+        draw_mode(figure, axes[2], scan.probe[0], pixel_size_m=scan.pixel_size_m)
     return figure
 
 
@@ -55,31 +58,12 @@ def _positions(scan: Scan, folder: Path) -> Path:
 
 
 def draw_positions(axes: Any, scan: Scan) -> None:
-    """Positions in object pixels, y downwards, coloured by scan."""
-    x, y = scan.positions_px.T
+    """Positions, y downwards, coloured by scan."""
+    unit, per_px = scale_for(float(np.ptp(scan.positions_px, axis=0).max()), scan.pixel_size_m)
+    x, y = scan.positions_px.T * per_px
     axes.scatter(x, y, c=scan.scan_index, s=6, cmap="tab10")
     axes.set_aspect("equal")
     axes.invert_yaxis()
-    axes.set_xlabel("x [px]")
-    axes.set_ylabel("y [px]")
+    axes.set_xlabel(f"x [{unit}]")
+    axes.set_ylabel(f"y [{unit}]")
     axes.set_title(f"{len(scan)} positions", fontsize=10)
-
-
-def _probe(scan: Scan, folder: Path) -> Path:
-    assert scan.probe is not None
-    modes = len(scan.probe)
-    figure = Figure(figsize=(8, 3.5 * modes), layout="constrained")
-    panels = figure.subplots(modes, 2, squeeze=False)
-    for row, mode in zip(panels, scan.probe, strict=True):
-        top = max(float(np.abs(mode).max()), 1e-12)
-        draw_map(figure, row[0], np.abs(mode), (0.0, top), label="amplitude", cmap="magma")
-        faint = np.abs(mode) < 0.02 * top
-        draw_map(
-            figure,
-            row[1],
-            np.ma.masked_array(np.angle(mode), faint),
-            (-np.pi, np.pi),
-            label="phase [rad]",
-            cmap="twilight",
-        )
-    return save(figure, folder / "probe.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from ptycho_data.metrics.area import largest_rectangle
 
 FLAT = 1e-6
 """An image is uniform if its deviation from its mean is below this fraction of its norm (MET-8)."""
+Crossing = Literal["crossed", "not crossed", "undefined"]
 MIN_SIDE_PX = 8
 """Shorter side of the smallest area that has a resolution (MET-14)."""
 
@@ -26,8 +27,8 @@ class FrcCurve:
         frequency: (ring,) float64, fraction of Nyquist.
         correlation: (ring,) float64 in [-1, 1]; NaN in rings without power.
         half_bit: (ring,) float64, threshold of half a bit of information.
-        resolution_half: Frequency where the correlation falls below 0.5, or None: undefined.
-        resolution_half_bit: Frequency where it falls below the half-bit threshold, or None.
+        resolution_half: Frequency where the correlation falls below 0.5; 1 if it does not, None if undefined.
+        resolution_half_bit: The same for the half-bit threshold.
     """
 
     frequency: NDArray[np.float64]
@@ -35,6 +36,38 @@ class FrcCurve:
     half_bit: NDArray[np.float64]
     resolution_half: float | None
     resolution_half_bit: float | None
+
+    def to_dict(self, *, pixel_size_m: float | None = None) -> dict[str, Any]:
+        """The curve as JSON values, with a resolution only where it crosses a threshold (MET-14)."""
+        places = {"half": self.resolution_half, "half_bit": self.resolution_half_bit}
+        report: dict[str, Any] = {}
+        for name, place in places.items():
+            state = crossing(place)
+            report[name] = place if state == "crossed" else None
+            report[f"{name}_crossing"] = state
+            if pixel_size_m is not None:
+                report[f"{name}_period_m"] = half_period_m(place, pixel_size_m)
+        return report | {
+            "frequency": self.frequency.tolist(),
+            "correlation": self.correlation.tolist(),
+            "half_bit_threshold": self.half_bit.tolist(),
+        }
+
+
+def crossing(place: float | None) -> Crossing:
+    """Whether a curve crosses a threshold, from where it does (MET-14)."""
+    if place is None:
+        return "undefined"
+    return "not crossed" if place >= 1 else "crossed"
+
+
+def half_period_m(place: float | None, pixel_size_m: float) -> float | None:
+    """Half a period of a frequency in fractions of Nyquist; None without a crossing, and at frequency 0.
+
+    >>> half_period_m(0.5, 1e-8)
+    2e-08
+    """
+    return pixel_size_m / place if place is not None and 0 < place < 1 else None
 
 
 def frc(image_a: NDArray[Any], image_b: NDArray[Any], *, mask: NDArray[np.bool_] | None = None) -> FrcCurve:

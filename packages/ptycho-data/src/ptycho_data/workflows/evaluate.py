@@ -40,6 +40,7 @@ class Evaluation:
         convergence: Losses of each epoch by name; empty beside a truth.
         floor: Poisson floor of R, if the losses are comparable with R.
         prior: The image with the prior beside the one without; None beside a truth, or where no prior is wanted.
+        image: The comparison's second image, as it was before it was aligned.
     """
 
     comparison: Comparison
@@ -50,6 +51,7 @@ class Evaluation:
     convergence: Mapping[str, list[float]] | None = None
     floor: float | None = None
     prior: Comparison | None = None
+    image: Reconstruction | None = None
 
 
 def compare_with_truth(
@@ -90,8 +92,15 @@ def compare_with_truth(
         estimate_origin_yx_px=estimate.origin_yx_px,
         truth_origin_yx_px=origin,
     )
-    report = {"kind": "truth", "figures": comparison.to_dict(), "frc": curve_of(comparison.frc)}
-    return Evaluation(comparison, ("truth", "image"), report, {"image beside truth": comparison.frc})
+    pixel = estimate.pixel_size_m if estimate.pixel_size_m is not None else other.pixel_size_m
+    report = {
+        "kind": "truth",
+        "figures": comparison.to_dict(),
+        "object_pixel_size_m": pixel,
+        "frc": comparison.frc.to_dict(pixel_size_m=pixel),
+    }
+    curves = {"image beside truth": comparison.frc}
+    return Evaluation(comparison, ("truth", "image"), report, curves, image=replace(estimate, pixel_size_m=pixel))
 
 
 def _true_object(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.float64]]:
@@ -260,6 +269,8 @@ def _evaluated(
     residual, floor = full["residual"], full["poisson_floor"]
     epochs, half_epochs = full.get("epochs", config.epochs), late[0][1].get("epochs", config.epochs)
     comparison, before, epochs_before = _agreement(late), None, None
+    half_b = late[1][0]
+    pixel = half_b.pixel_size_m
     # Stopped by the clock, both runs had the same epochs: they say nothing of a trend.
     if early is not None and early[0][1].get("epochs", config.epochs // 2) < half_epochs:
         before, epochs_before = _agreement(early), early[0][1].get("epochs", config.epochs // 2)
@@ -279,7 +290,7 @@ def _evaluated(
         "kind": "half scans",
         **full,
         "residual_over_floor": {part: over_floor(residual.get(part), floor.get(part)) for part in ("used", "held_out")},
-        "frc": curve_of(comparison.frc),
+        "frc": comparison.frc.to_dict(pixel_size_m=pixel),
         "agreement": comparison.to_dict(),
         "halves": [
             {"patterns": size, **{key: half.get(key) for key in own}}
@@ -289,7 +300,7 @@ def _evaluated(
     }
     curves = {}
     if before is not None:
-        report["frc_before"] = {"epochs": epochs_before, **curve_of(before.frc)}
+        report["frc_before"] = {"epochs": epochs_before, **before.frc.to_dict(pixel_size_m=pixel)}
         curves[f"{epochs_before} epochs"] = before.frc
     curves[f"{half_epochs} epochs"] = comparison.frc
     named_losses = zip(("all patterns", "half a", "half b"), (full, late[0][1], late[1][1]), strict=True)
@@ -301,16 +312,5 @@ def _evaluated(
         tuple(advice),
         {name: list(summary["losses"]) for name, summary in named_losses if summary.get("losses")},
         floor["used"] if full.get("loss", config.loss) == "amplitude" else None,
+        image=half_b,
     )
-
-
-def curve_of(curve: FrcCurve) -> Summary:
-    """An FRC curve as JSON values; frequencies are fractions of Nyquist."""
-    report: dict[str, Any] = {
-        "half": curve.resolution_half,
-        "half_bit": curve.resolution_half_bit,
-        "frequency": curve.frequency.tolist(),
-        "correlation": curve.correlation.tolist(),
-        "half_bit_threshold": curve.half_bit.tolist(),
-    }
-    return report

@@ -147,7 +147,8 @@ def infer(
             )
         object_, probe, background = fit.object, fit.probe, fit.background
         prepared, of_fit = after_joint_fit(prepared, fit, guide.fitted)
-        results |= of_fit | {"prior": guidance(guide, begin, fit, prepared.source.N)["prior"]}
+        guiding = guidance(guide, begin, fit, prepared.source.N)
+        results |= of_fit | {name: guiding[name] for name in ("loss", "prior")}
     with stages.measure("residuals"):
         residual = residual_of(backend, prepared, object_, probe, background, device=device)
         results |= residuals(prepared, residual, by_place=True)

@@ -36,6 +36,7 @@ class PreparedScan:
         used: (m,) int64, indices of the patterns that may be used.
         held_out: (M - m,) int64, indices of the others.
         mean_counts: Mean photons of the used patterns.
+        pixel_size_m: Side of an object pixel, or None: unknown.
     """
 
     source: GroupSource
@@ -44,6 +45,7 @@ class PreparedScan:
     used: NDArray[np.int64]
     held_out: NDArray[np.int64]
     mean_counts: float
+    pixel_size_m: float | None = None
 
     @property
     def sites(self) -> Sites:
@@ -74,7 +76,8 @@ def prepare_scan(scan: Scan, hold_out: HoldOut, seed: int, *, correct_positions:
     height, width = least.shape
     geometry = CanvasGeometry(least.origin_yx_px - margin, (height + 2 * margin, width + 2 * margin))
     require_canvas_memory(geometry.shape, where=where)
-    return PreparedScan(scan, scan.positions_px, geometry, used, held, next(iter(means.values())))
+    mean = next(iter(means.values()))
+    return PreparedScan(scan, scan.positions_px, geometry, used, held, mean, scan.pixel_size_m)
 
 
 def inference_groups(prepared: PreparedScan, data: DataConfig, seed: int) -> Groups:

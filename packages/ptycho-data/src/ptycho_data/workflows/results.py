@@ -54,4 +54,5 @@ def reconstruction_of(
         weight=illumination(normalised, prepared.sites[seen]),
         probe=normalised,
         positions_px=prepared.positions_px,
+        pixel_size_m=prepared.pixel_size_m,
     )

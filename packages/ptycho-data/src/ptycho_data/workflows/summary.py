@@ -244,4 +244,5 @@ def _of_scan(prepared: PreparedScan, scan: Scan) -> Summary:
         "patterns": {"used": len(prepared.used), "held_out": len(prepared.held_out)},
         "mean_counts": prepared.mean_counts,
         "measurement": scan.metadata.get("measurement"),
+        "object_pixel_size_m": prepared.pixel_size_m,
     }

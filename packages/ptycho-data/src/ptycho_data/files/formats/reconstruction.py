@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ptycho_contracts.arrays import validate
+import numpy as np
+from ptycho_contracts.arrays import problems_of
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_contracts.records import RECONSTRUCTION_ARRAYS, Reconstruction
+from ptycho_contracts.records import PIXEL_SIZE, RECONSTRUCTION_ARRAYS, Reconstruction, pixel_size_problems
 
 from ptycho_data.files.containers.zipped import NpzArchive, is_npz
 from ptycho_data.files.formats.npz import write_arrays
@@ -17,12 +18,15 @@ KEYS = tuple(spec.name for spec in RECONSTRUCTION_ARRAYS)
 
 
 def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> None:
-    """Write ``object``, ``origin_yx_px``, ``weight``, ``probe`` and ``positions_px``, atomically.
+    """Write the five arrays of a reconstruction and, if it is known, ``pixel_size_m``, atomically.
 
     Raises:
         MissingFileError: the folder does not exist.
     """
-    write_arrays(Path(path), {key: getattr(reconstruction, key) for key in KEYS})
+    arrays = {key: getattr(reconstruction, key) for key in KEYS}
+    if reconstruction.pixel_size_m is not None:
+        arrays[PIXEL_SIZE.name] = np.float64(reconstruction.pixel_size_m)
+    write_arrays(Path(path), arrays)
 
 
 def read_reconstruction(path: Path | str) -> Reconstruction:
@@ -33,7 +37,7 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
         ContractError: not such a file, or bad content, with all problems at once.
     """
     with reading(path), NpzArchive(path) as archive:
-        arrays = archive.read(KEYS)
+        arrays = archive.read((*KEYS, PIXEL_SIZE.name))
         names = archive.names
     if not {"object", "weight"} & set(arrays):
         raise ContractError(
@@ -45,8 +49,13 @@ def read_reconstruction(path: Path | str) -> Reconstruction:
                 "give the object.npz of an inference or reconstruction",
             )
         )
-    validate(arrays, RECONSTRUCTION_ARRAYS, where=str(path))
-    return Reconstruction(**arrays)
+    problems = problems_of(arrays, (*RECONSTRUCTION_ARRAYS, PIXEL_SIZE), where=str(path))
+    stored = arrays.pop(PIXEL_SIZE.name, None)
+    pixel_size_m = float(stored) if stored is not None and stored.shape == () and stored.dtype.kind == "f" else None
+    problems += pixel_size_problems(pixel_size_m, where=str(path))
+    if problems:
+        raise ContractError(problems)
+    return Reconstruction(**arrays, pixel_size_m=pixel_size_m)
 
 
 def is_reconstruction(path: Path | str) -> bool:
