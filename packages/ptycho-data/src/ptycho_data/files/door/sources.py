@@ -38,8 +38,10 @@ class Source:
         self.other = other
         self._kept: dict[str, NDArray[Any]] = {}
         with ExitStack() as opening:
-            self._main = opening.enter_context(open_container(self.path))
-            self._second = None if other is None else opening.enter_context(open_container(other))
+            self._main: Container = opening.enter_context(open_container(self.path))
+            self._second: Container | None = None
+            if other is not None:
+                self._second = opening.enter_context(open_container(other))
             self._stack = opening.pop_all()
 
     def __enter__(self) -> Source:
