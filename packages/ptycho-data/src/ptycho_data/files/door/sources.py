@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
-from ptycho_data.files.containers.opened import Entry, open_container
+from ptycho_data.files.containers.opened import Container, Entry, open_container
 from ptycho_data.free_memory import require_memory
 
 FRAME_SUFFIXES = (".tif", ".tiff", ".edf", ".cbf", ".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".mat", ".npz")
