@@ -303,6 +303,34 @@ def test_a_frame_of_another_shape_is_named(tmp_path, scan):
         read([tmp_path], raster="3,4", step=1, position_unit="px")
 
 
+def test_frames_may_have_keys_of_their_own(tmp_path, scan):
+    """DOOR-2: each file names its pattern after itself; several arrays of that shape are a question."""
+    for number, pattern in enumerate(scan.measurements):
+        np.savez(tmp_path / f"f{number}.npz", **{f"cbed_{number}": pattern, "time": 1.0})
+    found = read([tmp_path], raster="3,4", step=1, position_unit="px").scan
+    np.testing.assert_array_equal(found.measurements, scan.measurements)
+    np.savez(tmp_path / "f5.npz", one=pattern, two=pattern)
+    with pytest.raises(ContractError, match=r"f5\.npz"):
+        read([tmp_path], raster="3,4", step=1, position_unit="px")
+
+
+def test_a_mapping_of_some_files_of_a_folder_names_them(tmp_path, scan):
+    """MAP-6: a dark frame beside the others stays out; so it does for the next folder."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "dark_1.npy", scan.measurements[0])
+        for number, pattern in enumerate(scan.measurements):
+            np.save(tmp_path / folder / f"frame_{number}.npy", pattern)
+    files = [tmp_path / "a" / f"frame_{number}.npy" for number in range(12)]
+    tables = read(files, raster="3,4", step=1, position_unit="px", dark=tmp_path / "a" / "dark_1.npy").tables
+    assert tables["frames"]["names"] == "frame_*.npy"
+    tables["detector"].pop("dark")
+    write_mapping(tmp_path / "map.toml", tables, note="")
+    np.testing.assert_array_equal(
+        read_scan(tmp_path / "b", mapping=tmp_path / "map.toml").measurements, scan.measurements
+    )
+
+
 def test_files_may_be_named_by_a_pattern(tmp_path, scan):
     """DOOR-2: natural order, and other files of the folder are left alone."""
     for number, pattern in enumerate(scan.measurements):

@@ -170,7 +170,8 @@ class MatFile:
                 )
             )
         needed += variable.declared_bytes + variable.stored_bytes
-        require_memory(needed, where=where, remedy="use a machine with more memory or split the scan")
+        if needed > RATIO_FREE_BYTES:  # thousands of frames are asked once, for all of them
+            require_memory(needed, where=where, remedy="use a machine with more memory or split the scan")
 
     def _damaged(self, error: BaseException) -> ContractError:
         return ContractError(

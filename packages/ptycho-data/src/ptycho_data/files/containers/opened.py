@@ -170,10 +170,20 @@ def open_container(path: Path | str) -> Container:
         MissingFileError: no such file.
         ContractError: of no kind that can be read.
     """
+    return opener_of(path)(Path(path))
+
+
+def opener_of(path: Path | str) -> Callable[[Path], Container]:
+    """What opens files of the kind of this one.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: of no kind that can be read.
+    """
     path = checked_file(path)
     for matches, opened in _KINDS:
         if matches(path):
-            return opened(path)
+            return opened
     with path.open("rb") as stream:
         first = stream.read(8)
     raise ContractError(

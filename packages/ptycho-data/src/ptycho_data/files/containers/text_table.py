@@ -12,7 +12,7 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.input_files import checked_file
 
-LARGEST_BYTES = 1 << 26
+LARGEST_BYTES = 1 << 24
 _COMMENTS = ("#", "%", "//")
 _HEAD_BYTES = 4096
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from ptycho_data.files.interpret.quantities import factor_of
 from ptycho_data.files.interpret.units import decide_unit
 
 Tables = Mapping[str, Mapping[str, Any]]
+_LARGEST_WHOLE = 2.0**32
 NORMALISED_INTENSITY = "normalised-intensity"
 """Patterns in any linear unit: their scale comes from ``nphotons``."""
 
@@ -76,7 +78,7 @@ def scan_by(
     count, height, width = stored.shape
     positions = _positions(source, tables["positions"], count)
     kept = selected(stored, declared.get("select"))
-    stored, positions = stored[kept], positions[kept]
+    stored, positions = compact(stored[kept]), positions[kept]
     unit = measurement if measurement != "auto" else declared["unit"]
     done = corrected(
         stored,
@@ -94,8 +96,10 @@ def scan_by(
     side = height if height == width else done.window
     scalars = geometry_by(source, tables.get("geometry", {}), done, side)
     photons = nphotons if nphotons is not None else declared.get("nphotons")
+    several = bool(source.frames) or source.other is not None
     raw = Raw(
         path=source.path,
+        sha256=_sha256(stored, positions) if several else None,
         format="mapping",
         patterns=patterns,
         positions=_in_pixels(positions, tables["positions"], scalars, done, side, where, str(source.path)),
@@ -322,6 +326,28 @@ def _place(declared: Any) -> str | tuple[float, float] | None:
     if isinstance(declared, list):
         return float(declared[0]), float(declared[1])
     return None if declared == "measured" else str(declared)
+
+
+def _sha256(*arrays: NDArray[Any]) -> str:
+    """Of what several files hold together."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def compact(patterns: NDArray[Any]) -> NDArray[Any]:
+    """Whole numbers that are stored as floats, as integers."""
+    if patterns.dtype.kind != "f":
+        return patterns
+    blocks = np.array_split(patterns, max(1, min(len(patterns), patterns.nbytes >> 25)))
+    highest = 0.0
+    for block in blocks:
+        # Comparisons with NaN are false.
+        if not bool(((block >= 0) & (block < _LARGEST_WHOLE) & (block == np.floor(block))).all()):
+            return patterns
+        highest = max(highest, float(block.max(initial=0)))
+    return patterns.astype(np.min_scalar_type(int(highest)))
 
 
 def selected(patterns: NDArray[Any], text: str | None) -> slice:

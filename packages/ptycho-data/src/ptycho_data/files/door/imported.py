@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from glob import glob
+from glob import escape, glob
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def imported(
         with Source(main, other) as source:
             guess = guessed(source, options, keys, measurement)
             tables, lines = guess.tables, guess.lines
-            tables = _with_files(tables, source, nphotons)
+            tables = _with_files(tables, source, files, nphotons)
             return _applied(tables, source, images, lines, "the guess", nphotons, data_of(main, files))
     tables = mappings.checked(mapping, mappings.parsed(mapping))
     tables = _renamed(told(tables, options), keys)
@@ -83,13 +84,12 @@ def imported(
         beside = expanded.pop()
     main = expanded[0] if len(expanded) == 1 else expanded
     data = data_of(main, files)
-    if beside is None:
-        located = mappings.located(mapping, _without_told(tables, images), data)
-        beside = located[1]
-        images = Images(mask=images.mask or located[2].mask, dark=images.dark or located[2].dark)
-        main = located[0] if data.is_dir() and len(expanded) > 1 and files[0].is_dir() else main
-    with Source(main, beside) as source:
-        tables = _with_files(tables, source, nphotons)
+    located = mappings.located(mapping, _without_named(tables, images, beside), data)
+    if data.is_dir() and files[0].is_dir():
+        main = located[0]
+    images = Images(mask=images.mask or located[2].mask, dark=images.dark or located[2].dark)
+    with Source(main, beside or located[1]) as source:
+        tables = _with_files(tables, source, files, nphotons)
         return _applied(tables, source, images, (f"by mapping {mapping}",), str(mapping), nphotons, data)
 
 
@@ -196,13 +196,17 @@ def _image(given: str | Path | None) -> Path | None:
     return None if given is None or given == "auto" else checked_file(Path(given))
 
 
-def _with_files(tables: Tables, source: Source, nphotons: float | None) -> Tables:
+def _with_files(tables: Tables, source: Source, files: Sequence[Path], nphotons: float | None) -> Tables:
     """The mapping with what the next scan's files will be called."""
     tables = {name: dict(table) for name, table in tables.items()}
-    if source.frames:
+    if source.frames and "frames" not in tables:
+        names = [path.name for path in source.frames]
+        same_letters = takewhile(lambda letters: letters[0] == letters[1], zip(min(names), max(names), strict=False))
+        prefix = "".join(first for first, _ in same_letters).rstrip("0123456789")
+        prefix = "" if files[0].is_dir() else prefix
         suffix = source.frames[0].suffix
-        common = {path.suffix for path in source.frames} == {suffix}
-        tables["frames"] = {"names": f"*{suffix}" if common else "*"}
+        same = all(path.suffix == suffix for path in source.frames)
+        tables["frames"] = {"names": escape(prefix) + "*" + (suffix if same else "")}
     if source.other is not None and "raster" not in tables["positions"]:
         tables["positions"]["file"] = source.other.name.replace(source.path.stem, "{stem}")
     if nphotons is not None and tables["patterns"]["unit"] in NORMALISED:
@@ -224,11 +228,13 @@ def _renamed(tables: Tables, keys: str | None) -> Tables:
     return {**tables, "positions": table}
 
 
-def _without_told(tables: Tables, images: Images) -> Tables:
-    """The mapping without files of images that the caller names."""
+def _without_named(tables: Tables, images: Images, beside: Path | None) -> Tables:
+    """The mapping without the files that the caller names."""
     tables = {name: dict(table) for name, table in tables.items()}
     if images.mask is not None:
         tables.pop("mask", None)
     if images.dark is not None:
         tables.get("detector", {}).pop("dark", None)
+    if beside is not None:
+        tables["positions"].pop("file", None)
     return tables

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 
-from ptycho_data.files.containers.opened import Container, Entry, open_container
+from ptycho_data.files.containers.opened import Container, Entry, open_container, opener_of
 from ptycho_data.free_memory import require_memory
+from ptycho_data.input_files import checked_file
 
 FRAME_SUFFIXES = (".tif", ".tiff", ".edf", ".cbf", ".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".mat", ".npz")
 
@@ -100,10 +101,14 @@ class Source:
         needed = 2 * first.nbytes * len(self.frames)
         remedy = "use a machine with more memory, or give fewer frames"
         require_memory(needed, where=str(self.path.parent), remedy=remedy)
-        parts = [first]
+        parts = [_single(first)]
+        opened = opener_of(self.path)
         for path in self.frames[1:]:
-            with open_container(path) as container:
+            with opened(checked_file(path)) as container:
                 part = container.array(key)
+                if part is None:
+                    alike = [one.key for one in container.entries() if _image(one.shape)[-2:] == first.shape[1:]]
+                    part = container.array(alike[0]) if len(alike) == 1 else None
             found = "nothing" if part is None else f"{part.dtype} of shape {part.shape}"
             if part is None or _stack_of(part).shape[1:] != first.shape[1:] or part.dtype.kind not in "biuf":
                 raise ContractError(
@@ -115,7 +120,7 @@ class Source:
                         "remove the file from the folder, or name the frames by a pattern such as 'FOLDER/frame_*.tif'",
                     )
                 )
-            parts.append(_stack_of(part))
+            parts.append(_single(_stack_of(part)))
         return np.concatenate(parts)
 
 
@@ -177,6 +182,11 @@ def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _joined_shape(shape: tuple[int, ...], files: int) -> tuple[int, ...]:
     count = shape[0] if len(shape) > 2 else 1
     return (files * count, *shape[-2:])
+
+
+def _single(array: NDArray[Any]) -> NDArray[Any]:
+    """Doubles in single precision, which is that of all work on patterns."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _stack_of(array: NDArray[Any]) -> NDArray[Any]:
