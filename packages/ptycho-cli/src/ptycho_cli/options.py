@@ -17,6 +17,8 @@ from ptycho_contracts.config import (
     TrainingConfig,
 )
 from ptycho_contracts.effects import GROUPING, read_options
+from ptycho_contracts.import_options import ImportOptions
+from ptycho_contracts.options import schema
 
 TRAIN_SECTIONS = (DataConfig, ModelConfig, TrainingConfig, ExecutionConfig)
 INFER_SECTIONS = (DataConfig, InferenceConfig, ExecutionConfig)
@@ -26,11 +28,13 @@ TRAIN_OPTIONS = read_options("train")
 INFER_OPTIONS = tuple(row for row in read_options("infer") if row.name not in GROUPING)
 RECONSTRUCT_OPTIONS = read_options("reconstruct")
 EVALUATE_OPTIONS = read_options("evaluate")
+IMPORT_OPTIONS = schema(ImportOptions)
 OPTIONS_OF = {
     "train": TRAIN_OPTIONS,
     "infer": INFER_OPTIONS,
     "reconstruct": RECONSTRUCT_OPTIONS,
     "evaluate": EVALUATE_OPTIONS,
+    "import": IMPORT_OPTIONS,
 }
 """Options of the schema that each command reads."""
 
@@ -41,6 +45,7 @@ _TITLES = {
     "inference": "Inference",
     "reconstruction": "Joint reconstruction",
     "execution": "Execution",
+    "import": "What the files do not say",
 }
 _GROUPS = {section: Group(title, sort_key=place) for place, (section, title) in enumerate(_TITLES.items(), start=10)}
 

@@ -16,6 +16,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    MappingFile,
     OutputDir,
     Resume,
     Typed,
@@ -48,6 +49,7 @@ def infer(
     resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
+    mapping: MappingFile = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -60,6 +62,7 @@ def infer(
         overrides=settings,
         resume=resume,
         backend=chosen_backend(backend, settings),
+        mapping=mapping,
         command=typed,
     )
     if summary.get("training_collapsed"):
@@ -75,6 +78,7 @@ def run_infer(
     overrides: Mapping[str, Any],
     resume: bool = False,
     backend: str = DEFAULT,
+    mapping: Path | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
@@ -95,11 +99,11 @@ def run_infer(
         worker = load_backend(backend)
         from ptycho_data.files import read_scan
 
-        scan = read_scan(data, **reading(overrides))
+        scan = read_scan(data, **reading(overrides, mapping))
         payload = worker.create_inference_payload(
             model, scan, output_dir, overrides=dict(overrides), execution_config=None
         )
-        inputs = described_files(files)
+        inputs = described_files([*files, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             result, report = worker.infer(payload, **kept, progress=callback)
         return published(output_dir, command, inputs, result, report)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ptycho_cli.commands.parameters import Json, Measurement
+from ptycho_cli.commands.parameters import Json, MappingFile, Measurement
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.publish import require_output_dir
 from ptycho_cli.output.terminal import printable
@@ -31,6 +31,7 @@ def inspect(
         Path | None,
         Parameter(name="--companion", help="Second file: Ptychodus' product beside its diffraction, a mapping's data."),
     ] = None,
+    mapping: MappingFile = None,
     orientation: Annotated[
         bool,
         Parameter(
@@ -44,7 +45,7 @@ def inspect(
     if output_dir is not None:
         require_output_dir(output_dir)
     content = inspect_file(
-        file, measurement=measurement, nphotons=nphotons, companion=companion, orientation=orientation
+        file, measurement=measurement, nphotons=nphotons, companion=companion, mapping=mapping, orientation=orientation
     )
     written = draw_previews(content, output_dir) if output_dir is not None else []
     report = {**content.report(), "previews": [str(path) for path in written]}

@@ -20,6 +20,9 @@ Typed = Annotated[tuple[str, ...], Parameter(parse=False)]
 ConfigFile = Annotated[
     Path | None, Parameter(name="--config", help="TOML file with any of the options below; flags override it.")
 ]
+MappingFile = Annotated[
+    Path | None, Parameter(name="--mapping", help="TOML mapping by which the data are read, as `import` writes it.")
+]
 Resume = Annotated[
     bool,
     Parameter(
@@ -37,9 +40,10 @@ def chosen_backend(flag: str | None, settings: dict[str, Any]) -> str:
     return str(flag or configured)
 
 
-def reading(overrides: Mapping[str, Any]) -> dict[str, Any]:
+def reading(overrides: Mapping[str, Any], mapping: Path | None = None) -> dict[str, Any]:
     """How files are read, as arguments of ``read_scan``."""
-    return {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
+    given = {} if mapping is None else {"mapping": mapping}
+    return given | {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
 
 
 def progress_for(execution: ExecutionConfig, given: Progress | None) -> Any:

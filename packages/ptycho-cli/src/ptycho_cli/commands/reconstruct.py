@@ -15,6 +15,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    MappingFile,
     OutputDir,
     Resume,
     Typed,
@@ -43,6 +44,7 @@ def reconstruct(
     resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
+    mapping: MappingFile = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -54,6 +56,7 @@ def reconstruct(
         overrides=settings,
         resume=resume,
         backend=chosen_backend(backend, settings),
+        mapping=mapping,
         command=typed,
     )
     say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
@@ -66,6 +69,7 @@ def run_reconstruct(
     overrides: Mapping[str, Any],
     resume: bool = False,
     backend: str = DEFAULT,
+    mapping: Path | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
@@ -85,8 +89,8 @@ def run_reconstruct(
         worker = load_backend(backend)
         from ptycho_data.files import read_scan
 
-        scan = read_scan(data, **reading(overrides))
-        inputs = described_files([data])
+        scan = read_scan(data, **reading(overrides, mapping))
+        inputs = described_files([data, *([] if mapping is None else [mapping])])
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
                 scan,

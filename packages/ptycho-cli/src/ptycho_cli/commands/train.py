@@ -18,6 +18,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    MappingFile,
     OutputDir,
     Resume,
     Typed,
@@ -51,6 +52,7 @@ def train(
     resume: Resume = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
+    mapping: MappingFile = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -66,6 +68,7 @@ def train(
         validation=validation or configured,
         resume=resume,
         backend=chosen_backend(backend, settings),
+        mapping=mapping,
         command=typed,
     )
     written = f"wrote {output_dir / MODEL_NAME}" if summary.get("outputs") else "the first process writes the results"
@@ -89,6 +92,7 @@ def run_train(
     validation: Sequence[Path] = (),
     resume: bool = False,
     backend: str = DEFAULT,
+    mapping: Path | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Summary:
@@ -116,12 +120,13 @@ def run_train(
 
         given = dict(overrides)
         # Every file is read once, here.
-        scan = combine_scans([read_scan(path, **reading(given)) for path in data])
-        validating = combine_scans([read_scan(path, **reading(given)) for path in validation]) if validation else None
+        how = reading(given, mapping)
+        scan = combine_scans([read_scan(path, **how) for path in data])
+        validating = combine_scans([read_scan(path, **how) for path in validation]) if validation else None
         if given.get("n_groups") is None and given.get("oversampling") is None:
             given["n_groups"] = default_group_count(scan, given.get("subsample"))
         payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
-        inputs = described_files([*data, *validation, *earlier])
+        inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
         summary = full_summary(command, inputs, report)

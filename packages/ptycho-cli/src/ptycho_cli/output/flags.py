@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 from ptycho_contracts.config import SECTIONS, schema
+from ptycho_contracts.import_options import ImportOptions
 
 from ptycho_cli.options import negative_flag
 
 _OPTION = re.compile(r"`([A-Za-z_]+)(?:=([^`]+))?`")
-_OPTIONS = {row.name: row for section in SECTIONS for row in schema(section)}
+_OPTIONS = {row.name: row for section in (*SECTIONS, ImportOptions) for row in schema(section)}
 _PARAMETERS = ("backend", "companion", "geometry", "orientation", "resume", "scan", "validation")
 """Parameters of commands that are no options of the schema."""
 

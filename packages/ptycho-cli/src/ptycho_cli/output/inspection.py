@@ -38,6 +38,7 @@ class Found:
     checks: tuple[Check, ...] = ()
     scan: tuple[Scan, ScanFacts] | None = None
     reconstruction: Reconstruction | None = None
+    mapping: Path | None = None
 
     def report(self) -> dict[str, Any]:
         """JSON values: file, kind, arrays, facts and checks."""
@@ -55,6 +56,7 @@ class Found:
         """The command that follows for a scan."""
         assert self.scan is not None
         file, several = shlex.quote(str(self.path)), len(np.unique(self.scan[0].scan_index)) > 1
+        file += "" if self.mapping is None else f" --mapping {shlex.quote(str(self.mapping))}"
         if any(check.grave for check in self.checks):
             return f"mend this, then: ptycho-cli inspect {file}"
         return f"ptycho-cli {'train' if several else 'reconstruct'} {file} --output-dir OUT"
@@ -66,13 +68,14 @@ def inspect_file(
     measurement: str = "auto",
     nphotons: float | None = None,
     companion: Path | None = None,
+    mapping: Path | None = None,
     orientation: bool = False,
 ) -> Found:
     """Read a file of any kind and check it.
 
     Args:
         path: A scan in any format, a bundle, a reconstruction, or the folder of a store or of results.
-        measurement, nphotons, companion: As for :func:`ptycho_data.files.read_scan`; for scans only.
+        measurement, nphotons, companion, mapping: As for :func:`ptycho_data.files.read_scan`; for scans only.
         orientation: Rank the eight orientations of the positions, too; for scans only.
 
     Raises:
@@ -80,6 +83,8 @@ def inspect_file(
         ContractError: no reader accepts it, or its content breaks a contract.
     """
     require_files([("File", path)] + ([("Companion", companion)] if companion else []))
+    if mapping is not None:
+        return _scan(path, measurement, nphotons, companion, mapping, orientation)
     kind = _kind(path)
     if kind != "scan":
         asked = {"--companion": companion is not None, "--orientation": orientation}
@@ -92,7 +97,7 @@ def inspect_file(
             raise ContractError(problems)
         readers = {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store, "results": _results}
         return readers[kind](path)
-    return _scan(path, measurement, nphotons, companion, orientation)
+    return _scan(path, measurement, nphotons, companion, None, orientation)
 
 
 def _kind(path: Path) -> str:
@@ -159,10 +164,17 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
-def _scan(path: Path, measurement: str, nphotons: float | None, companion: Path | None, orientation: bool) -> Found:
+def _scan(
+    path: Path,
+    measurement: str,
+    nphotons: float | None,
+    companion: Path | None,
+    mapping: Path | None,
+    orientation: bool,
+) -> Found:
     from ptycho_data.files import read_scan
 
-    scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion)
+    scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion, mapping=mapping)
     facts = gather(scan)
     facts_of_scan = {"unit": scan.unit, **scan.metadata}
     checks = check_scan(scan, facts)
@@ -171,7 +183,7 @@ def _scan(path: Path, measurement: str, nphotons: float | None, companion: Path 
         checks.append(check)
     names = ("measurements", "positions_px", "probe", "bad_pixels", "object_truth")
     arrays = {name: _layout(getattr(scan, name)) for name in names if getattr(scan, name) is not None}
-    return Found(path, "scan", arrays, facts_of_scan, tuple(checks), (scan, facts))
+    return Found(path, "scan", arrays, facts_of_scan, tuple(checks), (scan, facts), mapping=mapping)
 
 
 def _reconstruction(path: Path) -> Found:

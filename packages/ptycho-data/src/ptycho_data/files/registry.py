@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError, Problem, nearest
 from ptycho_contracts.records import Scan
 
+from ptycho_data.files.door.applied import NORMALISED_INTENSITY
+from ptycho_data.files.door.corrected_scan import CORRECTIONS, corrected_scan
+from ptycho_data.files.door.imported import Imported, detector_images, imported
+from ptycho_data.files.door.options import options_of
 from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
 from ptycho_data.files.interpret.units import UNITS
@@ -43,17 +48,25 @@ FORMATS: tuple[Format, ...] = (ptychodus, npz, cxi, ptyd, mapping, unknown_hdf5)
 
 
 def read_scan(
-    path: Path | str, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | str | None = None
+    path: Path | str,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | str | None = None,
+    mapping: Path | str | None = None,
+    **options: Any,
 ) -> Scan:
     """Read a scan from a file of any known format, detected by content and not by suffix.
 
     Args:
-        path: The file.
+        path: The file; with a mapping or options also a folder of frames.
         measurement: What the patterns hold: ``"counts"``, ``"amplitude"``,
             ``"normalised-amplitude"``, or ``"auto"``: as the file declares, else measured, else refused.
         nphotons: Mean photons per pattern for normalised amplitude; default: the file's key.
         companion: Second file of formats that have two: Ptychodus' product beside its diffraction
             (or the reverse), or the data file of a mapping.
+        mapping: A mapping that says how to read the file, as ``import`` writes it.
+        options: Those of :class:`ImportOptions`, for files that do not say everything themselves.
 
     Returns:
         Scan: counts or amplitude as stored; ``metadata`` holds ``source``, ``sha256``, ``format``,
@@ -64,11 +77,12 @@ def read_scan(
         MissingFileError: no such file.
         ContractError: not a known format, or bad content, with all problems at once.
     """
+    if mapping is not None or options:
+        given = options_of(options)
+        by = None if mapping is None else Path(mapping)
+        return import_scan([path], options=given, mapping=by, measurement=measurement, nphotons=nphotons).scan
     path = checked_file(path)
-    if measurement not in ("auto", *UNITS):
-        raise ContractError(
-            Problem("measurement", "scan.unit", " or ".join(("auto", *UNITS)), repr(measurement), "give a legal value")
-        )
+    _check_measurement(measurement, UNITS)
     second = None if companion is None else checked_file(companion)
     with reading(path):
         for candidate in FORMATS:
@@ -82,9 +96,97 @@ def read_scan(
             "file.format",
             f"a scan in a known format ({', '.join(f.NAME for f in FORMATS)})",
             f"a file that begins with {first!r}",
-            "convert it, or check that it was copied whole",
+            "`ptycho-cli import FILE OUT` reads TIFF, NPY, MATLAB and more; or check that it was copied whole",
         )
     )
+
+
+def import_scan(
+    files: Sequence[Path | str],
+    *,
+    options: ImportOptions | None = None,
+    mapping: Path | str | None = None,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+) -> Imported:
+    """Read a scan from any files of patterns and positions (specs/files.md, DOOR).
+
+    A file of a known format says what it holds; where it does not, and for all other files, arrays are
+    taken for what their names, shapes and content speak for, and as the options say.
+
+    Args:
+        files: A file; a file with that of its positions; the frames of a scan, or their folder.
+        options: What the files leave open.
+        mapping: A mapping that was written for another scan of the same kind.
+        measurement: As in :func:`read_scan`, or ``"normalised-intensity"``.
+        nphotons: Mean photons per pattern, for normalised patterns.
+
+    Raises:
+        MissingFileError: no such file.
+        ContractError: what cannot be known, each with the option that says it; or bad content.
+    """
+    _check_measurement(measurement, (*UNITS, NORMALISED_INTENSITY))
+    paths = [Path(path) for path in files]
+    options = options or ImportOptions()
+    told: dict[str, Any] = {"measurement": measurement, "nphotons": nphotons}
+    with reading(", ".join(map(str, paths[:3]))):
+        return _imported(paths, options, None if mapping is None else checked_file(mapping), told)
+
+
+def _imported(paths: list[Path], options: ImportOptions, mapping: Path | None, told: dict[str, Any]) -> Imported:
+    """By a mapping, by the file's own format, or by guesses."""
+    if mapping is not None:
+        return imported(paths, options, mapping=mapping, **told)
+    known = _known_format(paths[0]) if len(paths) <= 2 and set(options.given) <= CORRECTIONS else None
+    if known is None or told["measurement"] == NORMALISED_INTENSITY:
+        return imported(paths, options, **told)
+    try:
+        second = checked_file(paths[1]) if len(paths) == 2 else None
+        scan = known.read(paths[0], companion=second, **told)
+    except ContractError as error:
+        if not set(error.codes) <= _SAYS_TOO_LITTLE:
+            raise
+        return imported(paths, options, **told)
+    lines = (f"{known.NAME}: the file says what it holds; no mapping is needed",)
+    return Imported(corrected_scan(scan, options, detector_images(options)), {}, lines, paths[0])
+
+
+_SAYS_TOO_LITTLE = frozenset(
+    {
+        "array.shape",
+        "array.not_finite",
+        "array.minimum",
+        "geometry.energy",
+        "geometry.missing",
+        "geometry.positions",
+        "geometry.unit",
+        "scan.companion",
+        "scan.counts_differ",
+        "scan.no_patterns",
+        "scan.no_positions",
+        "scan.not_square",
+        "scan.pattern_axis",
+        "scan.positions_axis",
+        "scan.positions_shape",
+    }
+)
+"""Problems of a known format after which arrays are sought by name, shape and content."""
+
+
+def _known_format(path: Path) -> Format | None:
+    """The format of a file that can hold a whole scan in a known layout."""
+    if path.is_dir() or not path.exists():
+        return None
+    path = checked_file(path)
+    found = next((candidate for candidate in FORMATS if candidate.matches(path)), None)
+    return None if found is None or found.NAME in ("mapping", "hdf5") else found
+
+
+def _check_measurement(measurement: str, legal: Sequence[str]) -> None:
+    if measurement not in ("auto", *legal):
+        raise ContractError(
+            Problem("measurement", "scan.unit", " or ".join(("auto", *legal)), repr(measurement), "give a legal value")
+        )
 
 
 def format_of(path: Path | str) -> str | None:

@@ -208,16 +208,20 @@ class Hdf5File:
 
     def listing(self) -> list[str]:
         """The datasets of the file as ``path (shape) dtype``, the first 200 of them; links are not followed."""
-        lines: list[str] = []
+        return [f"/{path} {shape} {dtype}" for path, shape, dtype in self.datasets(_MOST_LISTED)]
+
+    def datasets(self, most: int = _MOST_VISITED) -> list[tuple[str, tuple[int, ...] | None, np.dtype[Any]]]:
+        """Path, shape and dtype of the first datasets of the file; links are not followed."""
+        found: list[tuple[str, tuple[int, ...] | None, np.dtype[Any]]] = []
         try:
             for name, item in self._visited():
                 if isinstance(item, h5py.Dataset):
-                    lines.append(f"/{name} {item.shape} {item.dtype}")
-                if len(lines) >= _MOST_LISTED:
+                    found.append((name, item.shape, item.dtype))
+                if len(found) >= most:
                     break
         except _BROKEN as error:
             raise self._damaged("/", error) from error
-        return lines
+        return found
 
     def _visited(self) -> Iterator[tuple[str, Any]]:
         """Objects by their paths, level by level; a bounded number, so that loops and deep nesting end soon."""

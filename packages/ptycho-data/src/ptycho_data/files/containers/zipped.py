@@ -14,7 +14,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
-from ptycho_data.files.containers.npy import check_size, native, read_header
+from ptycho_data.files.containers.npy import NpyHeader, check_size, native, read_header
 from ptycho_data.free_memory import require_memory
 from ptycho_data.input_files import checked_file
 
@@ -93,6 +93,18 @@ class NpzArchive:
     def names(self) -> list[str]:
         """Names of the arrays, in the order of the archive."""
         return list(self._members)
+
+    def headers(self) -> dict[str, NpyHeader]:
+        """Shape and dtype of every array that is whole and plain; the others are left out."""
+        found = {}
+        for name, info in self._members.items():
+            try:
+                if self._declared(name):
+                    with self._zip.open(info) as stream:
+                        found[name] = read_header(stream, where=self._where(name))
+            except (ContractError, *_BROKEN):
+                continue
+        return found
 
     def read(self, names: Iterable[str]) -> dict[str, NDArray[Any]]:
         """The named arrays that exist, in native byte order; all headers are checked before any is unpacked.

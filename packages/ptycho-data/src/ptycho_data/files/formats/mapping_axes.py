@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_data.files.door.positions import orientation_of
 from ptycho_data.files.interpret.units import UNITS
 
 _LEGAL_AXES = {
     "patterns": (("pattern", "y", "x"), ("row", "column", "y", "x")),
     "probe": (("y", "x"), ("mode", "y", "x")),
 }
+_SLICE = re.compile(r"-?\d*:-?\d*(:-?[1-9]\d*)?")
 _OURS = ("row", "column", "pattern", "mode", "y", "x")
 
 
@@ -37,15 +41,28 @@ def layout_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
     """Unknown words of a mapping, and incomplete declarations."""
     patterns, positions = tables["patterns"], tables["positions"]
     problems = [*_axes_problems(path, tables), *_position_problems(path, positions, tables.get("geometry", {}))]
-    choices = [("patterns.unit", patterns["unit"], (*UNITS, "auto"))]
+    choices = [("patterns.unit", patterns["unit"], (*UNITS, "normalised-intensity", "auto"))]
     if isinstance(patterns["zero_frequency"], str):
         choices.append(("patterns.zero_frequency", patterns["zero_frequency"], ("centre", "corner", "measured")))
     elif not _numbers(patterns["zero_frequency"]):
         problems.append(_choice(path, "patterns.zero_frequency", patterns["zero_frequency"], ("[y, x]",)))
-    if "mask" in tables:
+    if "select" in patterns and _SLICE.fullmatch(patterns["select"]) is None:
+        problems.append(_choice(path, "patterns.select", patterns["select"], ("START:STOP", "START:STOP:STEP")))
+    if "dataset" in tables.get("mask", {}):
         choices.append(("mask.bad", tables["mask"].get("bad"), ("nonzero", "zero")))
     if "probe" in tables:
         choices.append(("probe.kind", tables["probe"].get("kind", "guess"), ("exact", "guess")))
+    detector = tables.get("detector", {})
+    if "mask" in detector:
+        choices.append(("detector.mask", detector["mask"], ("auto",)))
+    centre = detector.get("centre", "auto")
+    if centre != "auto" and not (isinstance(centre, list) and _numbers(centre)):
+        problems.append(_choice(path, "detector.centre", centre, ("auto", "[y, x]")))
+    problems += [
+        _choice(path, f"detector.{key}", detector[key], ("a whole number above 0",))
+        for key in ("crop", "bin")
+        if detector.get(key, 1) < 1
+    ]
     return problems + [_choice(path, key, value, legal) for key, value, legal in choices if value not in legal]
 
 
@@ -63,15 +80,19 @@ def _position_problems(path: Path, positions: dict[str, Any], geometry: dict[str
     problems = []
     columns = positions.get("columns", "").split()
     whole = "dataset" in positions and {"x", "y"} <= set(columns) and len(set(columns)) == len(columns) <= 3
-    if "dataset" in positions:
+    if "raster" in positions:
+        problems += _raster_problems(path, positions)
+    elif "dataset" in positions:
         if not whole or {"x", "y"} & set(positions):
             problems.append(_choice(path, "positions.columns", positions.get("columns"), ("x y", "y x", "x y z")))
+        if positions.get("axes", "pattern column") not in ("pattern column", "column pattern"):
+            problems.append(_choice(path, "positions.axes", positions["axes"], ("pattern column", "column pattern")))
     elif not {"x", "y"} <= set(positions) or "columns" in positions:
         problems.append(
             Problem(
                 f"{path}: positions",
                 "mapping.missing",
-                "'dataset' with 'columns', or 'x' and 'y'",
+                "'dataset' with 'columns', or 'x' and 'y', or 'raster' with 'step'",
                 ", ".join(positions),
                 "declare them: never guessed",
             )
@@ -79,11 +100,18 @@ def _position_problems(path: Path, positions: dict[str, Any], geometry: dict[str
     sign = positions.get("sign", [1, 1])
     if len(sign) != 2 or any(isinstance(value, bool) or value not in (1, -1) for value in sign):
         problems.append(_choice(path, "positions.sign", sign, ("[1, 1]", "[-1, 1]", "[1, -1]", "[-1, -1]")))
-    if (
-        positions["unit"] != "px"
-        and len([key for key in geometry if not key.endswith("_unit")]) < 3
-        and "object_pixel_size_m" not in geometry
-    ):
+    if "turn" in positions:
+        try:
+            orientation_of(positions["turn"])
+        except ContractError as error:
+            problems += error.problems
+    problems += [
+        _choice(path, f"geometry.{key}", value, ('{ dataset = "KEY", unit = "m" }',))
+        for key, value in geometry.items()
+        if isinstance(value, dict)
+        and (set(value) - {"dataset", "unit"} or not all(isinstance(word, str) for word in value.values()))
+    ]
+    if positions["unit"] != "px" and not knows_the_object_pixel(geometry):
         problems.append(
             Problem(
                 f"{path}: geometry",
@@ -93,6 +121,28 @@ def _position_problems(path: Path, positions: dict[str, Any], geometry: dict[str
                 'positions in a length need them; or declare unit = "px"',
             )
         )
+    return problems
+
+
+def knows_the_object_pixel(geometry: Collection[str]) -> bool:
+    """Whether a table ``[geometry]`` has what positions in a length need."""
+    wave = {"photon_energy_ev", "wavelength_m", "electron_kv"} & set(geometry)
+    lengths = {"detector_distance_m", "detector_pixel_size_m"} <= set(geometry) or "detector_pixel_rad" in geometry
+    return "object_pixel_size_m" in geometry or bool(wave and lengths)
+
+
+def _raster_problems(path: Path, positions: dict[str, Any]) -> list[Problem]:
+    problems = []
+    for key, fits in (
+        ("raster", lambda value: isinstance(value, int) and value >= 1),
+        ("step", lambda value: value != 0),
+    ):
+        values = positions.get(key, [])
+        if not _numbers(values) or not all(fits(value) for value in values):
+            found = positions.get(key, "nothing")
+            problems.append(_choice(path, f"positions.{key}", found, ("[rows, columns]",)))
+    if {"dataset", "x", "y"} & set(positions):
+        problems.append(_choice(path, "positions", sorted(positions), ("raster and step alone", "dataset", "x and y")))
     return problems
 
 

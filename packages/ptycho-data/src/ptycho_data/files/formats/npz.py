@@ -123,7 +123,7 @@ def _check_names(path: Path, names: list[str]) -> None:
                 "scan.no_patterns",
                 "patterns under the key 'diff3d' or 'diffraction'",
                 f"keys: {held}",
-                "store the patterns (M, N, N) as 'diff3d'",
+                "ptycho-cli import FILE OUT reads other keys; or store the patterns (M, N, N) as 'diff3d'",
             )
         )
     if "positions_px" not in names and not {"xcoords", "ycoords"} <= set(names):
@@ -133,7 +133,7 @@ def _check_names(path: Path, names: list[str]) -> None:
                 "scan.no_positions",
                 "positions under 'xcoords' and 'ycoords', or 'positions_px'",
                 f"keys: {held}",
-                "store the positions in object pixels",
+                "ptycho-cli import FILE OUT reads other keys; or store the positions in object pixels",
             )
         )
     if problems:

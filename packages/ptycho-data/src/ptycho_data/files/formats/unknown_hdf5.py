@@ -36,6 +36,6 @@ def read(
             "file.format",
             "an HDF5 file of a known layout (ptychodus, cxi, ptyd)",
             f"datasets {', '.join(held[:_SHOWN]) or 'none'}{more}",
-            "declare paths, units and axes in a mapping file (TOML) and read that",
+            "ptycho-cli import FILE OUT finds patterns and positions; or declare them in a mapping file (TOML)",
         )
     )

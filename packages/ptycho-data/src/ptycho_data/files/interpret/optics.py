@@ -12,10 +12,21 @@ from ptycho_contracts.problems import ContractError, Problem
 HC_EV_M = 1.239841984332e-6
 """Planck's constant times the speed of light, exact in the SI: h c / e."""
 EV_PER_J = 1 / 1.602176634e-19
+ELECTRON_REST_ENERGY_EV = 510998.95
 GEOMETRY_KEYS = ("photon_energy_ev", "detector_distance_m", "detector_pixel_size_m", "object_pixel_size_m")
 """Scalars of the physical set-up; carried in ``Scan.metadata["geometry"]``."""
 ENERGY_UNITS_EV = {"J": EV_PER_J, "eV": 1.0, "keV": 1e3, "MeV": 1e6}
-LENGTH_UNITS_M = {"m": 1.0, "cm": 1e-2, "mm": 1e-3, "um": 1e-6, "µm": 1e-6, "micron": 1e-6, "nm": 1e-9, "pm": 1e-12}
+LENGTH_UNITS_M = {
+    "m": 1.0,
+    "cm": 1e-2,
+    "mm": 1e-3,
+    "um": 1e-6,
+    "µm": 1e-6,
+    "micron": 1e-6,
+    "nm": 1e-9,
+    "A": 1e-10,
+    "pm": 1e-12,
+}
 LEGAL_ENERGIES_EV = (0.5, 1e6)
 PIXEL_TOLERANCE = 1e-2
 
@@ -23,6 +34,16 @@ PIXEL_TOLERANCE = 1e-2
 def wavelength_m(photon_energy_ev: float) -> float:
     """Wavelength of photons, ``h c / E``."""
     return HC_EV_M / photon_energy_ev
+
+
+def electron_energy_ev(kv: float) -> float:
+    """Energy of photons of the relativistic wavelength of electrons, ``sqrt(E^2 + 2 E m c^2)``.
+
+    >>> f"{wavelength_m(electron_energy_ev(300.0)) * 1e12:.4f} pm"
+    '1.9687 pm'
+    """
+    energy_ev = kv * 1e3
+    return math.sqrt(energy_ev**2 + 2 * energy_ev * ELECTRON_REST_ENERGY_EV)
 
 
 def object_pixel_m(photon_energy_ev: float, distance_m: float, detector_pixel_m: float, N: int) -> float:

@@ -25,6 +25,13 @@ _SPELLINGS = {
     "joule": "J",
     "joules": "J",
     "j": "J",
+    "angstrom": "A",
+    "Angstrom": "A",
+    "\N{ANGSTROM SIGN}": "A",
+    "\N{LATIN CAPITAL LETTER A WITH RING ABOVE}": "A",
+    "pixel": "px",
+    "pixels": "px",
+    "kv": "kV",
     "ev": "eV",
     "EV": "eV",
     "kev": "keV",
@@ -33,13 +40,18 @@ _SPELLINGS = {
 }
 
 
+def spelled(unit: str) -> str:
+    """The usual spelling of a unit."""
+    return _SPELLINGS.get(unit.strip(), unit.strip())
+
+
 def factor_of(unit: str, table: Mapping[str, float], *, where: str) -> float:
     """Factor of a unit to the table's own.
 
     Raises:
         ContractError: a unit that the table does not know.
     """
-    name = _SPELLINGS.get(unit.strip(), unit.strip())
+    name = spelled(unit)
     if name not in table:
         raise ContractError(
             Problem(where, "geometry.unit", "a unit of " + ", ".join(table), repr(unit), "correct the unit")

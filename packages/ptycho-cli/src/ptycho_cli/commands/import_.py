@@ -1,0 +1,106 @@
+"""The command ``import``: any files of patterns and positions to a scan (specs/cli.md, CLI-40)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from ptycho_contracts.import_options import ImportOptions
+from ptycho_contracts.problems import ContractError, Problem
+
+from ptycho_cli.commands.parameters import MappingFile, Quiet
+from ptycho_cli.options import IMPORT_OPTIONS, with_options
+from ptycho_cli.output.publish import require_output_dir, staged
+
+if TYPE_CHECKING:
+    from ptycho_data.files import Imported
+
+SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
+"""Of formats that can be written; all but .npz need a probe and a whole set-up."""
+Measurement = Literal["auto", "counts", "amplitude", "normalised-amplitude", "normalised-intensity"]
+
+
+@with_options(IMPORT_OPTIONS)
+def import_(
+    *files: Annotated[
+        Path,
+        Parameter(
+            help="FILES... OUT: the file of the scan, or with it that of the positions, or all frames or their folder; "
+            "last the file to write: .npz, or with a probe .h5 or .cxi."
+        ),
+    ],
+    mapping: MappingFile = None,
+    measurement: Annotated[Measurement, Parameter(name="--measurement", help="What the patterns are.")] = "auto",
+    nphotons: Annotated[
+        float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised patterns.")
+    ] = None,
+    overwrite: Annotated[
+        bool, Parameter(name="--overwrite", negative=(), help="Replace OUT and its mapping if they exist.")
+    ] = False,
+    quiet: Quiet = False,
+    overrides: dict[str, Any],
+) -> None:
+    """Make a scan of any files of patterns and positions; writes OUT, and a mapping for the next file beside it."""
+    sources, out = _sources_and_target(files, overwrite=overwrite)
+    from ptycho_data.files import import_scan, write_mapping, write_scan
+
+    options = ImportOptions(**overrides)
+    found = import_scan(sources, options=options, mapping=mapping, measurement=measurement, nphotons=nphotons)
+    toml = out.with_suffix(".toml")
+    with staged(out.parent) as stage:
+        write_scan(stage / out.name, found.scan)
+        if found.tables:
+            note = f"Written by ptycho-cli import for {found.data.name}.\nFor the next one: --mapping {toml.name}"
+            write_mapping(stage / toml.name, _located(found, out.parent), note=note)
+    if quiet:
+        return
+    for line in found.lines:
+        print(line)
+    scan = found.scan
+    print(f"wrote {out}: {len(scan)} patterns of {scan.N} x {scan.N}, {scan.unit}")
+    if found.tables:
+        print(f"wrote {toml}: reads the next file of this kind, by --mapping {toml}")
+    print(f"next: ptycho-cli inspect {out} --orientation")
+
+
+import_.__name__ = "import"
+
+
+def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[list[Path], Path]:
+    """Sources and target, with the target's problems before anything is read."""
+    if len(files) < 2:
+        found = "one name" if files else "none"
+        raise ContractError(
+            Problem("import", "usage.files", "FILES... and OUT, the file to write", found, "name both: FILES... OUT")
+        )
+    *sources, out = files
+    existing = [path for path in (out, out.with_suffix(".toml")) if path.exists()]
+    problems = []
+    if out.suffix.lower() not in SUFFIXES:
+        legal = ", ".join(SUFFIXES)
+        problems.append(
+            Problem(str(out), "output.suffix", f"OUT, a name ending in {legal}", repr(out.name), "name OUT last")
+        )
+    elif out.is_dir():
+        problems.append(Problem(str(out), "output.is_a_folder", "a file name", "a folder", "choose another name"))
+    elif any(source.exists() and path.samefile(source) for path in existing for source in sources):
+        problems.append(Problem(str(out), "import.same_file", "another file than FILES", "one of them", "rename OUT"))
+    elif existing and not overwrite:
+        problems += [
+            Problem(str(path), "output.exists", "no file there yet", "a file", "give --overwrite, or rename OUT")
+            for path in existing
+        ]
+    if problems:
+        raise ContractError(problems)
+    require_output_dir(out.parent)
+    return sources, out
+
+
+def _located(found: Imported, folder: Path) -> dict[str, dict[str, Any]]:
+    """The mapping with the path of its data, if they lie in or below its own folder."""
+    data = Path(os.path.relpath(found.data, folder))
+    if data.is_absolute() or ".." in data.parts:
+        return found.tables
+    return {"file": {"path": data.as_posix()}, **found.tables}

@@ -1,0 +1,68 @@
+"""Corrections of a scan whose file says everything itself (specs/files.md, DOOR-9)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from ptycho_contracts.import_options import ImportOptions
+from ptycho_contracts.records import Scan
+
+from ptycho_data.files.door.applied import Images, image_of, selected
+from ptycho_data.files.door.detector import Corrected, corrected
+from ptycho_data.files.door.positions import turned
+from ptycho_data.files.door.told import told
+from ptycho_data.files.interpret.assemble import mean_photons
+
+CORRECTIONS = frozenset({"select", "dark", "threshold", "mask", "centre", "crop", "bin", "turn", "rotate"})
+"""Options that any scan can take; the others tell how to read a file."""
+
+
+def corrected_scan(scan: Scan, options: ImportOptions, images: Images) -> Scan:
+    """The scan with the corrections of the options; its truth stays only if nothing moves.
+
+    Raises:
+        ContractError: corrections that cannot be.
+    """
+    if not options.given:
+        return scan
+    tables = told({}, options)
+    kept = selected(scan.measurements, tables.get("patterns", {}).get("select"))
+    done = corrected(
+        scan.measurements[kept],
+        scan.bad_pixels,
+        tables.get("detector", {}),
+        zero_frequency="centre",
+        dark=None if images.dark is None else image_of(images.dark),
+        mask=None if images.mask is None else image_of(images.mask) != 0,
+        is_amplitude=lambda *_: scan.unit == "amplitude",
+        where=str(scan.metadata.get("source", "scan")),
+    )
+    moves = tables.get("positions", {})
+    scale = done.window / scan.N
+    same = scale == 1 and done.binned == 1
+    keeps_truth = same and not moves
+    positions = turned(scan.positions_px[kept], moves.get("turn"), moves.get("rotate_deg", 0.0))
+    return replace(
+        scan,
+        measurements=done.patterns,
+        positions_px=positions * scale,
+        scan_index=scan.scan_index[kept],
+        bad_pixels=done.bad_pixels,
+        probe=scan.probe if same else None,
+        object_truth=scan.object_truth if keeps_truth else None,
+        object_origin_yx_px=scan.object_origin_yx_px if keeps_truth else None,
+        metadata=_metadata(scan, done, options),
+    )
+
+
+def _metadata(scan: Scan, done: Corrected, options: ImportOptions) -> dict[str, Any]:
+    factors = {"detector_pixel_size_m": done.binned, "object_pixel_size_m": scan.N / done.window}
+    geometry = {key: value * factors.get(key, 1) for key, value in scan.metadata.get("geometry", {}).items()}
+    return {
+        **scan.metadata,
+        "geometry": geometry,
+        "nphotons": mean_photons(done.patterns, scan.unit, done.bad_pixels),
+        "detector": done.record,
+        "corrections": {name: str(value) for name, value in options.given.items()},
+    }
