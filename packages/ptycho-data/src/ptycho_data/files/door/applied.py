@@ -332,7 +332,7 @@ def _sha256(*arrays: NDArray[Any]) -> str:
     """Of what several files hold together."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
