@@ -293,6 +293,24 @@ def test_groups_whose_bytes_rotted_are_made_again(tmp_path):
     verify_store(store.path)
 
 
+@pytest.mark.parametrize("name", ["measurements.npy", "manifest.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+def test_what_is_no_file_in_a_store_is_refused_before_it_is_opened(tmp_path, name, kind):
+    """FOLD-7, FILE-8: a pipe would hang."""
+    path = tmp_path / "s"
+    create_store(path, make_scan())
+    (path / name).unlink()
+    if kind == "pipe":
+        os.mkfifo(path / name)
+    elif kind == "device":
+        (path / name).symlink_to("/dev/zero")
+    else:
+        (path / name).mkdir()
+    with pytest.raises(ContractError) as caught:
+        open_store(path)
+    assert caught.value.codes[0] in ("store.missing_array", "store.manifest")
+
+
 def forged(path, **changes):
     """The manifest with other entries, under the key that fits them."""
     manifest = {**json.loads((path / "manifest.json").read_text()), **changes}

@@ -249,6 +249,8 @@ def _check_key(path: Path, manifest: Mapping[str, Any]) -> None:
 
 def _map_array(path: Path, entry: Mapping[str, Any]) -> NDArray[Any]:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError("no regular file")
         with path.open("rb") as stream:
             header = read_header(stream, where=str(path))
             check_size(header, os.fstat(stream.fileno()).st_size, where=str(path))

@@ -270,7 +270,7 @@ class _Lock:
 
 def _whole_blocks(path: Path, journal: Path, report: Progress) -> list[bytes]:
     """Digests of the leading blocks of a part that are as its journal says."""
-    if not (path.exists() and journal.exists()):
+    if not (path.is_file() and journal.is_file()):
         return []
     declared = journal.read_text(encoding="ascii", errors="replace").splitlines()
     sums, total = Checksum(), len(declared) * BLOCK_BYTES
