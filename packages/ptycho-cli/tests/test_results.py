@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ptycho_cli.main import main
-from ptycho_cli.plots import maps
+from ptycho_cli.plots import reconstructions
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.link", "os.listdir", "os.scandir", "os.chmod")
 NAMES = {"object.npz", "amplitude.png", "phase.png", "summary.json"}
@@ -23,12 +23,12 @@ NAMES = {"object.npz", "amplitude.png", "phase.png", "summary.json"}
 def _quick_pictures(monkeypatch):
     """Pictures that take no time, but depend on the image."""
 
-    def draw(image, folder):
+    def draw(image, summary, folder):
         for name in ("amplitude.png", "phase.png"):
             (folder / name).write_bytes(name.encode() + image.object.tobytes())
         return [folder / "amplitude.png", folder / "phase.png"]
 
-    monkeypatch.setattr(maps, "draw_reconstruction", draw)
+    monkeypatch.setattr(reconstructions, "draw_run", draw)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ptycho_cli.plots.maps import draw_map, draw_scale_bar
 from ptycho_cli.plots.views import View, view_of
 
 MOST_MODES = 8
-FAINT = 0.05
+FAINT = 0.1
 """Amplitude, as a fraction of a mode's largest, below which its phase is not drawn."""
 
 
