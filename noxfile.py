@@ -89,21 +89,21 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
-    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow", least=2000)
+    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow", least=2320)
 
 
 @nox.session
 def unit(session: nox.Session) -> None:
     """Unit tests only."""
     install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
-    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow and not hypothesis", least=1780)
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "not slow and not hypothesis", least=2080)
 
 
 @nox.session
 def properties(session: nox.Session) -> None:
     """Property tests with many more examples."""
     install(session, CONTRACTS, DATA, TORCH, CLI, tools=TEST_TOOLS)
-    pytest(session, *existing(*PACKAGE_TESTS), "-m", "hypothesis", least=175, profile="ci")
+    pytest(session, *existing(*PACKAGE_TESTS), "-m", "hypothesis", least=200, profile="ci")
 
 
 @nox.session
@@ -122,10 +122,10 @@ def integration(session: nox.Session, backend: str) -> None:
     python = Path(session.virtualenv.location) / "bin" / "python"
     (session.cache_dir / f"python-{backend}").write_text(str(python))
     if backend == "torch":
-        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", least=300)
+        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", least=350)
         pytest(session, "packages/ptycho-torch/tests", "-m", "slow", least=5)
     else:
-        pytest(session, "packages/ptycho-tf/tests", "tests/tf", least=380)
+        pytest(session, "packages/ptycho-tf/tests", "tests/tf", least=425)
 
 
 @nox.session
@@ -148,7 +148,7 @@ def minimums(session: nox.Session) -> None:
     # Old releases use what new releases of their own requirements have deprecated.
     forgiving = ("-W", "default::DeprecationWarning")
     folders = [f"packages/ptycho-{name}/tests" for name in ("contracts", "data", "cli")]
-    pytest(session, *folders, "-m", "not slow", *forgiving, least=1520)
+    pytest(session, *folders, "-m", "not slow", *forgiving, least=1840)
 
 
 @nox.session

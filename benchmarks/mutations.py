@@ -39,7 +39,7 @@ TF_PHYSICS, TF_JOINT = "ptycho_tf/physics.py", "ptycho_tf/joint.py"
 TF_LOSSES, TF_OPTIMISER = "ptycho_tf/losses.py", "ptycho_tf/optimiser.py"
 RECORDS, ARRAYS = "ptycho_contracts/records.py", "ptycho_contracts/arrays.py"
 GROUPS, NEIGHBOURS = "ptycho_data/grouping/groups.py", "ptycho_data/grouping/neighbours.py"
-STORES, COMMITS = "ptycho_data/store/stores.py", "ptycho_data/store/commits.py"
+STORES, COMMITS, OWNERSHIP = (f"ptycho_data/store/{name}.py" for name in ("stores", "commits", "ownership"))
 GATHERING = "ptycho_data/batches/gathering.py"
 STITCH, SCATTER, SITES = (f"ptycho_data/canvas/{name}.py" for name in ("stitching", "scatter_add", "sites"))
 PHYSICS_TESTS = ("packages/ptycho-torch/tests/test_physics_conformance.py",)
@@ -269,7 +269,7 @@ MUTATIONS = (
                 "if False:",
             ),
             (COMMITS, "facts not compared", 'manifest["facts"] != facts or ', ""),
-            (COMMITS, "files of the user replaced", "return known and", "return"),
+            (OWNERSHIP, "files of the user replaced", "foreign.append(entry.name)", "own.append(entry)"),
             (COMMITS, "rows lost", "if self.rows != self.shape[0] or written != size:", "if False:"),
             (
                 GATHERING,
