@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatch
@@ -96,32 +96,49 @@ class Source:
 
     def _joined(self, key: str, first: NDArray[Any]) -> NDArray[Any]:
         """The frames of all files, one after the other."""
-        first = _stack_of(first)
-        # The parts and the array that they are joined into.
-        needed = 2 * first.nbytes * len(self.frames)
+        single, first = first.ndim == 2, _single(_stack_of(first))
+        opened = opener_of(self.path)
+        counts = [1 if single else _count(opened, path, key) for path in self.frames]
+        needed = sum(counts) * first[0].nbytes
         remedy = "use a machine with more memory, or give fewer frames"
         require_memory(needed, where=str(self.path.parent), remedy=remedy)
-        parts = [_single(first)]
-        opened = opener_of(self.path)
-        for path in self.frames[1:]:
-            with opened(checked_file(path)) as container:
-                part = container.array(key)
-                if part is None:
-                    alike = [one.key for one in container.entries() if _image(one.shape)[-2:] == first.shape[1:]]
-                    part = container.array(alike[0]) if len(alike) == 1 else None
-            found = "nothing" if part is None else f"{part.dtype} of shape {part.shape}"
-            if part is None or _stack_of(part).shape[1:] != first.shape[1:] or part.dtype.kind not in "biuf":
-                raise ContractError(
-                    Problem(
-                        f"{path}: {key}",
-                        "door.frame",
-                        f"frames of shape {first.shape[1:]}, as in {self.path.name}",
-                        found,
-                        "remove the file from the folder, or name the frames by a pattern such as 'FOLDER/frame_*.tif'",
-                    )
-                )
-            parts.append(_single(_stack_of(part)))
-        return np.concatenate(parts)
+        joined = np.empty((sum(counts), *first.shape[1:]), first.dtype)
+        start = 0
+        for path, count in zip(self.frames, counts, strict=True):
+            part = first if path == self.path else self._part(opened, path, key, first)
+            if len(part) != count:
+                raise _other_frame(path, key, f"{count} frames", f"{len(part)}")
+            joined[start : start + count] = part
+            start += count
+        return joined
+
+    def _part(self, opened: Callable[[Path], Container], path: Path, key: str, first: NDArray[Any]) -> NDArray[Any]:
+        """The frames of one file, of the shape and kind of those of the first."""
+        with opened(checked_file(path)) as container:
+            part = container.array(key)
+            if part is None:
+                alike = [one.key for one in container.entries() if _image(one.shape)[-2:] == first.shape[1:]]
+                part = container.array(alike[0]) if len(alike) == 1 else None
+        expected = f"frames of shape {first.shape[1:]} and {first.dtype}, as in {self.path.name}"
+        if part is None:
+            raise _other_frame(path, key, expected, "nothing")
+        part = _single(_stack_of(part))
+        if part.shape[1:] != first.shape[1:] or not np.can_cast(part.dtype, first.dtype, "safe"):
+            raise _other_frame(path, key, expected, f"{part.dtype} of shape {part.shape}")
+        return part
+
+
+def _count(opened: Callable[[Path], Container], path: Path, key: str) -> int:
+    """Frames in one file, by its header."""
+    with opened(checked_file(path)) as container:
+        shapes = {one.key: one.shape for one in container.entries()}
+    shape = shapes.get(key, ())
+    return shape[0] if len(shape) == 3 else 1
+
+
+def _other_frame(path: Path, key: str, expected: str, found: str) -> ContractError:
+    remedy = "remove the file from the folder, or name the frames by a pattern such as 'FOLDER/frame_*.tif'"
+    return ContractError(Problem(f"{path}: {key}", "door.frame", expected, found, remedy))
 
 
 def frames_in(folder: Path, names: str | None = None) -> list[Path]:
