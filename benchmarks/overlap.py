@@ -215,7 +215,7 @@ def draw(results: list[tuple[dict[str, Any], dict[str, NDArray[np.float64]]]], p
             axis.imshow(phases[name], cmap="viridis", vmin=low, vmax=high)
             axis.set_title(title if name == "truth" else f"{title}: {figures[name]['error']:.3f}", fontsize=7)
             axis.set_axis_off()
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
 
 
 def main() -> None:
