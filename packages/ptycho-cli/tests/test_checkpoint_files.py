@@ -139,3 +139,21 @@ def test_evaluate_keeps_none(backend, data_file, tmp_path, capsys):
     assert main(["evaluate", "--scan", str(data_file), "--disable-checkpointing"]) == 2
     assert "--disable-checkpointing" in capsys.readouterr().err
     assert backend.calls == {}
+
+
+def test_a_training_has_its_own(backend, data_file, tmp_path, capsys):
+    """CLI-27: given to the backend, removed when the results are there, and needed for `--resume`."""
+    out = tmp_path / "out"
+    words = ["train", str(data_file), "--output-dir", str(out), "--quiet"]
+    kept = out / "checkpoints" / "training.safetensors"
+    assert main(words) == 0
+    assert (backend.calls["train"]["checkpoint"], backend.calls["train"]["resume"]) == (kept, False)
+    assert main([*words, "--resume"]) == 2
+    assert "checkpoint.missing" in capsys.readouterr().err
+    kept.parent.mkdir()
+    kept.write_bytes(b"an earlier state")
+    assert main([*words, "--resume", "--disable-checkpointing"]) == 2
+    assert "checkpoint.disabled" in capsys.readouterr().err
+    assert main([*words, "--resume"]) == 0
+    assert backend.calls["train"]["resume"] is True
+    assert not kept.parent.exists()

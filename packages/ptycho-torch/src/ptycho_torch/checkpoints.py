@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from numpy.typing import NDArray
@@ -103,7 +102,8 @@ def _strip(value: Any, where: str, tensors: dict[str, NDArray[Any]]) -> Any:
 
 def _restore(node: Any, tensors: Mapping[str, NDArray[Any]]) -> Any:
     if "tensor" in node:
-        tensor = torch.from_numpy(np.array(tensors[node["tensor"]]))  # writable, and aligned as torch aligns memory
+        # A copy, in memory that torch has aligned, with the strides that complex values need also if it is empty.
+        tensor = torch.from_numpy(tensors[node["tensor"]]).clone(memory_format=torch.contiguous_format)
         tensor = tensor.view(torch.bfloat16) if node["bfloat16"] else tensor
         return torch.view_as_complex(tensor) if node["complex"] else tensor
     if "items" in node:
