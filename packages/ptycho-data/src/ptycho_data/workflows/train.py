@@ -95,6 +95,7 @@ def _trained(
         require_no_outliers(scan)
     earlier = None if training.start_from is None else _earlier(backend, payload, Path(training.start_from))
     stages = Stages()
+    payload.output_dir.mkdir(parents=True, exist_ok=True)  # the process that holds the folder may be on another machine
     with stages.measure("store"):
         source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
     used, held = training_patterns(source, payload.pt_data_config, training, payload.hold_out)
