@@ -163,7 +163,7 @@ class TestUnread:
         """Any option of the sections, with a value that is not its default, in any layer that somebody wrote."""
         rows = [row for section in SECTIONS[command] for row in schema(section)]
         row = data.draw(st.sampled_from(rows))
-        values = [*row.choices, not row.default if row.type is bool else 1, 3, 0.25, "0.25"]
+        values = [*row.choices, not row.default if row.type is bool else 8, 3, 0.25, "0.25"]
         value = data.draw(st.sampled_from([v for v in values if row.accepts(v) and v != row.default]))
         layer = data.draw(st.sampled_from(["explicit", "execution"]))
         read = row.name in {row.name for row in read_options(command)}

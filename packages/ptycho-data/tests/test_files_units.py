@@ -163,7 +163,7 @@ def test_physical_units_have_the_factors_of_the_si():
     """FAR-5. Oracle: the prefixes and constants of SciPy."""
     micro = constants.micro
     lengths = {"m": 1, "cm": constants.centi, "mm": constants.milli, "um": micro, "µm": micro, "micron": micro}
-    lengths |= {"nm": constants.nano, "pm": constants.pico}
+    lengths |= {"nm": constants.nano, "A": constants.angstrom, "pm": constants.pico}
     energies = {"J": 1 / constants.electron_volt, "eV": 1, "keV": constants.kilo, "MeV": constants.mega}
     for table, factors in ((LENGTH_UNITS_M, lengths), (ENERGY_UNITS_EV, energies)):
         found = {unit: factor_of(unit, table, where="file") for unit in table}
