@@ -187,6 +187,21 @@ def stem_matlab(folder: Path, scan: Scan):
     return [folder / "stem.mat"], {"step": STEP_PX, "position_unit": "px"}
 
 
+def emd(folder: Path, scan: Scan):
+    """EMD of NCEM: a 4-d array with a vector for each of its axes, units in brackets."""
+    x, y = metres(scan).reshape(ROWS, COLUMNS, 2).transpose(2, 0, 1)
+    with h5py.File(folder / "stem.emd", "w") as file:
+        group = file.create_group("data/datacube_000")
+        group["data"] = scan.measurements.reshape(ROWS, COLUMNS, scan.N, scan.N)
+        angles = (np.arange(scan.N) - scan.N // 2) * 0.5
+        for number, (axis, unit) in enumerate(
+            ((y[:, 0] * 1e9, "[n_m]"), (x[0] * 1e9, "[n_m]"), (angles, "[m_r_a_d]"), (angles, "[m_r_a_d]")), start=1
+        ):
+            group[f"dim{number}"] = axis
+            group[f"dim{number}"].attrs["units"] = unit
+    return [folder / "stem.emd"], {"object_pixel": f"{float(object_pixel_m(scan.N) * 1e9)!r}nm"}
+
+
 LAYOUTS: tuple[Layout, ...] = (
     ptychoshelves,
     pty_chi,
@@ -204,4 +219,5 @@ LAYOUTS: tuple[Layout, ...] = (
     matlab_frames,
     stem_4d,
     stem_matlab,
+    emd,
 )

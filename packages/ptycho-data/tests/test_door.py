@@ -146,6 +146,30 @@ def test_crop_and_bin_keep_positions_and_pixels_true(tmp_path):
     np.testing.assert_array_equal(binned[:, 5, 7], scan.measurements[:, 10:12, 14:16].sum(axis=(1, 2)))
 
 
+@pytest.mark.parametrize("told", [{}, {"zero_frequency": "corner"}, {"zero_frequency": "8,8"}])
+def test_patterns_are_centred_before_they_are_cropped(tmp_path, scan, told):
+    """DOOR-9: the zero frequency in the corner, measured or told; at its place, told as a pixel."""
+    stored = scan.measurements if "8,8" in told.values() else np.fft.ifftshift(scan.measurements, axes=(1, 2))
+    np.savez(tmp_path / "a.npz", data=stored, coords=scan.positions_px)
+    found = read([tmp_path / "a.npz"], crop=8, **told).scan
+    np.testing.assert_array_equal(found.measurements, scan.measurements[:, 4:12, 4:12])
+    assert found.metadata["zero_frequency"]["decided_by"] == ("declared" if told else "measured")
+
+
+def test_a_beam_beside_the_middle_is_found_and_told(tmp_path, scan):
+    """DOOR-9: moved by (-3, +2) pixels; what comes from beyond the detector is bad."""
+    frames = np.roll(scan.measurements, (-3, 2), axis=(1, 2))
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    expected = np.zeros((16, 16), bool)
+    expected[:3], expected[:, -2:] = True, True
+    for centre in ("5,10", "auto"):
+        found = read([tmp_path / "a.npz"], centre=centre).scan
+        assert np.abs(np.array(found.metadata["detector"]["centre"]) - [5, 10]).max() <= (centre == "auto")
+        if centre == "5,10":
+            np.testing.assert_array_equal(found.bad_pixels, expected)
+            np.testing.assert_array_equal(found.measurements[:, 3:, :-2], scan.measurements[:, 3:, :-2])
+
+
 def test_amplitudes_are_binned_as_their_squares(tmp_path, scan):
     np.savez(
         tmp_path / "a.npz", amplitudes=np.sqrt(scan.counts()), xcoords=scan.positions_px[:, 0], ycoords=np.zeros(12)
