@@ -195,6 +195,32 @@ def test_pixels_that_the_detector_marks_are_bad_and_others_are_not(tmp_path, sca
     assert found.scan.metadata["nphotons"] < 1.1e4
 
 
+def test_noise_around_a_subtracted_dark_is_cleared_not_masked(tmp_path, scan):
+    """DOOR-9: every pixel is negative at times; one always -1, one sometimes not a number."""
+    noise = np.random.default_rng(0).normal(0, 0.3, scan.measurements.shape).astype(np.float32)
+    frames = scan.measurements + noise
+    frames[:, 2, 3], frames[4, 5, 6] = -1, np.nan
+    expected = np.where(frames > 0, frames, 0)
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    found = read([tmp_path / "a.npz"], measurement="counts").scan
+    bad = np.zeros((16, 16), bool)
+    bad[2, 3] = bad[5, 6] = True
+    np.testing.assert_array_equal(found.bad_pixels, bad)
+    np.testing.assert_array_equal(found.measurements[:, ~bad], expected[:, ~bad])
+    cleared = found.metadata["detector"]["mask"]["negative_values_cleared"]
+    assert cleared == int((frames < 0)[:, ~bad].sum()) > 100
+
+
+def test_a_16_bit_detector_marks_pixels_by_its_highest_value(tmp_path, scan):
+    """A value that is reached once is no mark."""
+    frames = scan.measurements.astype(np.uint16)
+    frames[:, 1, 1], frames[3, 8, 8] = 65535, 65535
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    bad = np.zeros((16, 16), bool)
+    bad[1, 1] = True
+    np.testing.assert_array_equal(read([tmp_path / "a.npz"]).scan.bad_pixels, bad)
+
+
 def test_dark_threshold_mask_and_selection(tmp_path, scan):
     """DOOR-9 by hand."""
     np.savez(tmp_path / "a.npz", data=scan.measurements + 3, positions_px=scan.positions_px)
