@@ -43,14 +43,14 @@ def ptychoshelves(folder: Path, scan: Scan):
 
 
 def pty_chi(folder: Path, scan: Scan):
-    """Positions with their unit in the name, and a probe (pty-chi's utilities)."""
+    """Positions with their unit in the name, the object's pixel as its attribute, and a probe (pty-chi)."""
     x, y = metres(scan).T
     with h5py.File(folder / "dp.hdf5", "w") as file:
         file["dp"] = scan.measurements
     with h5py.File(folder / "para.hdf5", "w") as file:
         file["probe_position_x_m"], file["probe_position_y_m"] = x, y
-        file["obj_pixel_size_m"], file["probe"] = object_pixel_m(scan.N), scan.probe
-        file["object"] = np.ones((1, 60, 60), np.complex64)
+        file["probe"], file["object"] = scan.probe, np.ones((1, 60, 60), np.complex64)
+        file["object"].attrs["object_pixel_size_m"] = object_pixel_m(scan.N)
     return [folder / "dp.hdf5", folder / "para.hdf5"], {}
 
 

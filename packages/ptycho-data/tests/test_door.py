@@ -254,6 +254,19 @@ def test_a_known_format_needs_no_mapping_and_takes_corrections(tmp_path):
     np.testing.assert_array_equal(cropped.positions_px, simulated.positions_px / 2)
 
 
+def test_a_scan_in_pixels_takes_its_set_up_and_keeps_everything_else(tmp_path):
+    """DOOR-12: lambda z = object pixel x N x detector pixel, before and after a crop; the truth stays without one."""
+    simulated = simulate(N=32, n_patterns=12, photons_per_pattern=1e4, seed=0)
+    write_scan(tmp_path / "a.npz", simulated)
+    whole = read([tmp_path / "a.npz"], **SET_UP).scan
+    expected = 1.239841984332e-6 / 8800 * 2 / (32 * 75e-6)
+    assert whole.metadata["geometry"]["object_pixel_size_m"] == pytest.approx(expected)
+    np.testing.assert_array_equal(whole.object_truth, simulated.object_truth)
+    assert whole.probe_kind == simulated.probe_kind == "exact"
+    half = read([tmp_path / "a.npz"], **SET_UP, crop=16).scan
+    assert half.metadata["geometry"]["object_pixel_size_m"] == pytest.approx(2 * expected)
+
+
 def test_intensities_of_any_scale_need_their_photons(tmp_path, scan):
     """DOOR-10: patterns that sum to about 1 become 5000 photons each, in the mean."""
     np.savez(tmp_path / "a.npz", data=scan.counts() / 1.2345e4, positions_px=scan.positions_px)

@@ -78,7 +78,16 @@ class _Hdf5(Hdf5File):
                 said = self.attribute(key, name) if numbers else None
                 unit = said.strip() or unit if isinstance(said, str) else unit
             entries.append(Entry(key, shape or (), dtype if numbers and shape is not None else None, unit))
-        return entries
+        number = np.dtype(np.float64)
+        return [*entries, *(Entry(f"{path}@{name}", (), number) for path, name in self.attributes())]
+
+    def array(self, key: str) -> NDArray[Any] | None:
+        """A dataset, or the attribute ``path@name``."""
+        path, at, name = key.rpartition("@")
+        if not at or self.has(key):
+            return super().array(key)
+        value = self.attribute_number(path, name)
+        return None if value is None else np.array(value)
 
 
 class _Npz:
