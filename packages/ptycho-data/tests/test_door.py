@@ -322,6 +322,8 @@ def with_too_few_positions(folder, scan):
         (without_positions, {"step": 1}, "door.raster", "`raster=ROWS,COLUMNS`"),
         (without_positions, {"raster": "3,5", "step": 1, "position_unit": "px"}, "door.raster", "3 x 5"),
         (without_positions, {"raster": "3", "step": 1, "position_unit": "px"}, "door.numbers", "`raster`"),
+        (good, {"raster": "3,4", "step": 1, "position_unit": "px", "positions": "a.csv"}, "door.raster", "one of them"),
+        (good, {"serpentine": True}, "door.raster", "`raster=ROWS,COLUMNS`"),
         (in_an_unknown_unit, {}, "door.position_unit", "`position_unit=px`, or m, um, nm"),
         (in_an_unknown_unit, {"position_unit": "um"}, "door.set_up", "`distance` and `detector_pixel`"),
         (in_an_unknown_unit, {"energy": "8.8"}, "door.quantity", "`energy=8.8keV`"),
