@@ -202,6 +202,17 @@ def emd(folder: Path, scan: Scan):
     return [folder / "stem.emd"], {"object_pixel": f"{float(object_pixel_m(scan.N) * 1e9)!r}nm"}
 
 
+def py4dstem(folder: Path, scan: Scan):
+    """py4DSTEM: steps and angles as attributes of a calibration, units beside them."""
+    pixel = 2.50793e-12 / (scan.N * 0.5e-3)
+    with h5py.File(folder / "py4d.h5", "w") as file:
+        file["root/datacube/data"] = scan.measurements.reshape(ROWS, COLUMNS, scan.N, scan.N)
+        calibration = file.create_group("root/metadatabundle/calibration")
+        calibration.attrs.update({"R_pixel_size": STEP_PX * pixel * 1e10, "R_pixel_units": "A"})
+        calibration.attrs.update({"Q_pixel_size": 0.5, "Q_pixel_units": "mrad"})
+    return [folder / "py4d.h5"], {"kv": 200.0}
+
+
 LAYOUTS: tuple[Layout, ...] = (
     ptychoshelves,
     pty_chi,
@@ -220,4 +231,5 @@ LAYOUTS: tuple[Layout, ...] = (
     stem_4d,
     stem_matlab,
     emd,
+    py4dstem,
 )

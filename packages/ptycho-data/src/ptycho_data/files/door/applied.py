@@ -15,6 +15,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
 from ptycho_data.files.door.detector import Corrected, corrected
+from ptycho_data.files.door.options import ANGLE_UNITS_RAD
 from ptycho_data.files.door.positions import raster, turned
 from ptycho_data.files.door.sources import Source
 from ptycho_data.files.formats.mapping_axes import ordered
@@ -32,6 +33,12 @@ from ptycho_data.files.interpret.quantities import factor_of
 from ptycho_data.files.interpret.units import decide_unit
 
 Tables = Mapping[str, Mapping[str, Any]]
+_UNITS: dict[str, dict[str, float]] = {
+    "photon_energy_ev": ENERGY_UNITS_EV,
+    "electron_kv": {"kV": 1.0, "V": 1e-3},
+    "detector_pixel_rad": ANGLE_UNITS_RAD,
+}
+"""Units of scalars that are no lengths."""
 _LARGEST_WHOLE = 2.0**32
 NORMALISED_INTENSITY = "normalised-intensity"
 """Patterns in any linear unit: their scale comes from ``nphotons``."""
@@ -166,7 +173,7 @@ def geometry_by(source: Source, declared: Mapping[str, Any], done: Corrected, si
                 )
             )
         else:
-            table = ENERGY_UNITS_EV if energy else {"kV": 1.0, "V": 1e-3} if key == "electron_kv" else LENGTH_UNITS_M
+            table = _UNITS.get(key, LENGTH_UNITS_M)
             read[key] = number * factor_of(unit, table, where=f"{source.path}: {name}")
     if problems:
         raise ContractError(problems)
