@@ -43,14 +43,14 @@ def ptychoshelves(folder: Path, scan: Scan):
 
 
 def pty_chi(folder: Path, scan: Scan):
-    """Positions with their unit in the name, and a probe (pty-chi's utilities)."""
+    """Positions with their unit in the name, the object's pixel as its attribute, and a probe (pty-chi)."""
     x, y = metres(scan).T
     with h5py.File(folder / "dp.hdf5", "w") as file:
         file["dp"] = scan.measurements
     with h5py.File(folder / "para.hdf5", "w") as file:
         file["probe_position_x_m"], file["probe_position_y_m"] = x, y
-        file["obj_pixel_size_m"], file["probe"] = object_pixel_m(scan.N), scan.probe
-        file["object"] = np.ones((1, 60, 60), np.complex64)
+        file["probe"], file["object"] = scan.probe, np.ones((1, 60, 60), np.complex64)
+        file["object"].attrs["object_pixel_size_m"] = object_pixel_m(scan.N)
     return [folder / "dp.hdf5", folder / "para.hdf5"], {}
 
 
@@ -187,6 +187,32 @@ def stem_matlab(folder: Path, scan: Scan):
     return [folder / "stem.mat"], {"step": STEP_PX, "position_unit": "px"}
 
 
+def emd(folder: Path, scan: Scan):
+    """EMD of NCEM: a 4-d array with a vector for each of its axes, units in brackets."""
+    x, y = metres(scan).reshape(ROWS, COLUMNS, 2).transpose(2, 0, 1)
+    with h5py.File(folder / "stem.emd", "w") as file:
+        group = file.create_group("data/datacube_000")
+        group["data"] = scan.measurements.reshape(ROWS, COLUMNS, scan.N, scan.N)
+        angles = (np.arange(scan.N) - scan.N // 2) * 0.5
+        for number, (axis, unit) in enumerate(
+            ((y[:, 0] * 1e9, "[n_m]"), (x[0] * 1e9, "[n_m]"), (angles, "[m_r_a_d]"), (angles, "[m_r_a_d]")), start=1
+        ):
+            group[f"dim{number}"] = axis
+            group[f"dim{number}"].attrs["units"] = unit
+    return [folder / "stem.emd"], {"object_pixel": f"{float(object_pixel_m(scan.N) * 1e9)!r}nm"}
+
+
+def py4dstem(folder: Path, scan: Scan):
+    """py4DSTEM: steps and angles as attributes of a calibration, units beside them."""
+    pixel = 2.50793e-12 / (scan.N * 0.5e-3)
+    with h5py.File(folder / "py4d.h5", "w") as file:
+        file["root/datacube/data"] = scan.measurements.reshape(ROWS, COLUMNS, scan.N, scan.N)
+        calibration = file.create_group("root/metadatabundle/calibration")
+        calibration.attrs.update({"R_pixel_size": STEP_PX * pixel * 1e10, "R_pixel_units": "A"})
+        calibration.attrs.update({"Q_pixel_size": 0.5, "Q_pixel_units": "mrad"})
+    return [folder / "py4d.h5"], {"kv": 200.0}
+
+
 LAYOUTS: tuple[Layout, ...] = (
     ptychoshelves,
     pty_chi,
@@ -204,4 +230,6 @@ LAYOUTS: tuple[Layout, ...] = (
     matlab_frames,
     stem_4d,
     stem_matlab,
+    emd,
+    py4dstem,
 )

@@ -146,6 +146,30 @@ def test_crop_and_bin_keep_positions_and_pixels_true(tmp_path):
     np.testing.assert_array_equal(binned[:, 5, 7], scan.measurements[:, 10:12, 14:16].sum(axis=(1, 2)))
 
 
+@pytest.mark.parametrize("told", [{}, {"zero_frequency": "corner"}, {"zero_frequency": "8,8"}])
+def test_patterns_are_centred_before_they_are_cropped(tmp_path, scan, told):
+    """DOOR-9: the zero frequency in the corner, measured or told; at its place, told as a pixel."""
+    stored = scan.measurements if "8,8" in told.values() else np.fft.ifftshift(scan.measurements, axes=(1, 2))
+    np.savez(tmp_path / "a.npz", data=stored, coords=scan.positions_px)
+    found = read([tmp_path / "a.npz"], crop=8, **told).scan
+    np.testing.assert_array_equal(found.measurements, scan.measurements[:, 4:12, 4:12])
+    assert found.metadata["zero_frequency"]["decided_by"] == ("declared" if told else "measured")
+
+
+def test_a_beam_beside_the_middle_is_found_and_told(tmp_path, scan):
+    """DOOR-9: moved by (-3, +2) pixels; what comes from beyond the detector is bad."""
+    frames = np.roll(scan.measurements, (-3, 2), axis=(1, 2))
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    expected = np.zeros((16, 16), bool)
+    expected[:3], expected[:, -2:] = True, True
+    for centre in ("5,10", "auto"):
+        found = read([tmp_path / "a.npz"], centre=centre).scan
+        assert np.abs(np.array(found.metadata["detector"]["centre"]) - [5, 10]).max() <= (centre == "auto")
+        if centre == "5,10":
+            np.testing.assert_array_equal(found.bad_pixels, expected)
+            np.testing.assert_array_equal(found.measurements[:, 3:, :-2], scan.measurements[:, 3:, :-2])
+
+
 def test_amplitudes_are_binned_as_their_squares(tmp_path, scan):
     np.savez(
         tmp_path / "a.npz", amplitudes=np.sqrt(scan.counts()), xcoords=scan.positions_px[:, 0], ycoords=np.zeros(12)
@@ -169,6 +193,32 @@ def test_pixels_that_the_detector_marks_are_bad_and_others_are_not(tmp_path, sca
     np.testing.assert_array_equal(found.scan.bad_pixels, expected)
     assert any(line.startswith("mask") for line in found.lines)
     assert found.scan.metadata["nphotons"] < 1.1e4
+
+
+def test_noise_around_a_subtracted_dark_is_cleared_not_masked(tmp_path, scan):
+    """DOOR-9: every pixel is negative at times; one always -1, one sometimes not a number."""
+    noise = np.random.default_rng(0).normal(0, 0.3, scan.measurements.shape).astype(np.float32)
+    frames = scan.measurements + noise
+    frames[:, 2, 3], frames[4, 5, 6] = -1, np.nan
+    expected = np.where(frames > 0, frames, 0)
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    found = read([tmp_path / "a.npz"], measurement="counts").scan
+    bad = np.zeros((16, 16), bool)
+    bad[2, 3] = bad[5, 6] = True
+    np.testing.assert_array_equal(found.bad_pixels, bad)
+    np.testing.assert_array_equal(found.measurements[:, ~bad], expected[:, ~bad])
+    cleared = found.metadata["detector"]["mask"]["negative_values_cleared"]
+    assert cleared == int((frames < 0)[:, ~bad].sum()) > 100
+
+
+def test_a_16_bit_detector_marks_pixels_by_its_highest_value(tmp_path, scan):
+    """A value that is reached once is no mark."""
+    frames = scan.measurements.astype(np.uint16)
+    frames[:, 1, 1], frames[3, 8, 8] = 65535, 65535
+    np.savez(tmp_path / "a.npz", data=frames, coords=scan.positions_px)
+    bad = np.zeros((16, 16), bool)
+    bad[1, 1] = True
+    np.testing.assert_array_equal(read([tmp_path / "a.npz"]).scan.bad_pixels, bad)
 
 
 def test_dark_threshold_mask_and_selection(tmp_path, scan):
@@ -202,6 +252,19 @@ def test_a_known_format_needs_no_mapping_and_takes_corrections(tmp_path):
     assert cropped.probe is None
     np.testing.assert_array_equal(cropped.measurements, simulated.measurements[:, 8:24, 8:24])
     np.testing.assert_array_equal(cropped.positions_px, simulated.positions_px / 2)
+
+
+def test_a_scan_in_pixels_takes_its_set_up_and_keeps_everything_else(tmp_path):
+    """DOOR-12: lambda z = object pixel x N x detector pixel, before and after a crop; the truth stays without one."""
+    simulated = simulate(N=32, n_patterns=12, photons_per_pattern=1e4, seed=0)
+    write_scan(tmp_path / "a.npz", simulated)
+    whole = read([tmp_path / "a.npz"], **SET_UP).scan
+    expected = 1.239841984332e-6 / 8800 * 2 / (32 * 75e-6)
+    assert whole.metadata["geometry"]["object_pixel_size_m"] == pytest.approx(expected)
+    np.testing.assert_array_equal(whole.object_truth, simulated.object_truth)
+    assert whole.probe_kind == simulated.probe_kind == "exact"
+    half = read([tmp_path / "a.npz"], **SET_UP, crop=16).scan
+    assert half.metadata["geometry"]["object_pixel_size_m"] == pytest.approx(2 * expected)
 
 
 def test_intensities_of_any_scale_need_their_photons(tmp_path, scan):
@@ -259,6 +322,8 @@ def with_too_few_positions(folder, scan):
         (without_positions, {"step": 1}, "door.raster", "`raster=ROWS,COLUMNS`"),
         (without_positions, {"raster": "3,5", "step": 1, "position_unit": "px"}, "door.raster", "3 x 5"),
         (without_positions, {"raster": "3", "step": 1, "position_unit": "px"}, "door.numbers", "`raster`"),
+        (good, {"raster": "3,4", "step": 1, "position_unit": "px", "positions": "a.csv"}, "door.raster", "one of them"),
+        (good, {"serpentine": True}, "door.raster", "`raster=ROWS,COLUMNS`"),
         (in_an_unknown_unit, {}, "door.position_unit", "`position_unit=px`, or m, um, nm"),
         (in_an_unknown_unit, {"position_unit": "um"}, "door.set_up", "`distance` and `detector_pixel`"),
         (in_an_unknown_unit, {"energy": "8.8"}, "door.quantity", "`energy=8.8keV`"),

@@ -11,7 +11,7 @@ from ptycho_contracts.problems import ContractError, Problem, nearest
 from ptycho_contracts.records import Scan
 
 from ptycho_data.files.door.applied import NORMALISED_INTENSITY
-from ptycho_data.files.door.corrected_scan import CORRECTIONS, corrected_scan
+from ptycho_data.files.door.corrected_scan import CORRECTIONS, SET_UP, corrected_scan, with_set_up
 from ptycho_data.files.door.imported import Imported, detector_images, imported
 from ptycho_data.files.door.options import options_of
 from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
@@ -137,8 +137,9 @@ def _imported(paths: list[Path], options: ImportOptions, mapping: Path | None, t
     """By a mapping, by the file's own format, or by guesses."""
     if mapping is not None:
         return imported(paths, options, mapping=mapping, **told)
-    known = _known_format(paths[0]) if len(paths) <= 2 and set(options.given) <= CORRECTIONS else None
-    if known is None or told["measurement"] == NORMALISED_INTENSITY:
+    known = _known_format(paths[0]) if len(paths) <= 2 else None
+    takes = CORRECTIONS | SET_UP if known is not None and known.NAME == npz.NAME else CORRECTIONS
+    if known is None or not set(options.given) <= takes or told["measurement"] == NORMALISED_INTENSITY:
         return imported(paths, options, **told)
     try:
         second = checked_file(paths[1]) if len(paths) == 2 else None
@@ -148,7 +149,8 @@ def _imported(paths: list[Path], options: ImportOptions, mapping: Path | None, t
             raise
         return imported(paths, options, **told)
     lines = (f"{known.NAME}: the file says what it holds; no mapping is needed",)
-    return Imported(corrected_scan(scan, options, detector_images(options)), {}, lines, paths[0])
+    scan = corrected_scan(with_set_up(scan, options), options, detector_images(options))
+    return Imported(scan, {}, lines, paths[0])
 
 
 _SAYS_TOO_LITTLE = frozenset(

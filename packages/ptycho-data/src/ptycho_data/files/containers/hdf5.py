@@ -223,6 +223,19 @@ class Hdf5File:
             raise self._damaged("/", error) from error
         return found
 
+    def attributes(self, most: int = 1000) -> list[tuple[str, str]]:
+        """Path and name of the first attributes that are one real number; links are not followed."""
+        found: list[tuple[str, str]] = []
+        try:
+            for path, item in (("", self._file), *self._visited()):
+                for name in item.attrs if len(found) < most else ():
+                    handle = item.attrs.get_id(name) if isinstance(name, str) else None
+                    if handle is not None and handle.dtype.kind in "iuf" and math.prod(handle.shape) == 1:
+                        found.append((path, name))
+        except _BROKEN as error:
+            raise self._damaged("/", error) from error
+        return found
+
     def _visited(self) -> Iterator[tuple[str, Any]]:
         """Objects by their paths, level by level; a bounded number, so that loops and deep nesting end soon."""
         groups: deque[tuple[str, Any, int]] = deque([("", self._file, 0)])

@@ -78,7 +78,20 @@ class _Hdf5(Hdf5File):
                 said = self.attribute(key, name) if numbers else None
                 unit = said.strip() or unit if isinstance(said, str) else unit
             entries.append(Entry(key, shape or (), dtype if numbers and shape is not None else None, unit))
+        number = np.dtype(np.float64)
+        for path, name in self.attributes():
+            # py4DSTEM: R_pixel_size beside R_pixel_units.
+            said = self.attribute(path, name.replace("size", "units")) if "size" in name else None
+            entries.append(Entry(f"{path}@{name}", (), number, said if isinstance(said, str) else None))
         return entries
+
+    def array(self, key: str) -> NDArray[Any] | None:
+        """A dataset, or the attribute ``path@name``."""
+        path, at, name = key.rpartition("@")
+        if not at or self.has(key):
+            return super().array(key)
+        value = self.attribute_number(path, name)
+        return None if value is None else np.array(value)
 
 
 class _Npz:

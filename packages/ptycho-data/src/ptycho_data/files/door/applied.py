@@ -15,6 +15,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
 from ptycho_data.files.door.detector import Corrected, corrected
+from ptycho_data.files.door.options import ANGLE_UNITS_RAD
 from ptycho_data.files.door.positions import raster, turned
 from ptycho_data.files.door.sources import Source
 from ptycho_data.files.formats.mapping_axes import ordered
@@ -32,6 +33,12 @@ from ptycho_data.files.interpret.quantities import factor_of
 from ptycho_data.files.interpret.units import decide_unit
 
 Tables = Mapping[str, Mapping[str, Any]]
+_UNITS: dict[str, dict[str, float]] = {
+    "photon_energy_ev": ENERGY_UNITS_EV,
+    "electron_kv": {"kV": 1.0, "V": 1e-3},
+    "detector_pixel_rad": ANGLE_UNITS_RAD,
+}
+"""Units of scalars that are no lengths."""
 _LARGEST_WHOLE = 2.0**32
 NORMALISED_INTENSITY = "normalised-intensity"
 """Patterns in any linear unit: their scale comes from ``nphotons``."""
@@ -166,7 +173,7 @@ def geometry_by(source: Source, declared: Mapping[str, Any], done: Corrected, si
                 )
             )
         else:
-            table = ENERGY_UNITS_EV if energy else {"kV": 1.0, "V": 1e-3} if key == "electron_kv" else LENGTH_UNITS_M
+            table = _UNITS.get(key, LENGTH_UNITS_M)
             read[key] = number * factor_of(unit, table, where=f"{source.path}: {name}")
     if problems:
         raise ContractError(problems)
@@ -185,19 +192,37 @@ def one_number(source: Source, key: str) -> float | None:
 
 
 def _finished(read: dict[str, float], done: Corrected, side: int, where: str) -> dict[str, float]:
-    """From wavelengths, voltages and angles to the four scalars, each for the cropped and binned patterns."""
-    N = done.patterns.shape[-1]
+    """Scalars of the patterns as stored, for the cropped and binned ones."""
+    return scalars_of(read, N=done.patterns.shape[-1], side=side, window=done.window, binned=done.binned, where=where)
+
+
+def scalars_of(
+    read: Mapping[str, float], *, N: int, side: int, window: int, binned: int, where: str
+) -> dict[str, float]:
+    """From wavelengths, voltages and angles to the four scalars of a set-up.
+
+    Args:
+        read: Keys of a table ``[geometry]``, for the patterns as stored.
+        N: Side of the patterns now.
+        side: Side of the patterns as stored, in detector pixels.
+        window: Detector pixels that N spans.
+        binned: Detector pixels per side of a pixel.
+        where: For messages.
+
+    Raises:
+        ContractError: scalars that contradict each other.
+    """
     scalars = {key: read[key] for key in GEOMETRY_KEYS if key in read}
     if "electron_kv" in read:
         scalars["photon_energy_ev"] = electron_energy_ev(read["electron_kv"])
     elif "wavelength_m" in read and read["wavelength_m"] > 0:
         scalars.setdefault("photon_energy_ev", HC_EV_M / read["wavelength_m"])
     if "detector_pixel_size_m" in scalars:
-        scalars["detector_pixel_size_m"] *= done.binned
+        scalars["detector_pixel_size_m"] *= binned
     if "object_pixel_size_m" in scalars:
-        scalars["object_pixel_size_m"] *= side / done.window
+        scalars["object_pixel_size_m"] *= side / window
     if "detector_pixel_rad" in read and "photon_energy_ev" in scalars:
-        angle = read["detector_pixel_rad"] * done.window
+        angle = read["detector_pixel_rad"] * window
         scalars["object_pixel_size_m"] = HC_EV_M / scalars["photon_energy_ev"] / angle
     return complete_geometry(scalars, N, where=where) if len(scalars) >= len(GEOMETRY_KEYS) - 1 else scalars
 

@@ -8,7 +8,7 @@ from typing import Any
 from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.records import Scan
 
-from ptycho_data.files.door.applied import Images, image_of, selected
+from ptycho_data.files.door.applied import Images, image_of, scalars_of, selected
 from ptycho_data.files.door.detector import Corrected, corrected
 from ptycho_data.files.door.positions import turned
 from ptycho_data.files.door.told import told
@@ -16,6 +16,24 @@ from ptycho_data.files.interpret.assemble import mean_photons
 
 CORRECTIONS = frozenset({"select", "dark", "threshold", "mask", "centre", "crop", "bin", "turn", "rotate"})
 """Options that any scan can take; the others tell how to read a file."""
+
+
+SET_UP = frozenset({"energy", "kv", "distance", "detector_pixel", "object_pixel"})
+"""Options that a scan with positions in pixels can take, too."""
+
+
+def with_set_up(scan: Scan, options: ImportOptions) -> Scan:
+    """The scan with the geometry that the options tell, which takes precedence over its own.
+
+    Raises:
+        ContractError: illegal quantities, or scalars that contradict each other.
+    """
+    tables = told({"geometry": scan.metadata.get("geometry", {})}, options)
+    if not SET_UP & set(options.given):
+        return scan
+    where, N = str(scan.metadata.get("source", "scan")), scan.N
+    geometry = scalars_of(tables.get("geometry", {}), N=N, side=N, window=N, binned=1, where=where)
+    return replace(scan, metadata={**scan.metadata, "geometry": geometry})
 
 
 def corrected_scan(scan: Scan, options: ImportOptions, images: Images) -> Scan:

@@ -94,6 +94,8 @@ def corrected(
     if bad is not None and "mask" in record:
         frames = frames if frames.flags.writeable else frames.copy()
         frames[:, bad] = 0
+    if "mask" in record and frames.dtype.kind in "if":
+        frames, record["mask"]["negative_values_cleared"] = _cleared(frames)
     crop, binned, centre = declared.get("crop"), int(declared.get("bin", 1)), declared.get("centre")
     zero: dict[str, Any] = {}
     if height == width and centre is None:
@@ -121,22 +123,27 @@ def corrected(
 def automatic_mask(frames: NDArray[Any]) -> tuple[NDArray[np.bool_], dict[str, int]]:
     """Pixels that the detector marks, or that cannot be right, and how many of each kind there are.
 
-    Marked: negative, not finite, or at the highest value of the dtype in most patterns. Dead: never a
-    count among bright neighbours. Hot: far brighter than their neighbourhood, all alone.
+    Marked: not finite in any pattern; negative and always the same; negative integers, or the highest value
+    of the dtype, in most patterns. Dead: never a count among bright neighbours. Hot: far brighter than their
+    neighbourhood, all alone.
     """
     M, height, width = frames.shape
-    top = np.iinfo(frames.dtype).max if frames.dtype.kind in "iu" and frames.dtype.itemsize > 1 else None
+    kind = frames.dtype.kind
+    top = np.iinfo(frames.dtype).max if kind in "iu" and frames.dtype.itemsize > 1 else None
     marked = np.zeros((height, width), np.int64)
+    broken = np.zeros((height, width), bool)
     total = np.zeros((height, width), np.float64)
+    same = np.ones((height, width), bool)
     for block in _blocks(frames):
-        wrong = block < 0 if block.dtype.kind == "i" else np.zeros(block.shape, bool)
-        if block.dtype.kind == "f":
-            wrong = ~(block >= 0) | ~np.isfinite(block)
-        if top is not None:
+        wrong = np.zeros(block.shape, bool) if kind == "u" else block < 0
+        if kind == "f":
+            broken |= ~np.isfinite(block).all(axis=0)
+            same &= (block == frames[0]).all(axis=0)
+        elif top is not None:
             wrong = wrong | (block == top)
         marked += wrong.sum(axis=0)
-        total += np.where(wrong, 0, block).sum(axis=0, dtype=np.float64)
-    by_detector = marked > _MOST * M if frames.dtype.kind != "f" else marked > 0
+        total += np.where(np.isfinite(block) & (block > 0) & ~wrong, block, 0).sum(axis=0, dtype=np.float64)
+    by_detector = marked > _MOST * M if kind != "f" else broken | (same & (marked == M))
     clean = np.where(by_detector, 0, total)
     around = ndimage.median_filter(clean, 5, mode="nearest")
     dead = (total == 0) & ~by_detector & (around > _DEAD_COUNTS)
@@ -144,6 +151,19 @@ def automatic_mask(frames: NDArray[Any]) -> tuple[NDArray[np.bool_], dict[str, i
     hot = ~by_detector & (total > _HOT_RATIO * np.maximum(around, 1)) & (total > _HOT_RATIO / 2 * np.maximum(ring, 1))
     kinds = {"marked": int(by_detector.sum()), "dead": int(dead.sum()), "hot": int(hot.sum())}
     return by_detector | dead | hot, kinds
+
+
+def _cleared(frames: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """Negative values, the noise around a dark that was subtracted, as 0; and how many there were."""
+    cleared = 0
+    for block in _blocks(frames):
+        negative = block < 0
+        if negative.any():
+            if not block.flags.writeable:
+                return _cleared(frames.copy())
+            block[negative] = 0
+            cleared += int(negative.sum())
+    return frames, cleared
 
 
 def measured_centre(frames: NDArray[Any], bad: NDArray[np.bool_] | None) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.door.guess_patterns import Patterns, guessed_patterns
 from ptycho_data.files.door.guess_positions import Positions, counts_in, guessed_positions, unit_of, xy_of
-from ptycho_data.files.door.set_up import guessed_set_up, said_values
+from ptycho_data.files.door.set_up import guessed_set_up, guessed_step, said_values
 from ptycho_data.files.door.sources import Source, grid_of_names
 from ptycho_data.files.door.told import Tables, told
 from ptycho_data.files.door.words import leaf, tokens
@@ -140,6 +140,13 @@ def _positions(
         table, words = _raster(source, patterns, options, answers["positions"])
         _require_pixel(table["unit"], pixel, words)
         return table, words
+    told_by_file = guessed_step(source) if patterns.grid is not None and named is None else None
+    if told_by_file is not None and options.position_unit in (None, told_by_file[1]):
+        step, unit = told_by_file
+        _require_pixel(unit, pixel, "positions")
+        rows, columns = patterns.grid or (0, 0)
+        words = f"generated raster of {rows} rows and {columns} columns, step {step:g} {unit} (said by the file)"
+        return {"raster": [rows, columns], "step": [step, step], "unit": unit}, words
     positions = guessed_positions(source, patterns, named)
     xy = xy_of(source, positions)
     if options.position_unit is not None:
@@ -238,8 +245,10 @@ def _is_marked(source: Source, patterns: Patterns) -> bool:
     sample = _sampled(array)
     if sample.dtype.kind == "f":
         return bool((~np.isfinite(sample)).any() or (sample < 0).any())
-    top = np.iinfo(sample.dtype).max if sample.dtype.itemsize > 2 else None
-    return bool((sample < 0).any() or (top is not None and (sample == top).any()))
+    if (sample < 0).any() or sample.dtype.itemsize < 2:
+        return bool((sample < 0).any())
+    # A bright pixel reaches the highest value now and then; a marked one always has it.
+    return bool(((sample == np.iinfo(sample.dtype).max).mean(axis=0) > 0.5).any())
 
 
 def _sampled(array: NDArray[Any]) -> NDArray[Any]:

@@ -183,7 +183,7 @@ def _named(source: Source, patterns: Patterns, named: str) -> Positions:
 
 def _candidates(entries: Sequence[Entry], patterns: Patterns) -> list[Positions]:
     numbers = [one for one in entries if one.dtype is not None and one.dtype.kind in "iuf"]
-    return [*_tables(numbers, patterns.count), *_pairs(numbers, patterns)]
+    return [*_tables(numbers, patterns.count), *_pairs(numbers, patterns), *_dimensions(numbers, patterns)]
 
 
 def _tables(entries: Iterable[Entry], count: int) -> Iterable[Positions]:
@@ -213,6 +213,19 @@ def _pairs(entries: Sequence[Entry], patterns: Patterns) -> Iterable[Positions]:
             axes = patterns.grid is not None and (other.size, one.size) == patterns.grid
             if (whole or axes) and len([size for size in one.shape if size != 1]) <= 2:
                 yield Positions(position_score(one.key) + 1, {"x": one.key, "y": other.key}, one.unit)
+
+
+def _dimensions(entries: Sequence[Entry], patterns: Patterns) -> Iterable[Positions]:
+    """The axes of a raster in EMD: dim1, dim2 and so on (or from dim0) beside the patterns."""
+    if patterns.grid is None:
+        return
+    held = {one.key: one for one in entries}
+    words = patterns.axes.split()
+    beside = patterns.entry.key.removesuffix(leaf(patterns.entry.key))
+    first = 0 if f"{beside}dim0" in held else 1
+    y, x = (held.get(f"{beside}dim{words.index(word) + first}") for word in ("row", "column"))
+    if x is not None and y is not None and (y.size, x.size) == patterns.grid:
+        yield Positions(4, {"x": x.key, "y": y.key}, x.unit)
 
 
 def _same(source: Source, candidates: Sequence[Positions]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ptycho_data.files.containers.opened import Entry
 from ptycho_data.files.door.applied import one_number
+from ptycho_data.files.door.options import ANGLE_UNITS_RAD
 from ptycho_data.files.door.sources import Source
 from ptycho_data.files.door.words import leaf, tokens, unit_in
 from ptycho_data.files.interpret.optics import ENERGY_UNITS_EV, LENGTH_UNITS_M
@@ -52,6 +53,7 @@ _WANTED = {
         ("m", "mm", "um"),
         (1e-6, 1e-3),
     ),
+    "detector_pixel_rad": _Wanted(frozenset({"q_pixel_size"}), (frozenset(),), ANGLE_UNITS_RAD, (), (1e-6, 0.1)),
     "object_pixel_size_m": _Wanted(
         frozenset({"dx", "dxo", "dx_spec", "obj_pixel_size_m"}),
         _words("pixel", "object obj real recon reconstruction", "size m nm width"),
@@ -61,6 +63,7 @@ _WANTED = {
     ),
 }
 _NOT = {"object_pixel_size_m": set(), "detector_pixel_size_m": {"object", "obj", "y", "recon", "probe"}}
+_STEPS = ("r_pixel_size", "scan_step", "scan_step_size", "step_size")
 _NEVER = {"sample", "source", "ring", "slit", "focal", "error", "std", "start", "end", "threshold", "resolution"}
 
 
@@ -111,6 +114,16 @@ def _unit(number: float, entry: Entry, wanted: _Wanted) -> str | None:
     if entry.unit:
         return None
     return next((unit for unit in wanted.usual if low <= number * wanted.units[unit] <= high), None)
+
+
+def guessed_step(source: Source) -> tuple[float, str] | None:
+    """The step of a raster that the file tells, with its unit."""
+    for entry in source.entries:
+        if leaf(entry.key).lower() in _STEPS and entry.dtype is not None and entry.size == 1:
+            number, unit = one_number(source, entry.key), spelled(entry.unit or unit_in(entry.key) or "")
+            if number and number > 0 and unit in LENGTH_UNITS_M:
+                return number, unit
+    return None
 
 
 def said_values(values: Mapping[str, Any]) -> str:

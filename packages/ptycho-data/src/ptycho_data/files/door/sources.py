@@ -203,7 +203,8 @@ def _joined_shape(shape: tuple[int, ...], files: int) -> tuple[int, ...]:
 
 def _single(array: NDArray[Any]) -> NDArray[Any]:
     """Doubles in single precision, which is that of all work on patterns."""
-    return array.astype(np.float32) if array.dtype == np.float64 else array
+    with np.errstate(over="ignore"):  # infinite then, which is a marked pixel
+        return array.astype(np.float32) if array.dtype == np.float64 else array
 
 
 def _stack_of(array: NDArray[Any]) -> NDArray[Any]:

@@ -83,7 +83,22 @@ def _positions(tables: Tables, options: ImportOptions) -> None:
     table = tables.setdefault("positions", {})
     if options.position_unit is not None:
         table["unit"] = options.position_unit
-    if options.raster is not None or options.step is not None:
+    generated = options.raster is not None or options.step is not None
+    if options.positions is not None and generated:
+        raise ContractError(
+            Problem(
+                "positions",
+                "door.raster",
+                "`positions` that are stored, or a `raster` with its `step` that is generated",
+                "both",
+                "give one of them",
+            )
+        )
+    if options.serpentine and not generated and "raster" not in table:
+        raise ContractError(
+            Problem("serpentine", "door.raster", "a raster that is generated", "none", "give `raster=ROWS,COLUMNS`")
+        )
+    if generated:
         for name in ("file", "dataset", "columns", "axes", "x", "y", "sign"):
             table.pop(name, None)
     if options.raster is not None:

@@ -58,7 +58,7 @@ def tokens(name: str) -> list[str]:
 
 def leaf(key: str) -> str:
     """The last name of a path."""
-    return key.rstrip("/").rsplit("/", 1)[-1]
+    return re.split(r"[/@]", key.rstrip("/"))[-1]
 
 
 def unit_in(name: str) -> str | None:

@@ -41,8 +41,9 @@ _SPELLINGS = {
 
 
 def spelled(unit: str) -> str:
-    """The usual spelling of a unit."""
-    return _SPELLINGS.get(unit.strip(), unit.strip())
+    """The usual spelling of a unit; EMD writes ``[n_m]``."""
+    plain = unit.strip().strip("[]()").replace("_", "")
+    return _SPELLINGS.get(plain, plain)
 
 
 def factor_of(unit: str, table: Mapping[str, float], *, where: str) -> float:
