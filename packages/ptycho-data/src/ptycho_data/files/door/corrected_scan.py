@@ -8,8 +8,9 @@ from typing import Any
 from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.records import Scan
 
-from ptycho_data.files.door.applied import Images, image_of, scalars_of, selected
+from ptycho_data.files.door.applied import Images, image_of, selected
 from ptycho_data.files.door.detector import Corrected, corrected
+from ptycho_data.files.door.geometry import scalars_of
 from ptycho_data.files.door.positions import turned
 from ptycho_data.files.door.told import told
 from ptycho_data.files.interpret.assemble import mean_photons

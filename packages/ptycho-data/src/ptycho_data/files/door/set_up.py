@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptycho_data.files.containers.opened import Entry
-from ptycho_data.files.door.applied import one_number
+from ptycho_data.files.door.geometry import one_number
 from ptycho_data.files.door.options import ANGLE_UNITS_RAD
 from ptycho_data.files.door.sources import Source
 from ptycho_data.files.door.words import leaf, tokens, unit_in
