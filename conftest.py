@@ -9,6 +9,7 @@ that would run fewer than N tests.
 from __future__ import annotations
 
 import os
+import signal
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -61,6 +62,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     data = Path(os.environ.get("PTYCHO_SHARED_DATA", ROOT.parent / "shared" / "data"))
     if not os.environ.get("CI") or os.environ.get("PTYCHO_WITHOUT_SHARED_DATA"):
         return

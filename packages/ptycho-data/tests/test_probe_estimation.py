@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ReconstructionConfig, TrainingConfig
 from ptycho_data.files import combine_scans
+from ptycho_data.fitting import FarFieldResidual
 from ptycho_data.fitting.probe_estimation import (
     Chosen,
     calibrate,
@@ -47,7 +48,7 @@ class StandIn:
 
     def residual(self, source, positions_px, fit, indices, *, mean_counts):
         self.residuals.append((source, positions_px, fit, indices, mean_counts))
-        return 0.5, 0.25
+        return FarFieldResidual(0.5, 0.25, np.zeros(0), np.zeros(0))
 
 
 def defocus_of(probe) -> float:
@@ -184,7 +185,7 @@ def test_a_backend_is_given_the_loss_that_was_asked_for(loss, with_probe):
             return Fit(SCAN.probe, (1.0,), np.ones((2, 2), np.complex64))
 
         def residual(self, *arguments, **options):
-            return 0.5, 0.25
+            return FarFieldResidual(0.5, 0.25, np.zeros(0), np.zeros(0))
 
     scan = SCAN if with_probe else replace(SCAN, probe=None, object_truth=None, object_origin_yx_px=None)
     training = TrainingConfig(calibrate_probe=True, loss=loss)

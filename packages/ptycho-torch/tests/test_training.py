@@ -597,7 +597,7 @@ class TestExecution:
 
     def test_devices_and_strategy(self, run, monkeypatch):
         """Two processes are requested; what they compute is tested in test_processes.py."""
-        monkeypatch.setattr(pl.Trainer, "fit", lambda self, *_: (_ for _ in ()).throw(InterruptedError))
+        monkeypatch.setattr(pl.Trainer, "fit", lambda self, *_, **__: (_ for _ in ()).throw(InterruptedError))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         seen = []
         init = pl.Trainer.__init__
