@@ -172,8 +172,8 @@ class TestUnread:
         assert refused == (not read) or (read and ruled)
 
     @given(command=st.sampled_from(sorted(SECTIONS)))
-    def test_a_whole_execution_configuration_is_judged_by_what_differs(self, command):
-        """CFG-26: it names every option; what files and bundles state is not judged."""
+    def test_a_whole_execution_configuration_counts_as_what_differs(self, command):
+        """CFG-26: it names every option; what files and bundles state is not refused."""
         whole = {row.name: row.default for row in schema(ExecutionConfig)}
         assert idle(command, {"execution": whole}, validation=False) == set()
         assert idle(command, {"bundle": {"subsample": 3}, "file": {"N": 32, "nphotons": 9.0}}) == set()
@@ -184,7 +184,7 @@ class TestUnread:
         assert idle("infer", {"explicit": {"subsample": None, "gradient_clip_val": None}}) == set()
 
     def test_sections_built_in_python(self):
-        """CFG-26: judged by what differs from the defaults."""
+        """CFG-26: only what differs from the defaults counts."""
         sections = (ReconstructionConfig(epochs=3), ExecutionConfig(precision="64-true"))
         assert changed(*sections) == {
             "epochs": {"value": 3, "source": "sections"},

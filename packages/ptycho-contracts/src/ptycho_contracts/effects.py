@@ -230,7 +230,7 @@ def require_effects(
     Args:
         command: As for :func:`read_options`.
         applied: What was given, from :func:`ptycho_contracts.config.resolve` or :func:`changed`. Values that files and
-            bundles state are not judged; of an execution configuration only what differs from the defaults.
+            bundles state are not refused; of an execution configuration only what differs from the defaults.
         sections: The resolved sections of the command.
         known: What is known of the input, if it is: ``validation``, whether patterns that validate were given;
             ``exact_probe``, whether the scan's probe is exact; ``pretrained``, whether the model is the one that is

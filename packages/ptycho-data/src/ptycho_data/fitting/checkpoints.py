@@ -160,24 +160,39 @@ def checkpoint_plan(
     Raises:
         MissingFileError, ContractError: nothing to resume from, a broken file, or another run's.
     """
-    if path is None or not enabled:
-        if resume:
-            raise ContractError(
-                Problem(
-                    "resume",
-                    "checkpoint.disabled",
-                    "a run that keeps checkpoints",
-                    "one that keeps none",
-                    "leave out `resume`, or enable checkpoints",
-                )
-            )
+    if not is_kept(path, resume=resume, enabled=enabled) or path is None:
         return None
     options = {name: value for section in settings for name, value in section.items()}
-    if str(options.get("hold_out")).endswith(".npy"):
-        del options["hold_out"]
-    plan = CheckpointPlan(path, {"settings": options, **facts}, resume=resume)
+    plan = CheckpointPlan(path, {"settings": without_file_names(options), **facts}, resume=resume)
     plan.check()
     return plan
+
+
+def is_kept(path: Path | None, *, resume: bool, enabled: bool) -> bool:
+    """Whether a run keeps its state in a file.
+
+    Raises:
+        ContractError: ``checkpoint.disabled``, it is to resume, but keeps none.
+    """
+    if path is not None and enabled:
+        return True
+    if resume:
+        raise ContractError(
+            Problem(
+                "resume",
+                "checkpoint.disabled",
+                "a run that keeps checkpoints",
+                "one that keeps none",
+                "leave out `resume`, or enable checkpoints",
+            )
+        )
+    return False
+
+
+def without_file_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without a file of held-out patterns: its content counts, wherever it lies."""
+    named = str(options.get("hold_out")).endswith(".npy")
+    return {name: value for name, value in options.items() if not (named and name == "hold_out")}
 
 
 def require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:

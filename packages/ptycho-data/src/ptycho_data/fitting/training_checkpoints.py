@@ -15,7 +15,7 @@ from ptycho_contracts.config import ExecutionConfig, Section, to_dict
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 from safetensors import SafetensorError
 
-from ptycho_data.fitting.checkpoints import Spacing, require_checkpoint, require_same
+from ptycho_data.fitting.checkpoints import Spacing, is_kept, require_checkpoint, require_same, without_file_names
 from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-training"
@@ -149,17 +149,7 @@ def training_checkpoints(
     Raises:
         MissingFileError, ContractError: nothing to resume from, a broken file, or another run's.
     """
-    if path is None or not enabled:
-        if resume:
-            raise ContractError(
-                Problem(
-                    "resume",
-                    "checkpoint.disabled",
-                    "a run that keeps checkpoints",
-                    "one that keeps none",
-                    "leave out `resume`, or enable checkpoints",
-                )
-            )
+    if not is_kept(path, resume=resume, enabled=enabled) or path is None:
         return None
     options: dict[str, Any] = {}
     for section in settings:
@@ -168,9 +158,7 @@ def training_checkpoints(
             names = {name: value for name, value in names.items() if name not in _WITHOUT_EFFECT}
         options |= names
     options.pop("start_from", None)
-    if str(options.get("hold_out")).endswith(".npy"):
-        del options["hold_out"]
-    return TrainingCheckpoints(path, {"settings": options, **facts()}, resume=resume)
+    return TrainingCheckpoints(path, {"settings": without_file_names(options), **facts()}, resume=resume)
 
 
 def disk_refused(where: Path, error: BaseException, kept: str) -> WorkFailedError:

@@ -80,12 +80,12 @@ def _set_up(
     """One wave, and lengths that agree with each other; what the user gives replaces what the file says."""
     geometry = dict(told({"geometry": dict(found)}, ImportOptions()).get("geometry", {}))
     if "electron_kv" in given or "photon_energy_ev" in given:
-        geometry = {key: value for key, value in geometry.items() if key not in _WAVES}
-    waves = [key for key in _WAVES if key in geometry]
-    for key in waves[1:]:
+        geometry = {key: value for key, value in geometry.items() if key not in _WAVELENGTHS}
+    wavelengths = [key for key in _WAVELENGTHS if key in geometry]
+    for key in wavelengths[1:]:
         del geometry[key]
     if set(given) & {"object_pixel_size_m"}:
-        geometry = {key: value for key, value in geometry.items() if key in _WAVES}
+        geometry = {key: value for key, value in geometry.items() if key in _WAVELENGTHS}
     elif given:
         geometry.pop("object_pixel_size_m", None)
     values = {**{key: value for key, value in values.items() if key in geometry}, **given}
@@ -102,7 +102,7 @@ def _set_up(
     return geometry, values, dropped
 
 
-_WAVES = ("electron_kv", "wavelength_m", "photon_energy_ev")
+_WAVELENGTHS = ("electron_kv", "wavelength_m", "photon_energy_ev")
 
 
 def _object_pixel(values: Mapping[str, float], side: int) -> float | None:

@@ -13,7 +13,7 @@ from ptycho_data.files.door.options import geometry_tables, numbers_of
 from ptycho_data.files.door.positions import orientation_of
 
 Tables = dict[str, dict[str, Any]]
-_WAVES = ("photon_energy_ev", "wavelength_m", "electron_kv")
+_WAVELENGTHS = ("photon_energy_ev", "wavelength_m", "electron_kv")
 _DETECTOR_PIXELS = ("detector_pixel_size_m", "detector_pixel_rad")
 
 
@@ -38,7 +38,7 @@ def told(tables: Mapping[str, Mapping[str, Any]], options: ImportOptions) -> Tab
 def _geometry(tables: Tables, options: ImportOptions) -> None:
     given = geometry_tables(options)
     table = tables.setdefault("geometry", {})
-    for names in (_WAVES, _DETECTOR_PIXELS):
+    for names in (_WAVELENGTHS, _DETECTOR_PIXELS):
         if set(names) & set(given):
             for name in names:
                 table.pop(name, None)
