@@ -102,6 +102,10 @@ def test_the_fresnel_number(scan):
     status, text = statuses(replace(scan, metadata={"geometry": geometry}))["far field"]
     assert status == "ok"
     assert float(text.split()[-1]) == pytest.approx(72 * 4e-14 / (1.23984e-10 * 2), rel=0.05)
+    absurd = {**geometry, "detector_distance_m": 1e-310, "object_pixel_size_m": 1e-200}
+    assert statuses(replace(scan, metadata={"geometry": absurd}))["far field"][0] == "ok"
+    absurd["object_pixel_size_m"] = 1e200
+    assert statuses(replace(scan, metadata={"geometry": absurd}))["far field"][0] == "warn"
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])

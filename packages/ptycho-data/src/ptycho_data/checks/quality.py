@@ -189,7 +189,8 @@ def _far_field(scan: Scan) -> Iterator[Check]:
     if scan.probe is None or not isinstance(geometry, Mapping) or not all(geometry.get(name) for name in names):
         return
     energy_ev, distance_m, pixel_m = (float(geometry[name]) for name in names)
-    number = (probe_diameter_px(scan.probe) * pixel_m) ** 2 * energy_ev * e / (h * c * distance_m)
+    width_m = probe_diameter_px(scan.probe) * pixel_m
+    number = width_m * width_m / (h * c / (e * energy_ev)) / distance_m  # inf, not an error, for an absurd distance
     text = f"Fresnel number of the probe {number:.2g}"
     if number > 1:
         yield Check(
