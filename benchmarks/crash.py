@@ -120,9 +120,9 @@ def main() -> None:
             outcomes[f"next writer: {state(path, scans)}"] += 1
             left = [entry for entry in os.listdir(name) if entry.startswith(f".{moment}.part-")]
             outcomes["parts left after a next writer"] += len(left)
-        results = (
-            results_of_kills(Path(name), options.results, options.seed, options.backend) if options.results else {}
-        )
+        place = Path(name) / "results"
+        place.mkdir()
+        results = results_of_kills(place, options.results, options.seed, options.backend) if options.results else {}
     wrong = sum(count for words, count in outcomes.items() if "WRONG" in words)
     measuring.show(
         {
