@@ -21,6 +21,7 @@ from ptycho_data.workflows import evaluate_scan
 
 QUIET = [HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=QUIET)
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
@@ -163,3 +164,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder: none at {folder}; set PTYCHO_SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results without pictures, for tests of something else: drawing them takes most of a command's time here."""
+    monkeypatch.setattr("ptycho_cli.plots.reconstructions.draw_run", lambda reconstruction, summary, folder: [])

@@ -13,6 +13,8 @@ from ptycho_cli.output.flags import with_flags
 from ptycho_data.checks import advice
 from ptycho_data.checks.advice import over_floor
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTLED = {
     "residual": 0.0105,
     "floor": 0.01,

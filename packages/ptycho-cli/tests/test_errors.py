@@ -16,6 +16,8 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.files import write_scan
 from ptycho_data.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BAD = {
     "no command line": ([], "no command given"),
     "unknown command": (["trian"], "trian"),

@@ -13,6 +13,8 @@ from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS
 from ptycho_contracts.config import Option
 from ptycho_contracts.problems import ContractError
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def values(row: Option) -> list[Any]:
     """Legal values of an option, its default among them where there is one."""

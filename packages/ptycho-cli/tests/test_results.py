@@ -111,6 +111,7 @@ def test_an_evaluation_of_another_image_is_told(run, backend, reconstruction, da
     assert "evaluation.json: expected an evaluation of object.npz as it is" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick_pictures")
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing"])
 def test_killed_before_each_file_operation(replacing, run, backend, reconstruction, tmp_path, capsys):
