@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_cli.config_file import read_config
 from ptycho_cli.main import main
-from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, negative_flag
+from ptycho_cli.options import INFER_OPTIONS, OPTIONS_OF, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, negative_flag
 from ptycho_contracts.config import Option
 from ptycho_contracts.problems import ContractError
 
@@ -354,3 +354,18 @@ def test_several_training_files_count_together(backend, data_file, tmp_path):
     assert main(["train", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out")]) == 0
     assert len(backend.calls["payload"]["data"]) == 24
     assert backend.calls["payload"]["overrides"] == {"n_groups": 24}
+
+
+@pytest.mark.parametrize("command", ["train", "infer", "reconstruct", "evaluate"])
+def test_help_begins_with_the_options_that_most_users_meet(command, capsys, monkeypatch):
+    """CFG-30: few of them, before all others, each with the clause that says when one needs it."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    main([command, "--help"])
+    text = capsys.readouterr().out
+    common = [row for row in OPTIONS_OF[command] if row.common]
+    others = [row for row in OPTIONS_OF[command] if not row.common]
+    assert 1 <= len(common) <= 10
+    last = max(text.index(f" {row.flag} ") for row in common)
+    assert all(text.index(f" {row.flag} ") > last for row in others)
+    for row in OPTIONS_OF[command]:
+        assert f"When: {row.when}" in text

@@ -362,6 +362,16 @@ def test_flags_are_unique_within_a_section():
         assert len(flags) == len(set(flags))
 
 
+@pytest.mark.parametrize(
+    ("section", "row"), [(section, row) for section in SECTIONS for row in schema(section)], ids=str
+)
+def test_every_option_says_when_one_needs_it(section, row):
+    """CFG-30: another text than the one that says what it is."""
+    assert row.when
+    assert row.when not in row.help
+    assert not row.when.endswith(".")
+
+
 class TestMarkdown:
     """Invariant 37: tables are made from the schema."""
 

@@ -47,6 +47,7 @@ _TITLES = {
     "execution": "Execution",
     "import": "What the files do not say",
 }
+_COMMON = Group("Most used", sort_key=9)
 _GROUPS = {section: Group(title, sort_key=place) for place, (section, title) in enumerate(_TITLES.items(), start=10)}
 
 
@@ -75,10 +76,15 @@ def annotation(row: Option) -> Any:
         Parameter(
             name=(row.flag,),
             negative=(negative,) if negative else (),
-            help=row.help + (f" (default: {default_words(row)})" if row.default is not None else ""),
-            group=_GROUPS[row.section],
+            help=_help(row),
+            group=_COMMON if row.common else _GROUPS[row.section],
         ),
     ]
+
+
+def _help(row: Option) -> str:
+    default = f" (default: {default_words(row)})" if row.default is not None else ""
+    return row.help + default + (f". When: {row.when}" if row.when else "")
 
 
 def with_options(rows: tuple[Option, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

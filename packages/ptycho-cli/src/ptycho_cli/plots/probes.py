@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.maps import draw_map, draw_scale_bar
 from ptycho_cli.plots.views import View, view_of
 
