@@ -18,31 +18,13 @@ from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.records import Reconstruction, Scan
 from ptycho_data.files import write_scan
 from ptycho_data.workflows import evaluate_scan
+from small_scans import PATTERNS, N, small_scan
 
 QUIET = [HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=QUIET)
 settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-
-PATTERNS, N = 12, 16
-
-
-def small_scan() -> Scan:
-    """12 patterns of 16 x 16 counts on a 3 x 4 raster of 2 px steps, with a normalised Gaussian probe."""
-    rng = np.random.default_rng(0)
-    axis = np.arange(N) - N // 2
-    beam = np.exp(-(axis[:, None] ** 2 + axis**2) / 18.0)
-    expected = 500 * np.exp(-(axis[:, None] ** 2 + axis**2) / 8.0)
-    counts = rng.poisson(expected, (PATTERNS, N, N)).astype(np.uint16)
-    energy = counts.sum((1, 2)).mean()
-    grid = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
-    return Scan(
-        measurements=counts,
-        unit="counts",
-        positions_px=2 * grid + N,
-        probe=(beam * np.sqrt(energy / (beam**2).sum()))[None].astype(np.complex64),
-    )
 
 
 @pytest.fixture

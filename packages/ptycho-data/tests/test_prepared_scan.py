@@ -85,6 +85,16 @@ def test_outliers_are_the_positions_that_were_moved(count, offset, far, angle, r
     assert outlying_positions(positions, 16).tolist() == sorted(far)
 
 
+@pytest.mark.parametrize(("factor", "refused"), [(1e-8, True), (1e-5, True), (1e-2, False), (0, False), (1, False)])
+def test_positions_in_metres_are_no_pixels(factor, refused):
+    """GEO-8: one point is one pattern many times, which is no unit."""
+    scan = replace(BARE, positions_px=BARE.positions_px * factor)
+    if refused:
+        assert code_of(lambda: prepare_scan(scan, None, 0)) == ("scan.position_unit",)
+    else:
+        assert prepare_scan(scan, None, 0).mean_counts > 0
+
+
 def test_held_out_patterns_do_not_matter():
     """Invariant 10: no bit of the view comes from them."""
     view = prepare_scan(SCAN, "0.25", 3)

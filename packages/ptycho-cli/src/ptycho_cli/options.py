@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 from ptycho_contracts.config import (
     DataConfig,
     ExecutionConfig,
@@ -51,6 +51,11 @@ _COMMON = Group("Most used", sort_key=9)
 _GROUPS = {section: Group(title, sort_key=place) for place, (section, title) in enumerate(_TITLES.items(), start=10)}
 
 
+def whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """The integer that a flag gives; a fraction is none, not even 2.0 (CLI-60). cyclopts would round it."""
+    return int(tokens[0].value)
+
+
 def negative_flag(row: Option) -> str | None:
     """The flag that switches a boolean option off."""
     if row.type is not bool:
@@ -78,6 +83,7 @@ def annotation(row: Option) -> Any:
             negative=(negative,) if negative else (),
             help=_help(row),
             group=_COMMON if row.common else _GROUPS[row.section],
+            converter=whole_number if row.type is int else None,
         ),
     ]
 

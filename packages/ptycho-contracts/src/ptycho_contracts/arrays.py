@@ -93,7 +93,8 @@ def _dtype_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator
     kind_is_wrong = array.dtype.kind not in spec.kinds
     if kind_is_wrong or (spec.dtype is not None and array.dtype != np.dtype(spec.dtype)):
         expected = spec.dtype or " or ".join(KIND_NAMES[kind] for kind in spec.kinds)
-        yield Problem(here, "array.dtype", expected, str(array.dtype), "convert the array explicitly")
+        found = "text" if array.dtype.kind in "SU" else str(array.dtype)
+        yield Problem(here, "array.dtype", expected, found, "convert the array explicitly")
 
 
 def _shape_problems(

@@ -42,7 +42,13 @@ class ImportOptions(Section):
     mask: str | None = option(
         None, "auto (marked, dead and hot pixels), or a file of an image that is not 0 at bad pixels"
     )
+    pad: int | None = option(
+        None, "side N of the patterns after crop and bin; pixels that are added are bad", minimum=8
+    )
     dark: str | None = option(None, "file of a dark image, which is subtracted")
+    flat: str | None = option(
+        None, "file of a flat field, by which the patterns are divided, relative to its mean; its dark is subtracted"
+    )
     threshold: float | None = option(None, "values below it become 0", above=0.0)
     select: str | None = option(None, "patterns that are used: START:STOP or START:STOP:STEP")
 

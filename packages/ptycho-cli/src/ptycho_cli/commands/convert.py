@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.atomic_files import make_folder
 
-from ptycho_cli.commands.parameters import Measurement, Quiet
+from ptycho_cli.commands.parameters import MappingFile, Measurement, Quiet
 from ptycho_cli.output.publish import require_files, require_output_dir
 
 FormatName = Literal["npz", "ptychodus", "cxi"]
@@ -46,6 +46,7 @@ def convert(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,
+    mapping: MappingFile = None,
     quiet: Quiet = False,
 ) -> None:
     """Write a scan, or an image, in another format; the target is replaced only by a complete file."""
@@ -53,12 +54,16 @@ def convert(
 
     require_files([("File", source)] + ([("Companion", companion)] if companion else []))
     scalars = parsed_geometry(geometry)
-    is_image = is_reconstruction(source)
+    is_image = source.is_file() and is_reconstruction(source)
+    if is_image and mapping is not None and companion is None:
+        expected, found = "`companion`, the scan that it reads", f"the reconstruction {source} alone"
+        raise ContractError(Problem("--mapping", "convert.image", expected, found, "leave `mapping` out"))
+    how: dict[str, Any] = {"measurement": measurement, "nphotons": nphotons, "mapping": mapping}
     written_as = _check_target(source, target, format, is_image=is_image)
     if is_image:
-        words = _write_image(source, target, companion, scalars, measurement, nphotons)
+        words = _write_image(source, target, companion, scalars, how)
     else:
-        words = _write_scan(source, target, written_as, companion, scalars, measurement, nphotons)
+        words = _write_scan(source, target, written_as, scalars, {**how, "companion": companion})
     if not quiet:
         print(f"wrote {target} ({written_as}): {words}")
 
@@ -129,22 +134,16 @@ def _check_target(source: Path, target: Path, format: str | None, *, is_image: b
             )
     if problems:
         raise ContractError(problems)
-    require_output_dir(target.parent)
+    require_output_dir(target.parent, named=str(target))
     return name
 
 
 def _write_scan(
-    source: Path,
-    target: Path,
-    written_as: str,
-    companion: Path | None,
-    geometry: Mapping[str, float],
-    measurement: str,
-    nphotons: float | None,
+    source: Path, target: Path, written_as: str, geometry: Mapping[str, float], how: Mapping[str, Any]
 ) -> str:
     from ptycho_data.files import read_scan, write_scan
 
-    scan = read_scan(source, measurement=measurement, nphotons=nphotons, companion=companion)
+    scan = read_scan(source, **how)
     make_folder(target.parent)
     write_scan(target, scan, format=written_as, geometry=geometry or None)
     unit = scan.unit if written_as == "npz" else "counts"
@@ -155,19 +154,14 @@ def _write_scan(
 
 
 def _write_image(
-    source: Path,
-    target: Path,
-    companion: Path | None,
-    geometry: Mapping[str, float],
-    measurement: str,
-    nphotons: float | None,
+    source: Path, target: Path, companion: Path | None, geometry: Mapping[str, float], how: Mapping[str, Any]
 ) -> str:
     from ptycho_data.files import read_reconstruction, read_scan, write_product
 
     image = read_reconstruction(source)
     known: dict[str, Any] = {}
     if companion is not None:
-        known = dict(read_scan(companion, measurement=measurement, nphotons=nphotons).metadata.get("geometry") or {})
+        known = dict(read_scan(companion, **how).metadata.get("geometry") or {})
     make_folder(target.parent)
     write_product(target, image, geometry={**known, **geometry}, name=source.stem)
     height, width = image.object.shape

@@ -14,7 +14,16 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
-from ptycho_cli.commands.parameters import BackendFlag, ConfigFile, Json, Typed, chosen_backend, progress_for, reading
+from ptycho_cli.commands.parameters import (
+    BackendFlag,
+    ConfigFile,
+    Json,
+    MappingFile,
+    Typed,
+    chosen_backend,
+    progress_for,
+    reading,
+)
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.flags import with_flags
@@ -58,19 +67,25 @@ def evaluate(
     as_json: Json = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
+    mapping: MappingFile = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
-    _check_evaluation(image, truth, scan, backend, settings)
+    _check_evaluation(image, truth, scan, backend, mapping, settings)
     if image is not None and truth is not None:
         settings.pop("backend", None)
         report = run_compare(image, truth, output_dir=output_dir, overrides=settings, command=typed)
     else:
         assert scan is not None
         report = run_evaluate(
-            scan, output_dir=output_dir, overrides=settings, backend=chosen_backend(backend, settings), command=typed
+            scan,
+            output_dir=output_dir,
+            overrides=settings,
+            backend=chosen_backend(backend, settings),
+            mapping=mapping,
+            command=typed,
         )
     if as_json:
         print_json(report)
@@ -111,6 +126,7 @@ def run_evaluate(
     output_dir: Path | None,
     overrides: Mapping[str, Any],
     backend: str = DEFAULT,
+    mapping: Path | None = None,
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Summary:
@@ -128,10 +144,13 @@ def run_evaluate(
     require_files([("Data file", data)])
     with nullcontext() if output_dir is None else run_folder(output_dir, command):
         worker = load_backend(backend)
-        inputs = described_files([data])
+        from ptycho_data.files import read_scan
+
+        inputs = described_files([data, *([] if mapping is None else [mapping])])
+        scan = data if mapping is None else read_scan(data, **reading(overrides, mapping))
         with progress_for(execution, progress) as callback:
             evaluation = worker.evaluate(
-                data,
+                scan,
                 config=resolved[ReconstructionConfig],
                 execution_config=execution,
                 measurement=resolved[DataConfig].measurement,
@@ -211,7 +230,12 @@ def shown(value: float | None) -> str:
 
 
 def _check_evaluation(
-    image: Path | None, truth: Path | None, scan: Path | None, backend: str | None, settings: Mapping[str, Any]
+    image: Path | None,
+    truth: Path | None,
+    scan: Path | None,
+    backend: str | None,
+    mapping: Path | None,
+    settings: Mapping[str, Any],
 ) -> None:
     """Refuse what is neither an image with a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
     problems = []
@@ -231,5 +255,8 @@ def _check_evaluation(
     elif image is not None and (backend is not None or "backend" in settings):
         found = f"{backend or settings['backend']!r}, which has none: nothing is reconstructed"
         problem("config.no_effect", "a backend that has an effect", found, "leave `backend` out")
+    elif image is not None and mapping is not None:
+        found = f"{mapping}, which has none: scans that are read by a mapping hold no truth"
+        problem("config.no_effect", "a mapping that has an effect", found, "leave `mapping` out")
     if problems:
         raise ContractError(problems)

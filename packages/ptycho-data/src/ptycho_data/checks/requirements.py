@@ -15,6 +15,8 @@ from ptycho_data.free_memory import require_memory
 WORK_BYTES_PER_PIXEL = 180
 """Of a canvas while an object is inferred or fitted on it; measured: 140 for a fit, 172 for `pretrained`."""
 
+LEAST_FIELD_PX = 0.01
+
 
 def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
     """Inference and reconstruction give one object; several scans in one file are several objects (IMG-5).
@@ -76,12 +78,26 @@ def require_light(scan: Scan) -> None:
         )
 
 
-def require_no_outliers(scan: Scan) -> None:
-    """One position far off makes a canvas of mostly nothing, and groups that span it (GEO-6).
+def require_sound_positions(scan: Scan) -> None:
+    """Positions of another unit than pixels give no image (GEO-8); one position far off makes a canvas of mostly
+    nothing, and groups that span it (GEO-6).
 
     Raises:
-        ContractError: positions far from all others of their scan, with the first of them.
+        ContractError: all positions of a scan within a hundredth of a pixel, but not at one point; or positions far
+            from all others of their scan, with the first of them.
     """
+    for number in np.unique(scan.scan_index):
+        field_px = float(np.ptp(scan.positions_px[scan.scan_index == number], axis=0).max())
+        if 0 < field_px < LEAST_FIELD_PX:
+            raise ContractError(
+                Problem(
+                    f"{_name(scan)}: positions",
+                    "scan.position_unit",
+                    "positions in object pixels",
+                    f"all within {field_px:.2g} px: metres?",
+                    "import the file with `position_unit`, `energy`, `distance` and `detector_pixel`",
+                )
+            )
     rows = outlying_rows(scan.positions_px, scan.scan_index, scan.N)
     if len(rows):
         raise ContractError(
