@@ -356,7 +356,7 @@ def test_several_training_files_count_together(backend, data_file, tmp_path):
     assert backend.calls["payload"]["overrides"] == {"n_groups": 24}
 
 
-@pytest.mark.parametrize("command", ["train", "infer", "reconstruct", "evaluate"])
+@pytest.mark.parametrize("command", OPTIONS_OF)
 def test_help_begins_with_the_options_that_most_users_meet(command, capsys, monkeypatch):
     """CFG-30: few of them, before all others, each with the clause that says when one needs it."""
     monkeypatch.setenv("COLUMNS", "1000")

@@ -25,6 +25,7 @@ from ptycho_contracts.config import (
     to_dict,
     to_tables,
 )
+from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError
 
 GOLDEN = Path(__file__).with_name("golden_config.json")
@@ -363,7 +364,7 @@ def test_flags_are_unique_within_a_section():
 
 
 @pytest.mark.parametrize(
-    ("section", "row"), [(section, row) for section in SECTIONS for row in schema(section)], ids=str
+    ("section", "row"), [(section, row) for section in (*SECTIONS, ImportOptions) for row in schema(section)], ids=str
 )
 def test_every_option_says_when_one_needs_it(section, row):
     """CFG-30: another text than the one that says what it is."""
