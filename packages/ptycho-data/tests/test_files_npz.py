@@ -239,7 +239,7 @@ def test_scans_alone_or_together_in_any_order(order, rng):
 
 def test_scans_of_different_sizes_are_not_joined(tmp_path):
     one, two = read_scan(saved(tmp_path)), read_scan(saved(tmp_path, "b.npz", N=9))
-    with pytest.raises(ContractError, match=r"sizes \[8, 9\]"):
+    with pytest.raises(ContractError, match=r"patterns of 8 x 8, 9 x 9"):
         combine_scans([one, two])
 
 

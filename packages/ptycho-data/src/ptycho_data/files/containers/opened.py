@@ -19,6 +19,7 @@ from ptycho_data.files.containers.npy import NPY_MAGIC, read_header, read_npy
 from ptycho_data.files.containers.text_table import TextTable, is_text_table
 from ptycho_data.files.containers.zipped import NpzArchive, is_npz
 from ptycho_data.input_files import checked_file
+from ptycho_data.tensor_files import is_safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,9 @@ def kind_in_words(path: Path) -> str | None:
 
 
 def first_bytes(path: Path) -> str:
-    """How a file of no known kind begins, for a message."""
+    """What a file of no known kind is, for a message: a model, or how it begins."""
+    if is_safetensors(path):
+        return "a trained model"
     with path.open("rb") as stream:
         return f"a file that begins with {stream.read(8).decode('latin-1')!r}"
 

@@ -21,6 +21,14 @@ NAME = "mapping"
 SUFFIXES: tuple[str, ...] = ()
 LARGEST_BYTES = 1 << 20
 _NUMBER = (int, float)
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
 TABLES: dict[str, dict[str, tuple[type, ...]]] = {
     "file": {"path": (str,)},
     "frames": {"names": (str,)},
@@ -149,8 +157,8 @@ def checked(path: Path, tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
             if key not in TABLES[table]:
                 problems.append(Problem(where, "option.unknown", "a known key", repr(key), nearest(key, TABLES[table])))
             elif not _is(value, TABLES[table][key]):
-                words = " or ".join(kind.__name__ for kind in TABLES[table][key])
-                problems.append(Problem(where, "option.type", words, type(value).__name__, "correct the value"))
+                words = " or ".join(_WORDS[kind] for kind in TABLES[table][key])
+                problems.append(Problem(where, "option.type", words, repr(value)[:60], "correct the value"))
     for table, keys in _REQUIRED.items():
         content = tables.get(table)
         content = content if isinstance(content, dict) else {}

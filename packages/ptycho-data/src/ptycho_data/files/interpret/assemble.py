@@ -239,6 +239,16 @@ def _pattern_layout(raw: Raw) -> list[Problem]:
                 "store numpy.abs(patterns) ** 2; phases are not measured",
             )
         ]
+    if patterns is not None and patterns.ndim == 2:
+        return [
+            Problem(
+                f"{raw.path}: patterns",
+                "array.shape",
+                "(pattern, y, x)",
+                f"one image, shape {patterns.shape}",
+                "store all patterns in one array; ptycho-cli import FRAMES... OUT joins images",
+            )
+        ]
     if patterns is None or patterns.ndim != 3:
         return []
     M, height, width = patterns.shape

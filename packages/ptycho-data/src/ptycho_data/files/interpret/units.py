@@ -16,8 +16,8 @@ SAMPLE = 128
 """Patterns whose values are measured, at most (UNIT-2)."""
 _REMEDY = "say what the patterns hold: `measurement=counts|amplitude|normalised-amplitude`"
 _QUESTION = (
-    "photons, their square roots, or scaled roots? `measurement=counts|amplitude|normalised-amplitude`, "
-    "the last with `nphotons`"
+    "photons, their roots, or scaled roots (with `nphotons`)? `measurement=counts|amplitude|normalised-amplitude`; "
+    "scaled photons: import with `measurement=normalised-intensity`"
 )
 _INTEGER_TOLERANCE = 1e-3
 """Distance from an integer that still counts as one (UNIT-2)."""
