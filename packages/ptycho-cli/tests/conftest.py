@@ -65,6 +65,7 @@ class RecordingBackend:
         self.calls: dict[str, dict[str, Any]] = {}
         self.error: Exception | None = None
         self.checkpoints = 0
+        self.report: dict[str, Any] = {}
         self.residual = {"used": 0.25, "held_out": float("nan")}
 
     def create_training_payload(self, train_data_file, output_dir, overrides=None, execution_config=None):
@@ -101,7 +102,7 @@ class RecordingBackend:
             checkpoint.write_bytes(b"a state of this run")
         self._work(progress)
         reported = {"checkpoints_written": self.checkpoints, "resumed_from_epoch": int(resume)}
-        return self.result, {"seed": 0, "residual": self.residual, **reported}
+        return self.result, {"seed": 0, "residual": self.residual, **reported, **self.report}
 
     def _work(self, progress) -> None:
         if self.error is not None:

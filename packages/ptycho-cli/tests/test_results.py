@@ -16,7 +16,7 @@ from ptycho_cli.main import main
 from ptycho_cli.plots import reconstructions
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.link", "os.listdir", "os.scandir", "os.chmod")
-NAMES = {"object.npz", "amplitude.png", "phase.png", "summary.json"}
+NAMES = {"object.npz", "amplitude.png", "phase.png", "report.html", "summary.json"}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def _quick_pictures(monkeypatch):
 
     def draw(image, summary, folder):
         for name in ("amplitude.png", "phase.png"):
-            (folder / name).write_bytes(name.encode() + image.object.tobytes())
+            (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode() + image.object.tobytes())
         return [folder / "amplitude.png", folder / "phase.png"]
 
     monkeypatch.setattr(reconstructions, "draw_run", draw)
@@ -188,7 +188,7 @@ def test_files_are_on_disk_before_they_count(run, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", renamed)
     assert run() == 0
     renames = [place for place, (what, name) in enumerate(done) if what == "rename" and name in NAMES]
-    finals = renames[-4:]
+    finals = renames[-len(NAMES) :]
     assert {done[place][1] for place in finals} == NAMES
     assert done[finals[-1]] == ("rename", "summary.json")
     assert {name for what, name in done[: finals[0]] if what == "sync"} >= NAMES

@@ -22,6 +22,7 @@ SECTIONS = {
     "reconstruct": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate beside a truth": (DataConfig, ReconstructionConfig, ExecutionConfig),
+    "convert": (DataConfig,),
 }
 
 NEVER_READ = {
@@ -71,6 +72,8 @@ KNOWN_CASES = [
         for command, more in (("infer", {"refine": 1}), ("reconstruct", {}), ("evaluate", {}))
         for given, idle in ((False, {"early_stop_patience"}), (True, set()))
     ],
+    ("convert", {"patterns": False}, {"measurement": "counts", "nphotons": 9.0}, {"measurement", "nphotons"}),
+    ("convert", {"patterns": True}, {"measurement": "counts", "nphotons": 9.0}, set()),
     ("reconstruct", {"validation": False}, {"early_stop_patience": 3, "val_fraction": 0.1}, set()),
     ("reconstruct", {"validation": True}, {"val_fraction": 0.1}, {"val_fraction"}),
 ]

@@ -17,7 +17,8 @@ from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Quiet, Typed
 from ptycho_cli.commands.train import MODEL_NAME, run_train
 from ptycho_cli.output.progress import Progress, progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
-from ptycho_cli.output.report import SUMMARY, versions
+from ptycho_cli.output.report import SUMMARY, finished, versions, with_page
+from ptycho_cli.output.run_page import IMAGE, pictures_in
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction, Scan
@@ -87,7 +88,7 @@ def run_demo(
         image, inferred = run_infer(
             output_dir / "model" / MODEL_NAME,
             test_file,
-            output_dir=output_dir / "image",
+            output_dir=output_dir / IMAGE,
             overrides=drawing,
             backend=backend,
             command=command,
@@ -97,6 +98,7 @@ def run_demo(
         figures = comparison.to_dict()
         summary = {
             "command": list(command),
+            "finished": finished(),
             "versions": versions(),
             "complex_correlation": figures["complex_correlation"],
             "figures": figures,
@@ -172,7 +174,8 @@ def _write_report(
         (stage / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
         simulated = [output_dir / name for name in (TRAIN_FILE, TEST_FILE)]
         outputs = digests([*simulated, *sorted(stage.iterdir())])
-        write_json(stage / SUMMARY, {**summary, "outputs": outputs})
+        whole = with_page(stage, {**summary, "outputs": outputs}, pictures=pictures_in(output_dir))
+        write_json(stage / SUMMARY, whole)
 
 
 def _number(figures: Mapping[str, Any], name: str) -> str:

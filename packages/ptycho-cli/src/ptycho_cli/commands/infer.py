@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    Formats,
     MappingFile,
     OutputDir,
     Resume,
@@ -50,6 +51,7 @@ def infer(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -63,6 +65,7 @@ def infer(
         resume=resume,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
+        formats=format,
         command=typed,
     )
     if summary.get("training_collapsed"):
@@ -79,6 +82,7 @@ def run_infer(
     resume: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    formats: Collection[str] = (),
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
@@ -97,13 +101,15 @@ def run_infer(
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
     with run_folder(output_dir, command):
         worker = load_backend(backend)
-        from ptycho_data.files import read_scan
+        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
+        geometry = geometry_of(scan)
+        require_reconstruction_formats(formats, geometry, N=scan.N, where=str(data))
         payload = worker.create_inference_payload(
             model, scan, output_dir, overrides=dict(overrides), execution_config=None
         )
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             result, report = worker.infer(payload, **kept, progress=callback)
-        return published(output_dir, command, inputs, result, report)
+        return published(output_dir, command, inputs, result, report, formats=formats, geometry=geometry)

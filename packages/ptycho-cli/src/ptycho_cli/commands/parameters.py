@@ -30,6 +30,16 @@ Resume = Annotated[
     ),
 ]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
+ImageFormat = Literal["npz", "cxi", "ptychodus", "tiff"]
+Formats = Annotated[
+    tuple[ImageFormat, ...],
+    Parameter(
+        name="--format",
+        negative=(),
+        help="Also write the image as object.cxi, product.h5 (Ptychodus) or object.tif; repeat it for several. "
+        "object.npz is always written.",
+    ),
+]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 

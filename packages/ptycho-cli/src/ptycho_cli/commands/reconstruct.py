@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    Formats,
     MappingFile,
     OutputDir,
     Resume,
@@ -45,6 +46,7 @@ def reconstruct(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -57,6 +59,7 @@ def reconstruct(
         resume=resume,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
+        formats=format,
         command=typed,
     )
     say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
@@ -70,6 +73,7 @@ def run_reconstruct(
     resume: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    formats: Collection[str] = (),
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
@@ -87,9 +91,11 @@ def run_reconstruct(
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
     with run_folder(output_dir, command):
         worker = load_backend(backend)
-        from ptycho_data.files import read_scan
+        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
+        geometry = geometry_of(scan)
+        require_reconstruction_formats(formats, geometry, N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
@@ -101,4 +107,4 @@ def run_reconstruct(
                 **kept,
                 progress=callback,
             )
-        return published(output_dir, command, inputs, result, report)
+        return published(output_dir, command, inputs, result, report, formats=formats, geometry=geometry)
