@@ -289,7 +289,8 @@ def test_summary_says_who_ran_what_on_which_data(backend, data_file, tmp_path):
             "sha256": hashlib.sha256(data_file.read_bytes()).hexdigest(),
         }
     ]
-    assert summary["outputs"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    page = hashlib.sha256((out / "report.html").read_bytes()).hexdigest()
+    assert summary["outputs"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest(), "report.html": page}
     assert summary["versions"]["numpy"] == np.__version__
     assert summary["residual"] == {"used": 0.25, "held_out": None}
 

@@ -20,7 +20,7 @@ from ptycho_cli.output.comparison_page import comparison_page
 from ptycho_cli.output.markup import words
 from ptycho_cli.output.run_page import Run
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(16)
 ANYTHING = st.text(st.characters(), max_size=30)  # with surrogates, control characters and marks of direction
 HOSTILE = "\x1b[2J</title><script>alert(1)</script><img src=http://x/y onerror='z'>\u202e\"&\x00\ud800.npz"
 

@@ -108,6 +108,7 @@ def test_the_demo_trains_on_one_object_infers_another_and_reports(oracle, tmp_pa
         "model",
         "image",
         "comparison.png",
+        "report.html",
         "report.md",
         "summary.json",
     }

@@ -22,7 +22,7 @@ SECTIONS = {
     "reconstruct": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate beside a truth": (DataConfig, ReconstructionConfig, ExecutionConfig),
-    "convert": (DataConfig,),
+    "convert": (DataConfig, ExecutionConfig),
 }
 
 NEVER_READ = {
@@ -33,6 +33,7 @@ NEVER_READ = {
     "reconstruct": {"gridsize", "n_groups", "N", "subsample", "num_workers", "learning_rate", "inference_batch_size"},
     "evaluate": {"enable_checkpointing", "precision", "oversampling"},
     "evaluate beside a truth": {"epochs", "modes", "accelerator", "early_stop_patience"},
+    "convert": {"gridsize", "n_groups", "accelerator", "enable_progress_bar"},
 }
 """Written by hand from what the workflows pass on, not from the table under test."""
 

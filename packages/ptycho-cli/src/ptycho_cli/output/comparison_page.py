@@ -36,7 +36,7 @@ def comparison_page(runs: Sequence[Run]) -> str:
         section("Runs", table(_legend(named), head=("", "folder", "what", "data")), _same_data(runs)),
         section("Figures", table([_figures(*one) for one in named], head=_HEAD)),
         section("Settings that differ", _differences(named)),
-        *(_row(name, caption, named) for name, (caption, _) in CAPTIONS.items()),
+        *(_row(name, caption, named) for name, caption in CAPTIONS.items()),
         section("Advice", _advice(named)),
         "<footer>Each picture has the greys of its own colour bar, and its own phase reference: compare numbers by "
         "the bars. This page refers to nothing outside itself.</footer>",
@@ -96,7 +96,9 @@ def _differences(named: Sequence[tuple[str, Run]]) -> str:
 def _row(name: str, caption: str, named: Sequence[tuple[str, Run]]) -> str:
     """One kind of picture of all runs that have it."""
     found = [(label, run) for label, run in named if name in run.pictures]
-    shown_here = "".join(picture(run.pictures[name], f"{label}: {run.name}") for label, run in found)
+    shown_here = "".join(
+        picture(run.pictures[name], f"{label}: {run.name}", beside_others=True) for label, run in found
+    )
     return section(words(caption), f'<div class="pictures">{shown_here}</div>') if found else ""
 
 

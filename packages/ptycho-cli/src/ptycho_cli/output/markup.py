@@ -6,12 +6,17 @@ Whatever a stranger wrote, such as a name, a path or a note, passes :func:`words
 from __future__ import annotations
 
 import base64
+import struct
 from collections.abc import Iterable, Sequence
 from html import escape
 
 from ptycho_cli.output.terminal import printable
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_HEADER_BYTES = 24
+"""Of a PNG, up to its width and height."""
+_WIDE = 1.5
+"""Width over height above which a picture takes the whole width of the page."""
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """A page from files of strangers loads and runs nothing, whatever it holds."""
 
@@ -34,7 +39,7 @@ p { margin: .4rem 0; }
 .pictures { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1rem; align-items: start; }
 figure { margin: 0; }
 figure.wide { grid-column: 1 / -1; }
-img { display: block; width: 100%; height: auto; border: 1px solid #ccc; }
+img { display: block; width: auto; max-width: 100%; height: auto; max-height: 46rem; border: 1px solid #ccc; }
 figcaption { margin: .25rem 0 .5rem; font-size: .9rem; }
 .columns { columns: 20rem; column-gap: 2rem; margin-bottom: 1rem; }
 .columns h3, .columns table { margin-top: 0; }
@@ -58,7 +63,7 @@ footer { margin-top: 2rem; padding-top: .5rem; border-top: 1px solid #888; font-
   body { padding: 0; max-width: none; }
   h2 { margin-top: 5mm; }
   figure, .advice, .figures div { break-inside: avoid; }
-  figure.wide img { width: auto; max-width: 100%; max-height: 92mm; }
+  img { max-height: 92mm; }
   .figures { grid-template-columns: repeat(auto-fit, minmax(32mm, 1fr)); }
   .columns { columns: 3; column-gap: 5mm; }
   .scroll { overflow: visible; }
@@ -96,16 +101,22 @@ def _cell(content: str) -> str:
     return f'<td class="number">{content}</td>' if is_number else f"<td>{content}</td>"
 
 
-def picture(content: bytes, caption: str, *, wide: bool = False) -> str:
+def picture(content: bytes, caption: str, *, beside_others: bool = False) -> str:
     """A PNG in the page itself, with its caption in plain text.
+
+    Args:
+        content: Of the file.
+        caption: What it shows.
+        beside_others: Whether it stays in its column even if it is wide.
 
     Raises:
         ValueError: no PNG.
     """
-    if not content.startswith(_SIGNATURE):
+    if not content.startswith(_SIGNATURE) or len(content) < _HEADER_BYTES:
         raise ValueError("a picture that is no PNG")
+    width, height = struct.unpack(">II", content[_HEADER_BYTES - 8 : _HEADER_BYTES])
+    shape = ' class="wide"' if width > _WIDE * height and not beside_others else ""
     data = base64.b64encode(content).decode("ascii")
-    shape = ' class="wide"' if wide else ""
     image = f'<img src="data:image/png;base64,{data}" alt="{words(caption)}">'
     return f"<figure{shape}>{image}<figcaption>{words(caption)}</figcaption></figure>"
 

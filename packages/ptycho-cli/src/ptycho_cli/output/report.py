@@ -103,7 +103,7 @@ def publish_reconstruction(
     from ptycho_cli.plots.reconstructions import draw_run
 
     with staged(output_dir, summary=SUMMARY) as stage:
-        told = {"geometry": geometry, "losses": summary.get("losses") or (), "name": output_dir.name}
+        told: dict[str, Any] = {"geometry": geometry, "losses": summary.get("losses") or (), "name": output_dir.name}
         write_reconstruction(stage / OBJECT_FILES["npz"], reconstruction)
         for name in set(formats) - {"npz"}:
             write_reconstruction(stage / OBJECT_FILES[name], reconstruction, format=name, **told)
@@ -130,10 +130,11 @@ def with_page(
         name: Of the page.
         pictures: Of other folders.
     """
-    content = plain(whole)
+    outputs = dict(sorted(whole["outputs"].items()))
+    content = plain({**whole, "outputs": outputs})
     write_page(stage / name, Run(content, content if evaluation else {}, {**(pictures or {}), **pictures_in(stage)}))
     page = digests([stage / name] if (stage / name).exists() else [])
-    return {**whole, "outputs": dict(sorted({**whole["outputs"], **page}.items()))}
+    return {**whole, "outputs": dict(sorted({**outputs, **page}.items()))}
 
 
 def published(

@@ -7,27 +7,27 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeGuard
 
 from ptycho_contracts.config import SECTIONS, schema
 from ptycho_data.checks.advice import NEAR_FLOOR, hint, over_floor
 
-from ptycho_cli.output.evaluation import resolution, rows
+from ptycho_cli.output.evaluation import FIGURES, resolution, rows
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.markup import code, document, picture, section, table, words
 
-CAPTIONS: Mapping[str, tuple[str, bool]] = {
-    "amplitude.png": ("Object, amplitude", False),
-    "phase.png": ("Object, phase", False),
-    "coverage.png": ("Illumination, positions, and the outline of what the other pictures show", False),
-    "losses.png": ("Loss of each epoch, with R and its Poisson floor where they are comparable", False),
-    "probe.png": ("Probe modes, each with its share of the power", True),
-    "comparison.png": ("Both images, aligned, and their difference", True),
-    "frc.png": ("Fourier ring correlation, with the thresholds 0.5 and half-bit", False),
-    "convergence.png": ("Loss of each epoch of the evaluation's reconstructions", False),
-    "prior.png": ("What the prior adds: phase and residual without and with it", True),
+CAPTIONS: Mapping[str, str] = {
+    "amplitude.png": "Object, amplitude",
+    "phase.png": "Object, phase",
+    "coverage.png": "Illumination, positions, and the outline of what the other pictures show",
+    "losses.png": "Loss of each epoch, with R and its Poisson floor where they are comparable",
+    "probe.png": "Probe modes, each with its share of the power",
+    "comparison.png": "Both images, aligned, and their difference",
+    "frc.png": "Fourier ring correlation, with the thresholds 0.5 and half-bit",
+    "convergence.png": "Loss of each epoch of the evaluation's reconstructions",
+    "prior.png": "What the prior adds: phase and residual without and with it",
 }
-"""Pictures of a page in their order, with what they show, and whether they take the whole width."""
+"""Pictures of a page in their order, with what they show."""
 
 KINDS = {
     "train": "Training",
@@ -141,7 +141,7 @@ def key_figures(run: Run) -> Iterator[tuple[str, str, str]]:
     patterns = summary.get("patterns") or {}
     if patterns:
         mean = summary.get("mean_counts")
-        photons = f"; {float(f'{mean:.3g}'):,.12g} photons each" if _is_number(mean) and mean < 1e15 else ""
+        photons = f"; {float(f'{mean:.3g}'):,.12g} photons each" if _is_number(mean) else ""
         yield "Patterns", str(patterns.get("used")), f"used, {patterns.get('held_out')} held out{photons}"
     wall, cpu = total(run.summary.get("seconds")), total(run.summary.get("cpu_seconds"))
     if wall is not None:
@@ -191,17 +191,15 @@ def _advice(run: Run) -> str:
         ratio = over_floor(*residual_and_floor(_image(run)))
         if ratio is None:
             return ""
-        texts = [f"R is {ratio:.2f} times its Poisson floor, at most {NEAR_FLOOR:g}: nothing to try for a better fit"]
+        texts = [
+            f"R is {ratio:.2f} times its Poisson floor: the patterns are explained, or nearly (up to {NEAR_FLOOR:g})"
+        ]
     items = "".join(f"<li>{words(text[:1].upper() + text[1:])}.</li>" for text in texts)
     return f'<div class="advice"><strong>Advice</strong><ul>{items}</ul></div>'
 
 
 def _pictures(run: Run) -> str:
-    shown = [
-        picture(run.pictures[name], caption, wide=wide)
-        for name, (caption, wide) in CAPTIONS.items()
-        if name in run.pictures
-    ]
+    shown = [picture(run.pictures[name], caption) for name, caption in CAPTIONS.items() if name in run.pictures]
     return f'<div class="pictures">{"".join(shown)}</div>' if shown else ""
 
 
@@ -209,10 +207,15 @@ def _evaluation(run: Run) -> str:
     if run.evaluation:
         return table([words(label), words(text)] for label, text in rows(run.evaluation))
     figures = run.summary.get("figures") or {}
-    plain = {name: value for name, value in figures.items() if _is_number(value) or value is None}
-    return (
-        table([words(name.replace("_", " ")), words(number(value))] for name, value in plain.items()) if plain else ""
-    )
+    listed = [
+        (
+            words(label),
+            "not crossed" if name.startswith("frc_") and figures[name] >= 1 else words(number(figures[name])),
+        )
+        for name, label in FIGURES
+        if _is_number(figures.get(name))
+    ]
+    return table(listed) if listed else ""
 
 
 _TOLD = (
@@ -297,8 +300,8 @@ def _provenance(run: Run) -> str:
     told = [(name, shown(summary[name])) for name in ("device", "seed") if name in summary]
     versions = summary.get("versions")
     told += [(name, str(text)) for name, text in versions.items()] if isinstance(versions, Mapping) else []
-    listed = [(words(label), words(text)) for label, text in told]
-    return "".join(parts) + (f'<h3>Program</h3><div class="columns">{table(listed)}</div>' if listed else "")
+    program = [(words(label), words(text)) for label, text in told]
+    return "".join(parts) + (f'<h3>Program</h3><div class="columns">{table(program)}</div>' if program else "")
 
 
 def _lead(run: Run) -> str:
@@ -360,5 +363,5 @@ def _flat(entries: Any) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
