@@ -156,7 +156,7 @@ def test_a_scan_is_no_picture(data_file, tmp_path, capsys):
 
 @pytest.mark.parametrize("command", ["infer", "reconstruct"])
 def test_a_run_writes_its_image_in_the_formats_that_were_asked_for(command, backend, scan, tmp_path, capsys):
-    """CLI-62: with the set-up of its scan, in the set of results."""
+    """CLI-72: with the set-up of its scan, in the set of results."""
     data, out, model = tmp_path / "scan.cxi", tmp_path / "out", tmp_path / "model.safetensors"
     model.write_bytes(b"weights")
     write_scan(data, scan, geometry=SETUP)
@@ -174,7 +174,7 @@ def test_a_run_writes_its_image_in_the_formats_that_were_asked_for(command, back
 
 
 def test_a_format_that_needs_a_set_up_is_refused_before_any_work(backend, data_file, tmp_path, capsys):
-    """CLI-62."""
+    """CLI-72."""
     out = tmp_path / "out"
     assert main(["reconstruct", str(data_file), "--output-dir", str(out), "--format", "ptychodus"]) == 2
     assert "geometry.missing" in capsys.readouterr().err

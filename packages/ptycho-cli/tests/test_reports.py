@@ -1,4 +1,4 @@
-"""Pages of runs: self-contained, escaped, part of the set of results (specs/cli.md, CLI-60, CLI-61)."""
+"""Pages of runs: self-contained, escaped, part of the set of results (specs/cli.md, CLI-70, CLI-71)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def run(backend, data_file, tmp_path, monkeypatch):
 
 
 def test_a_run_has_a_page_of_all_that_it_found(run, data_file, tmp_path):
-    """CLI-60: the very pictures of the folder, R beside its floor, settings, provenance, advice."""
+    """CLI-70: the very pictures of the folder, R beside its floor, settings, provenance, advice."""
     assert run() == 0
     out = tmp_path / "out"
     page = check_self_contained((out / "report.html").read_text())
@@ -131,7 +131,7 @@ def test_the_page_belongs_to_the_set(run, tmp_path, capsys):
 
 
 def test_a_page_that_cannot_be_made_does_not_cost_the_run(run, tmp_path, monkeypatch):
-    """CLI-60: a warning, and all other results."""
+    """CLI-70: a warning, and all other results."""
 
     def broken(*_):
         raise MemoryError("no room")
@@ -147,7 +147,7 @@ def test_a_page_that_cannot_be_made_does_not_cost_the_run(run, tmp_path, monkeyp
 
 
 def test_a_training_has_a_page(backend, data_file, tmp_path):
-    """CLI-60."""
+    """CLI-70."""
     assert main(["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--quiet"]) == 0
     outputs = json.loads((tmp_path / "out" / "summary.json").read_text())["outputs"]
     assert set(outputs) == {"model.safetensors", "report.html"}
@@ -155,7 +155,7 @@ def test_a_training_has_a_page(backend, data_file, tmp_path):
 
 
 def test_an_evaluation_has_a_page_that_replaces_none_of_a_run(run, tmp_path, capsys):
-    """CLI-60: report.html in a folder of its own; evaluation.html beside the results of a run, whichever came first."""
+    """CLI-70: report.html in a folder of its own; evaluation.html beside the results of a run, whichever came first."""
     assert run() == 0
     out, alone = tmp_path / "out", tmp_path / "alone"
     before = (out / "report.html").read_bytes()
@@ -177,7 +177,7 @@ def test_an_evaluation_has_a_page_that_replaces_none_of_a_run(run, tmp_path, cap
 
 
 def test_report_writes_the_page_again_and_of_the_evaluation_too(run, tmp_path, monkeypatch, capsys):
-    """CLI-61: bit for bit that of the run; nothing is replaced unasked."""
+    """CLI-71: bit for bit that of the run; nothing is replaced unasked."""
     assert run() == 0
     out = tmp_path / "out"
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_report_writes_the_page_again_and_of_the_evaluation_too(run, tmp_path, m
 
 
 def test_several_runs_are_compared(run, backend, reconstruction, tmp_path, capsys):
-    """CLI-61: what differs, and pictures beside each other."""
+    """CLI-71: what differs, and pictures beside each other."""
     assert run() == 0
     backend.result = replace(reconstruction, object=2 * reconstruction.object)
     backend.report |= {"residual": {"used": 0.11}, "settings": {"reconstruction": {"modes": 4, "epochs": 20}}}
@@ -233,7 +233,7 @@ def test_several_runs_are_compared(run, backend, reconstruction, tmp_path, capsy
     ],
 )
 def test_what_is_no_result_is_refused(words, code, run, tmp_path, monkeypatch, capsys):
-    """CLI-61: exit 2, one line, nothing written."""
+    """CLI-71: exit 2, one line, nothing written."""
     assert run() == 0
     monkeypatch.chdir(tmp_path)
     Path("empty").mkdir()
@@ -255,7 +255,7 @@ def test_what_is_no_result_is_refused(words, code, run, tmp_path, monkeypatch, c
 
 @given(ANYTHING)
 def test_foreign_text_cannot_leave_its_place(text):
-    """CLI-60: a browser reads back the text, with control characters spelled out, and no tag; in an attribute, too."""
+    """CLI-70: a browser reads back the text, with control characters spelled out, and no tag; in an attribute, too."""
     page = Page(f'<p title="{words(text)}">{words(text)}</p>')
     assert [tag for tag, _ in page.tags] == ["p"]
     assert "".join(page.texts) == page.tags[0][1]["title"]
@@ -266,7 +266,7 @@ def test_foreign_text_cannot_leave_its_place(text):
 
 @given(names=st.lists(ANYTHING, min_size=4, max_size=4))
 def test_hostile_names_stay_text(names):
-    """CLI-60, CLI-61: in every place of a page where a stranger's words may stand."""
+    """CLI-70, CLI-71: in every place of a page where a stranger's words may stand."""
     for one in (names, [HOSTILE] * 4):
         file, note, unit, key = one
         summary = {
@@ -299,7 +299,7 @@ def test_hostile_names_stay_text(names):
 
 
 def test_the_page_prints_in_black_and_white():
-    """CLI-60: advice and settings are not told by colour alone, and print has rules of its own."""
+    """CLI-70: advice and settings are not told by colour alone, and print has rules of its own."""
     text = run_page.run_page(Run({"settings": {"reconstruction": {"modes": 7}}}))
     assert "@media print" in text
     assert "break-inside: avoid" in text

@@ -1,4 +1,4 @@
-"""The command ``report``: the page of a run again, or of several runs beside each other (specs/cli.md, CLI-61)."""
+"""The command ``report``: the page of a run again, or of several runs beside each other (specs/cli.md, CLI-71)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of several runs beside each other (specs/cli.md, CLI-61)."""
+"""The page of several runs beside each other (specs/cli.md, CLI-71)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs as their folders of results tell them (specs/cli.md, CLI-61)."""
+"""Runs as their folders of results tell them (specs/cli.md, CLI-71)."""
 
 from __future__ import annotations
 

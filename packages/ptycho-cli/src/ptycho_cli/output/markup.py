@@ -1,4 +1,4 @@
-"""Pieces of an HTML page that refers to nothing outside itself (specs/cli.md, CLI-60).
+"""Pieces of an HTML page that refers to nothing outside itself (specs/cli.md, CLI-70).
 
 Whatever a stranger wrote, such as a name, a path or a note, passes :func:`words`.
 """

@@ -1,4 +1,4 @@
-"""What a run leaves behind: files, pictures, page and summary (specs/cli.md, CLI-11, CLI-20 to CLI-23, CLI-60)."""
+"""What a run leaves behind: files, pictures, page and summary (specs/cli.md, CLI-11, CLI-20 to CLI-23, CLI-70)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of one run: figures, advice, pictures, settings, provenance (specs/cli.md, CLI-60)."""
+"""The page of one run: figures, advice, pictures, settings, provenance (specs/cli.md, CLI-70)."""
 
 from __future__ import annotations
 
