@@ -42,12 +42,12 @@ def report(
 
 def _check_output(output: Path, *, overwrite: bool) -> None:
     """Refuse a page that would replace something, or become a stranger in a set of results."""
-    from ptycho_cli.output.results import is_results_folder
+    from ptycho_cli.output.report import EVALUATION, SUMMARY
 
     problems = []
     if output.is_dir():
         problems.append(Problem(str(output), "output.is_a_folder", "a file name", "a folder", "add a file name"))
-    elif is_results_folder(output.parent):
+    elif any((output.parent / name).is_file() for name in (SUMMARY, EVALUATION)):
         found = f"{output.parent}, whose files are one set with its own report.html"
         remedy = "give --output a name outside of it"
         problems.append(Problem(str(output), "report.in_results", "a folder without results", found, remedy))
