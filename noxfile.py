@@ -125,7 +125,9 @@ def integration(session: nox.Session, backend: str) -> None:
     python = Path(session.virtualenv.location) / "bin" / "python"
     (session.cache_dir / f"python-{backend}").write_text(str(python))
     if backend == "torch":
-        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", least=350)
+        pytest(
+            session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", "--ignore", "tests/ptychodus", least=350
+        )
         slow = [f"packages/ptycho-{name}/tests" for name in ("data", "torch", "cli")]
         pytest(session, *slow, "-m", "slow", least=8)
     else:
@@ -143,6 +145,13 @@ def exchange(session: nox.Session) -> None:
         session.env[variable] = python
     install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
     pytest(session, "tests/both", least=12)
+
+
+@nox.session
+def ptychodus(session: nox.Session) -> None:
+    """What we write, opened by Ptychodus itself, in an environment of its own."""
+    install(session, CONTRACTS, DATA, CLI, tools=(*TEST_TOOLS, "ptychodus==1.7.0"))
+    pytest(session, "tests/ptychodus", least=3)
 
 
 @nox.session
