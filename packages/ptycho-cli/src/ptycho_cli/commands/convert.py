@@ -178,19 +178,22 @@ def _write_image(
     geometry: Mapping[str, float],
     how: Mapping[str, Any],
 ) -> str:
-    from ptycho_data.files import geometry_of, read_reconstruction, read_scan, write_reconstruction
+    from ptycho_data.files import geometry_of, pattern_indexes, read_reconstruction, read_scan, write_reconstruction
 
     image = read_reconstruction(source)
     summary = _summary_of(source)
     known = dict(summary.get("geometry") or {})
+    indexes = None
     if companion is not None:
-        known = geometry_of(read_scan(companion, **how))
+        scan = read_scan(companion, **how)
+        known, indexes = geometry_of(scan), pattern_indexes(scan)
     make_folder(target.parent)
     write_reconstruction(
         target,
         image,
         format=written_as,
         geometry={**known, **geometry},
+        indexes=indexes,
         losses=summary.get("losses") or (),
         name=source.stem,
     )

@@ -104,12 +104,11 @@ def run_infer(
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
-        geometry = geometry_of(scan)
-        require_reconstruction_formats(formats, geometry, N=scan.N, where=str(data))
+        require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         payload = worker.create_inference_payload(
             model, scan, output_dir, overrides=dict(overrides), execution_config=None
         )
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             result, report = worker.infer(payload, **kept, progress=callback)
-        return published(output_dir, command, inputs, result, report, formats=formats, geometry=geometry)
+        return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)

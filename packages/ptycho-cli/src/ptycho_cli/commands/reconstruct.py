@@ -94,8 +94,7 @@ def run_reconstruct(
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
-        geometry = geometry_of(scan)
-        require_reconstruction_formats(formats, geometry, N=scan.N, where=str(data))
+        require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
@@ -107,4 +106,4 @@ def run_reconstruct(
                 **kept,
                 progress=callback,
             )
-        return published(output_dir, command, inputs, result, report, formats=formats, geometry=geometry)
+        return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)

@@ -14,7 +14,7 @@ from ptycho_cli.output.publish import digests, plain, staged, write_json
 from ptycho_cli.output.run_page import Run, pictures_in, write_page
 
 if TYPE_CHECKING:
-    from ptycho_contracts.records import Reconstruction
+    from ptycho_contracts.records import Reconstruction, Scan
     from ptycho_data.workflows.evaluate import Evaluation
 
 Summary = dict[str, Any]
@@ -87,7 +87,7 @@ def publish_reconstruction(
     summary: Mapping[str, Any],
     *,
     formats: Collection[str] = (),
-    geometry: Mapping[str, float] | None = None,
+    scan: Scan | None = None,
 ) -> Summary:
     """Write the image, pictures, page and ``summary.json``, all or none; returns the whole summary.
 
@@ -96,14 +96,15 @@ def publish_reconstruction(
         reconstruction: The image.
         summary: All of it but ``outputs``.
         formats: In which the image is written besides ``object.npz``.
-        geometry: What the scan tells of the set-up.
+        scan: What was imaged: its set-up and the numbers of its patterns go into these formats.
     """
-    from ptycho_data.files import write_reconstruction
+    from ptycho_data.files import geometry_of, pattern_indexes, write_reconstruction
 
     from ptycho_cli.plots.reconstructions import draw_run
 
     with staged(output_dir, summary=SUMMARY) as stage:
-        told: dict[str, Any] = {"geometry": geometry, "losses": summary.get("losses") or (), "name": output_dir.name}
+        told: dict[str, Any] = {"losses": summary.get("losses") or (), "name": output_dir.name}
+        told |= {} if scan is None else {"geometry": geometry_of(scan), "indexes": pattern_indexes(scan)}
         write_reconstruction(stage / OBJECT_FILES["npz"], reconstruction)
         for name in set(formats) - {"npz"}:
             write_reconstruction(stage / OBJECT_FILES[name], reconstruction, format=name, **told)
@@ -145,11 +146,11 @@ def published(
     report: Mapping[str, Any],
     *,
     formats: Collection[str] = (),
-    geometry: Mapping[str, float] | None = None,
+    scan: Scan | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
     whole = full_summary(command, inputs, report)
-    summary = publish_reconstruction(output_dir, result, whole, formats=formats, geometry=geometry)
+    summary = publish_reconstruction(output_dir, result, whole, formats=formats, scan=scan)
     if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
         discard_checkpoint(output_dir)
     return result, summary

@@ -9,6 +9,7 @@ from ptycho_data.files.memory import scan_from_arrays
 from ptycho_data.files.reconstruction_formats import (
     RECONSTRUCTION_FORMATS,
     geometry_of,
+    pattern_indexes,
     require_reconstruction_formats,
     set_up_of,
     write_reconstruction,
@@ -26,6 +27,7 @@ __all__ = [
     "geometry_of",
     "import_scan",
     "is_reconstruction",
+    "pattern_indexes",
     "read_reconstruction",
     "read_scan",
     "require_reconstruction_formats",

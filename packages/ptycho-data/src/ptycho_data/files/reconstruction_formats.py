@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
@@ -30,6 +31,7 @@ def write_reconstruction(
     *,
     format: str | None = None,
     geometry: Mapping[str, float] | None = None,
+    indexes: NDArray[np.int64] | None = None,
     losses: Sequence[float] = (),
     name: str = "reconstruction",
 ) -> None:
@@ -41,7 +43,8 @@ def write_reconstruction(
         format: One of :data:`RECONSTRUCTION_FORMATS`; default: by the path's suffix.
         geometry: Scalars of the set-up, as in ``Scan.metadata["geometry"]``; they take precedence over the
             reconstruction's own pixel size.
-        losses, name: One loss per epoch, and a title; only Ptychodus' product has a place for them.
+        indexes, losses, name: (M,) number of each position's pattern, default 0, 1, ...; one loss per epoch; a title;
+            only Ptychodus' product has a place for them.
 
     Raises:
         ContractError: unknown format, or one that needs more of the set-up, or a library that is missing.
@@ -64,7 +67,7 @@ def write_reconstruction(
     elif kind == "tiff":
         reconstruction_tiff.write(path, reconstruction, pixel_size_m=known.get("object_pixel_size_m"))
     else:
-        write_product(path, reconstruction, geometry=known, losses=losses, name=name)
+        write_product(path, reconstruction, geometry=known, indexes=indexes, losses=losses, name=name)
 
 
 def reconstruction_format(path: Path) -> str:
@@ -117,6 +120,12 @@ def set_up_of(
             for key in bad
         )
     return known
+
+
+def pattern_indexes(scan: Scan) -> NDArray[np.int64] | None:
+    """(M,) numbers of a scan's patterns in its file where they are not 0, 1, ... (PTY-3); else None."""
+    numbers = (scan.metadata.get("pairing") or {}).get("indexes")
+    return None if numbers is None or len(numbers) != len(scan) else np.asarray(numbers, np.int64)
 
 
 def geometry_of(scan: Scan) -> dict[str, float]:
