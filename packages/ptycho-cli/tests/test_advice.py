@@ -105,6 +105,15 @@ def test_an_unfinished_fit_is_reported_before_anything_else():
     modes=st.integers(1, 8),
     epochs=st.integers(1, 100),
 )
+def test_far_above_the_floor_in_the_near_field_that_is_named_first():
+    """CLI-26: no orientation mends it."""
+    summary = {"residual": {"used": 0.05}, "poisson_floor": {"used": 0.01}, "fresnel_number": 2.6}
+    text = advice.hint("reconstruct", summary)
+    assert text.index("Fresnel number is 2.6") < text.index("orientation")
+    for number in (0.4, None):
+        assert "Fresnel" not in advice.hint("reconstruct", {**summary, "fresnel_number": number})
+
+
 def test_no_figure_breaks_it_and_stopping_is_never_advised_above_the_floor(
     residual, floor, held_out, half_bit, before, modes, epochs
 ):

@@ -17,7 +17,8 @@ from ptycho_contracts.problems import ContractError
 from ptycho_contracts.records import Scan
 from ptycho_data.bundle_file import BundleFile, write_bundle
 from ptycho_data.checks import quality
-from ptycho_data.checks.quality import check_scan, gather, odd_pixels, probe_diameter_px
+from ptycho_data.checks.far_field import fresnel_number, probe_diameter_px
+from ptycho_data.checks.quality import check_scan, gather, odd_pixels
 from ptycho_data.files import write_reconstruction, write_scan
 from ptycho_data.store import create_store
 
@@ -107,6 +108,18 @@ def test_the_fresnel_number(scan):
     assert statuses(replace(scan, metadata={"geometry": absurd}))["far field"][0] == "ok"
     absurd["object_pixel_size_m"] = 1e200
     assert statuses(replace(scan, metadata={"geometry": absurd}))["far field"][0] == "warn"
+
+
+def test_without_a_probe_the_step_bounds_the_fresnel_number(scan):
+    """CLI-50: a probe that overlaps its neighbour is wider than the step, here 2 px of 1 um; lambda z = 1.24 um^2."""
+    geometry = {"photon_energy_ev": 10000.0, "detector_distance_m": 0.01, "object_pixel_size_m": 1e-6}
+    bare = replace(scan, probe=None, metadata={"geometry": geometry})
+    status, text = statuses(bare)["far field"]
+    assert status == "warn"
+    assert "near field" in text
+    assert fresnel_number(bare) == pytest.approx(4e-12 / (1.23984e-10 * 0.01), rel=1e-3)
+    far = replace(bare, metadata={"geometry": {**geometry, "detector_distance_m": 10.0}})
+    assert "far field" not in statuses(far)
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])

@@ -42,6 +42,7 @@ def over_floor(residual: Any, floor: Any) -> float | None:
     return float(residual / floor)
 
 
+NEAR_FIELD = "the Fresnel number is {:.2g}: the detector is in the near field, which is not modelled"
 ORIENTATION_FIRST = "rank the orientations of the positions: inspect with `orientation`"
 WRONG_UNIT = "the patterns are hardly counts of photons; state their unit (`measurement`), or multiply out the gain"
 
@@ -135,7 +136,11 @@ def hint(command: str, summary: Mapping[str, Any]) -> str | None:
         else:
             remedy = more or "try a larger `refine`, `correct_positions` or `fit_background`"
     if ratio > FAR_ABOVE:
-        remedy = f"{ORIENTATION_FIRST}; then {remedy}"
+        number: Any = summary.get("fresnel_number")
+        near = _is_number(number) and number > 1
+        remedy = (
+            f"{NEAR_FIELD.format(number)}; else {ORIENTATION_FIRST}" if near else f"{ORIENTATION_FIRST}; then {remedy}"
+        )
     return f"R {residual:.4g} is above its floor {floor:.4g}: {remedy}"
 
 

@@ -14,7 +14,7 @@ from ptycho_contracts.records import Scan
 from scipy import fft
 from scipy.spatial import cKDTree
 
-from ptycho_data.fitting.probes import from_mean_pattern
+from ptycho_data.mean_pattern import from_mean_pattern
 
 Progress = Callable[[str, int, int], None]
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Scan
-from scipy.constants import c, e, h
 from scipy.ndimage import median_filter, rank_filter
 from scipy.spatial import cKDTree
 
 from ptycho_data.checks.detector import overflowed_bits, saturated_values
+from ptycho_data.checks.far_field import fresnel_number, probe_diameter_px
 from ptycho_data.checks.outliers import in_words, outlying_rows
 
 Status = Literal["ok", "warn", "info"]
@@ -188,20 +188,17 @@ def _window(scan: Scan) -> Iterator[Check]:
 
 
 def _far_field(scan: Scan) -> Iterator[Check]:
-    """Whether the detector is in the far field, where the optics are known: Fresnel number D^2 / (lambda z)."""
-    geometry = scan.metadata.get("geometry")
-    names = ("photon_energy_ev", "detector_distance_m", "object_pixel_size_m")
-    if scan.probe is None or not isinstance(geometry, Mapping) or not all(geometry.get(name) for name in names):
+    """Whether the detector is in the far field, where the optics are known."""
+    number = fresnel_number(scan)
+    if number is None:
         return
-    energy_ev, distance_m, pixel_m = (float(geometry[name]) for name in names)
-    width_m = probe_diameter_px(scan.probe) * pixel_m
-    number = width_m * width_m / (h * c / (e * energy_ev)) / distance_m  # inf, not an error, for an absurd distance
-    text = f"Fresnel number of the probe {number:.2g}"
+    what = "the probe" if scan.probe is not None else "one step, which a probe that overlaps exceeds,"
+    text = f"Fresnel number of {what} {number:.2g}"
     if number > 1:
         yield Check(
             "far field", "warn", text + ": the detector is in the near field, which is not modelled", grave=True
         )
-    else:
+    elif scan.probe is not None:
         yield Check("far field", "ok", text)
 
 
@@ -218,17 +215,6 @@ def _probe(scan: Scan, facts: ScanFacts) -> Check:
     if not np.isclose(ratio, 1, rtol=0.05):
         return Check("probe", "warn", text + ": it will be rescaled to them")
     return Check("probe", "ok", text)
-
-
-def probe_diameter_px(probe: NDArray[np.complex64]) -> float:
-    """Diameter of a uniform disc with the probe's participation area ``(sum I)^2 / sum I^2``.
-
-    >>> round(probe_diameter_px(np.ones((1, 10, 10), np.complex64)), 2)
-    11.28
-    """
-    intensity = np.sum(np.abs(probe.astype(np.complex128)) ** 2, axis=0)
-    squares = float(np.sum(intensity**2))
-    return float(2 * np.sqrt(np.sum(intensity) ** 2 / squares / np.pi)) if squares > 0 else 0.0
 
 
 def _overlap(scan: Scan, facts: ScanFacts) -> Check:

@@ -16,8 +16,9 @@ from ptycho_contracts.config import ReconstructionConfig, TrainingConfig
 from ptycho_contracts.records import Scan
 
 from ptycho_data.batches.gathering import PatternSource
-from ptycho_data.fitting.probes import from_mean_pattern, mode_powers, overlap, with_modes
+from ptycho_data.fitting.probes import mode_powers, overlap, with_modes
 from ptycho_data.fitting.residual import FarFieldResidual
+from ptycho_data.mean_pattern import from_mean_pattern
 from ptycho_data.stages import Progress, Stages
 
 CALIBRATION_PATTERNS = 2048

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -80,22 +78,3 @@ def overlap(first: Probe, second: Probe) -> float:
     """``|<a, b>| / (|a| |b|)`` of the strongest modes: 1 for the same probe up to scale and phase."""
     a, b = orthogonal_modes(first)[0].ravel(), orthogonal_modes(second)[0].ravel()
     return float(abs(np.vdot(a, b)) / (np.linalg.norm(a) * np.linalg.norm(b)))
-
-
-def from_mean_pattern(modulus: NDArray[np.floating[Any]], *, defocus_cycles: float) -> Probe:
-    """A probe whose far field has a measured modulus and the phase of a defocus.
-
-    Args:
-        modulus: (N, N) square root of the mean pattern, zero frequency at ``[N // 2, N // 2]``.
-        defocus_cycles: d in the far field's phase ``pi d N |q|^2``, q in cycles per pixel: intensity at the Nyquist
-            frequency is displaced by d N / 2 pixels.
-
-    Returns:
-        (1, N, N) complex64 of unit energy.
-    """
-    side = modulus.shape[-1]
-    q = (np.arange(side) - side // 2) / side
-    phase = np.pi * defocus_cycles * side * (q[:, None] ** 2 + q[None] ** 2)
-    field = np.fft.ifftshift(modulus * np.exp(1j * phase))
-    wavefield = np.fft.fftshift(np.fft.ifft2(field, norm="ortho"))
-    return (wavefield / np.linalg.norm(wavefield))[None].astype(np.complex64)

@@ -16,6 +16,7 @@ from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig, Secti
 from ptycho_contracts.effects import settings_read
 from ptycho_contracts.records import Scan
 
+from ptycho_data.checks.far_field import fresnel_number
 from ptycho_data.files import geometry_of
 from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
 from ptycho_data.fitting.probes import mode_powers, overlap
@@ -247,4 +248,5 @@ def _of_scan(prepared: PreparedScan, scan: Scan) -> Summary:
         "measurement": scan.metadata.get("measurement"),
         "object_pixel_size_m": prepared.pixel_size_m,
         "geometry": geometry_of(scan),
+        "fresnel_number": fresnel_number(scan),
     }
