@@ -36,10 +36,10 @@ def earlier(checkpoint):
 
 
 def test_the_backend_receives_its_path(backend, command, checkpoint, earlier):
-    for words, resume in (((), False), (("--resume",), True)):
+    for word, resume in (("--overwrite", False), ("--resume", True)):
         earlier.parent.mkdir(exist_ok=True)
         earlier.write_bytes(b"an earlier state")
-        assert command(*words) == 0
+        assert command(word) == 0
         call = backend.calls[command.name]
         assert (call["checkpoint"], call["resume"]) == (checkpoint, resume)
 
@@ -60,20 +60,15 @@ def test_other_files_beside_it_stay(backend, command, earlier):
     other = earlier.with_name("epoch=3.ckpt")
     other.write_bytes(b"of a training")
     backend.checkpoints = 1
-    assert command() == 0
+    assert command("--overwrite") == 0
     assert [path.name for path in earlier.parent.iterdir()] == [other.name]
 
 
-def test_an_earlier_one_outlives_a_run_that_wrote_none(backend, command, earlier):
-    assert command() == 0
-    assert earlier.read_bytes() == b"an earlier state"
-
-
-@pytest.mark.parametrize("words", [(), ("--resume",)])
-def test_it_outlives_a_failure(backend, command, earlier, words):
+@pytest.mark.parametrize("word", ["--overwrite", "--resume"])
+def test_it_outlives_a_failure(backend, command, earlier, word):
     """A run that fails removes nothing."""
     backend.error = RuntimeError("out of memory")
-    assert command(*words) == 1
+    assert command(word) == 1
     assert earlier.read_bytes() == b"an earlier state"
 
 

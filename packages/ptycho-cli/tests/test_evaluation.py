@@ -129,7 +129,7 @@ def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp
     for name in ("comparison.png", "frc.png"):
         with Image.open(tmp_path / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
-    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--quiet", "--overwrite"]) == 0
     assert capsys.readouterr().out == ""
 
 

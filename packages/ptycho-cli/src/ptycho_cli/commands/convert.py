@@ -11,7 +11,8 @@ from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.atomic_files import make_folder
 
-from ptycho_cli.commands.parameters import Measurement, Quiet
+from ptycho_cli.commands.parameters import Measurement, Overwrite, Quiet
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_files, require_output_dir
 
 FormatName = Literal["npz", "ptychodus", "cxi"]
@@ -46,6 +47,7 @@ def convert(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write a scan, or an image, in another format; the target is replaced only by a complete file."""
@@ -55,6 +57,7 @@ def convert(
     scalars = parsed_geometry(geometry)
     is_image = is_reconstruction(source)
     written_as = _check_target(source, target, format, is_image=is_image)
+    require_new_files([target], overwrite=overwrite)
     if is_image:
         words = _write_image(source, target, companion, scalars, measurement, nphotons)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,17 +11,26 @@ from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
-from ptycho_cli.commands.parameters import BackendFlag, ConfigFile, Json, Typed, chosen_backend, progress_for, reading
+from ptycho_cli.commands.parameters import (
+    BackendFlag,
+    ConfigFile,
+    Json,
+    Overwrite,
+    Typed,
+    chosen_backend,
+    progress_for,
+    reading,
+)
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import EVALUATION, Summary, described_files, published_evaluation
+from ptycho_cli.output.report import EVALUATION, EVALUATION_FILES, Summary, described_files, published_evaluation
 
 BESIDE_TRUTH = "evaluate beside a truth"
 FIGURES = (
@@ -55,6 +64,7 @@ def evaluate(
     output_dir: Annotated[
         Path | None, Parameter(name="--output-dir", help="Write evaluation.json and figures into this folder.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
@@ -66,11 +76,18 @@ def evaluate(
     _check_evaluation(image, truth, scan, backend, settings)
     if image is not None and truth is not None:
         settings.pop("backend", None)
-        report = run_compare(image, truth, output_dir=output_dir, overrides=settings, command=typed)
+        report = run_compare(
+            image, truth, output_dir=output_dir, overrides=settings, overwrite=overwrite, command=typed
+        )
     else:
         assert scan is not None
         report = run_evaluate(
-            scan, output_dir=output_dir, overrides=settings, backend=chosen_backend(backend, settings), command=typed
+            scan,
+            output_dir=output_dir,
+            overrides=settings,
+            overwrite=overwrite,
+            backend=chosen_backend(backend, settings),
+            command=typed,
         )
     if as_json:
         print_json(report)
@@ -81,7 +98,13 @@ def evaluate(
 
 
 def run_compare(
-    image: Path, truth: Path, *, output_dir: Path | None, overrides: Mapping[str, Any], command: Sequence[str] = ()
+    image: Path,
+    truth: Path,
+    *,
+    output_dir: Path | None,
+    overrides: Mapping[str, Any],
+    overwrite: bool = False,
+    command: Sequence[str] = (),
 ) -> Summary:
     """Score an image against a truth; writes ``evaluation.json`` and figures if a folder is given.
 
@@ -89,6 +112,7 @@ def run_compare(
         image, truth: An object.npz, and a scan with its truth or another object.npz.
         output_dir: Folder for the results, or None.
         overrides: Of the options, ``measurement`` and ``nphotons``.
+        overwrite: Whether an earlier evaluation in the folder is replaced.
         command: The words of the command line.
 
     Raises:
@@ -99,10 +123,11 @@ def run_compare(
     require_files([("Image", image), ("Truth", truth)])
     if output_dir is not None:
         require_output_dir(output_dir)
-    from ptycho_data.workflows import compare_with_truth
+    with _folder(output_dir, command, overwrite=overwrite):
+        from ptycho_data.workflows import compare_with_truth
 
-    evaluation = compare_with_truth(image, truth, **reading(overrides))
-    return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
+        evaluation = compare_with_truth(image, truth, **reading(overrides))
+        return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
 
 def run_evaluate(
@@ -110,6 +135,7 @@ def run_evaluate(
     *,
     output_dir: Path | None,
     overrides: Mapping[str, Any],
+    overwrite: bool = False,
     backend: str = DEFAULT,
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -126,7 +152,7 @@ def run_evaluate(
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
-    with nullcontext() if output_dir is None else run_folder(output_dir, command):
+    with _folder(output_dir, command, overwrite=overwrite):
         worker = load_backend(backend)
         inputs = described_files([data])
         with progress_for(execution, progress) as callback:
@@ -139,6 +165,13 @@ def run_evaluate(
                 progress=callback,
             )
         return published_evaluation(output_dir, command, inputs, evaluation)
+
+
+def _folder(path: Path | None, command: Sequence[str], *, overwrite: bool) -> AbstractContextManager[None]:
+    """The folder of an evaluation's results, if there is one."""
+    if path is None:
+        return nullcontext()
+    return results_folder(path, command, writes=EVALUATION_FILES, overwrite=overwrite)
 
 
 def lines(report: Mapping[str, Any]) -> Iterator[str]:

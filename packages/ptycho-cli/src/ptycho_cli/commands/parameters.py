@@ -29,6 +29,9 @@ Resume = Annotated[
         name="--resume", negative=(), help="Resume from the checkpoint in OUT/checkpoints, with the same settings."
     ),
 ]
+Overwrite = Annotated[
+    bool, Parameter(name="--overwrite", negative=(), help="Replace what an earlier run left under the same names.")
+]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]

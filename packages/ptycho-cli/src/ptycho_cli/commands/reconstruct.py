@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
-from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -17,6 +16,7 @@ from ptycho_cli.commands.parameters import (
     ConfigFile,
     MappingFile,
     OutputDir,
+    Overwrite,
     Resume,
     Typed,
     chosen_backend,
@@ -25,11 +25,12 @@ from ptycho_cli.commands.parameters import (
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments
+from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, published
+from ptycho_cli.output.report import IMAGE_FILES, Summary, described_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -42,6 +43,7 @@ def reconstruct(
     *,
     output_dir: OutputDir,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -55,6 +57,7 @@ def reconstruct(
         output_dir=output_dir,
         overrides=settings,
         resume=resume,
+        overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         command=typed,
@@ -68,6 +71,7 @@ def run_reconstruct(
     output_dir: Path,
     overrides: Mapping[str, Any],
     resume: bool = False,
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
@@ -85,7 +89,8 @@ def run_reconstruct(
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
-    with run_folder(output_dir, command):
+    writes = (*IMAGE_FILES, *([str(CHECKPOINT)] if kept["checkpoint"] else []))
+    with results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume):
         worker = load_backend(backend)
         from ptycho_data.files import read_scan
 
@@ -101,4 +106,4 @@ def run_reconstruct(
                 **kept,
                 progress=callback,
             )
-        return published(output_dir, command, inputs, result, report)
+        return published(output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"])

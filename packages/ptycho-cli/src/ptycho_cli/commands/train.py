@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ptycho_contracts.config import ExecutionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
-from ptycho_data.run_folder import is_first_process, run_folder
+from ptycho_data.run_folder import is_first_process
 from ptycho_data.signals import Interrupted
 
 from ptycho_cli.backends import DEFAULT, load_backend
@@ -20,6 +20,7 @@ from ptycho_cli.commands.parameters import (
     ConfigFile,
     MappingFile,
     OutputDir,
+    Overwrite,
     Resume,
     Typed,
     chosen_backend,
@@ -29,12 +30,11 @@ from ptycho_cli.commands.parameters import (
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import TRAINING, checkpoint_arguments, discard_checkpoint
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, full_summary, publish_training
-
-MODEL_NAME = "model.safetensors"
+from ptycho_cli.output.report import MODEL_FILES, MODEL_NAME, Summary, described_files, full_summary, publish_training
 
 
 @with_options(TRAIN_OPTIONS)
@@ -50,6 +50,7 @@ def train(
         ),
     ] = (),
     resume: Resume = False,
+    overwrite: Overwrite = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -67,6 +68,7 @@ def train(
         overrides=settings,
         validation=validation or configured,
         resume=resume,
+        overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         command=typed,
@@ -91,6 +93,7 @@ def run_train(
     overrides: Mapping[str, Any],
     validation: Sequence[Path] = (),
     resume: bool = False,
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
@@ -112,7 +115,9 @@ def run_train(
     keeps = execution.enable_checkpointing
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume, name=TRAINING)
     alone = is_first_process(execution.devices * execution.num_nodes)
-    with run_folder(output_dir, command) if alone else nullcontext():
+    writes = (*MODEL_FILES, *([str(TRAINING)] if keeps else []))
+    folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
+    with folder if alone else nullcontext():
         worker = load_backend(backend)
         from ptycho_data.checks.advice import collapsed
         from ptycho_data.files import combine_scans, read_scan
@@ -131,9 +136,8 @@ def run_train(
             bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
-            summary = publish_training(output_dir, MODEL_NAME, summary)
-            if kept["checkpoint"] is not None:
-                discard_checkpoint(output_dir, TRAINING)
+            summary = publish_training(output_dir, summary)
+            discard_checkpoint(kept["checkpoint"])
             training = summary.get("training", {})
             if training.get("stopped_by") == "interrupted":
                 words = f"the model after {training['steps']} steps is {output_dir / MODEL_NAME}"

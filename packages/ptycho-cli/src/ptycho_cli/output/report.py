@@ -20,6 +20,14 @@ Summary = dict[str, Any]
 SUMMARY, EVALUATION = "summary.json", "evaluation.json"
 """The files that say which results belong together."""
 
+MODEL_NAME = "model.safetensors"
+MODEL_FILES = (SUMMARY, MODEL_NAME)
+"""Names that a training's results may have."""
+IMAGE_FILES = (SUMMARY, "object.npz", "amplitude.png", "phase.png", "coverage.png", "probe.png", "losses.png")
+"""Names that an image's results may have."""
+EVALUATION_FILES = (EVALUATION, "comparison.png", "frc.png", "convergence.png", "prior.png")
+"""Names that an evaluation's results may have."""
+
 _SUITE = tuple(f"ptycho-{name}" for name in ("cli", "contracts", "data", "torch", "tf"))
 _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
 
@@ -54,10 +62,10 @@ def full_summary(
     return {**head, **{key: value for key, value in backend_summary.items() if key not in head}}
 
 
-def publish_training(output_dir: Path, model_name: str, summary: Mapping[str, Any]) -> Summary:
+def publish_training(output_dir: Path, summary: Mapping[str, Any]) -> Summary:
     """Write ``summary.json`` beside the model that the backend has written; returns the whole summary."""
-    with staged(output_dir) as stage:
-        whole = {**summary, "outputs": digests([output_dir / model_name])}
+    with staged(output_dir, summary=SUMMARY) as stage:
+        whole = {**summary, "outputs": digests([output_dir / MODEL_NAME])}
         write_json(stage / SUMMARY, whole)
     return whole
 
@@ -82,11 +90,12 @@ def published(
     inputs: Sequence[Mapping[str, Any]],
     result: Reconstruction,
     report: Mapping[str, Any],
+    *,
+    checkpoint: Path | None,
 ) -> tuple[Reconstruction, Summary]:
     """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
     summary = publish_reconstruction(output_dir, result, full_summary(command, inputs, report))
-    if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
-        discard_checkpoint(output_dir)
+    discard_checkpoint(checkpoint)
     return result, summary
 
 
