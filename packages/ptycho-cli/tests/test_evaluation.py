@@ -13,9 +13,12 @@ from PIL import Image
 from ptycho_cli.commands.evaluate import in_words
 from ptycho_cli.main import main
 from ptycho_cli.options import RECONSTRUCT_OPTIONS
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig
 from ptycho_contracts.records import Reconstruction
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import read_scan, write_reconstruction, write_scan
 from ptycho_data.metrics import FrcCurve, frc
+from ptycho_data.workflows import evaluate_scan
 from ptycho_data.workflows.evaluate import split_in_halves
 
 M, N = 40, 16
@@ -187,7 +190,7 @@ class HalvesBackend:
     def __init__(self) -> None:
         self.runs: list[dict] = []
 
-    def reconstruct(self, backend, scan, *, config, execution_config, hold_out, progress=None):
+    def reconstruct(self, backend, scan, *, config, execution_config, hold_out, deadline, progress=None):
         used = np.setdiff1d(np.arange(len(scan)), hold_out)
         noise = np.random.default_rng(len(self.runs)).standard_normal((48, 52, 2)) @ [0.3, 0.3j]
         self.runs.append(
@@ -195,6 +198,7 @@ class HalvesBackend:
                 "config": config,
                 "used": used,
                 "probe": scan.probe,
+                "deadline": deadline,
                 "mean_counts": scan.counts().sum((1, 2), dtype=np.float64).mean(),
                 "image": texture(0) + noise / config.epochs,
             }
@@ -252,6 +256,17 @@ def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_pa
     assert report["advice"][0]["code"] == "residual.above"
     names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png", "prior.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names == {"evaluation.json", *report["outputs"]}
+
+
+def test_the_reconstructions_share_the_time(halves, backend, truth_file):
+    """TIME-1: by patterns and epochs; what one leaves is for the next ones. The clock stands still."""
+    clock = lambda: 0.0  # noqa: E731
+    config, execution = ReconstructionConfig(epochs=6), ExecutionConfig()
+    evaluate_scan(
+        backend, read_scan(truth_file), config=config, execution_config=execution, deadline=Deadline(100.0, clock=clock)
+    )
+    given = [run["deadline"].left() for run in halves.runs]
+    assert given == pytest.approx([100 / 3.5, 100 * 0.5 / 2.5, 100 * 0.5 / 2, 100 * 0.25 / 1.5, 100 * 0.25 / 1.25, 100])
 
 
 @pytest.mark.parametrize(

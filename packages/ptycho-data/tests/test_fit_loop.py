@@ -159,8 +159,13 @@ def test_the_clock_ends_the_schedule(clock):
     assert result.stopped_by == "max_seconds"
     assert (fit.taken, len(result.losses), len(result.val_losses)) == (10, 3, 4)
     np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2)
-    slow = fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5)
-    assert len(slow.losses) == 1
+    fit = MeanFit(np.ones(10), after=tick)
+    slow = fitted(fit, epochs=100, batch_size=4, max_seconds=1.5, validation=np.array([9]))
+    assert (slow.stopped_by, fit.taken) == ("max_seconds", 2)
+    assert (len(slow.losses), slow.best_epoch) == (1, 1)  # of the steps that there was time for
+    assert (
+        slow.losses[0] < fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5).losses[0]
+    )
 
 
 @pytest.mark.parametrize("where", ["fit", "validation", "last step"])

@@ -192,7 +192,7 @@ class TrainingConfig(Section):
 
     batch_size: int = option(16, "groups per step", minimum=1)
     epochs: int = option(5, "passes over the training groups", minimum=1)
-    max_seconds: float | None = option(None, "stop training after this many seconds of wall time", above=0.0)
+    max_seconds: float | None = option(None, "end the whole run within this many seconds of wall time", above=0.0)
     seed: int = option(0, "seed of every random choice", minimum=0)
     loss: str = option("amplitude", "loss on the diffraction patterns", choices=("poisson", "amplitude"))
     hold_out: str | None = option(None, _HOLD_OUT)
@@ -272,7 +272,7 @@ class ReconstructionConfig(Section):
 
     modes: int = option(3, "incoherent probe modes", minimum=1, maximum=8)
     epochs: int = option(20, "passes over the patterns at full resolution", minimum=1)
-    max_seconds: float | None = option(None, "stop after this many seconds of wall time", above=0.0)
+    max_seconds: float | None = option(None, "end the whole run within this many seconds of wall time", above=0.0)
     batch_size: int = option(16, "patterns per step", minimum=1)
     object_learning_rate: float = option(0.02, "Adam step of the object, in units of its amplitude", above=0.0)
     probe_learning_rate: float = option(0.02, "Adam step of the probe, in units of its largest amplitude", minimum=0.0)

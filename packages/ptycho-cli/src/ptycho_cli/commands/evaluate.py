@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.deadline import Deadline
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -19,6 +20,7 @@ from ptycho_cli.commands.parameters import (
     Json,
     Overwrite,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
@@ -27,11 +29,13 @@ from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.flags import with_flags
-from ptycho_cli.output.outcome import print_json
+from ptycho_cli.output.outcome import print_json, shortened_words
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import EVALUATION, EVALUATION_FILES, Summary, described_files, published_evaluation
 
+EVALUATION_PICTURES = 2.0
+"""What there is to align and draw, in units of one image's pictures."""
 BESIDE_TRUTH = "evaluate beside a truth"
 FIGURES = (
     ("complex_correlation", "complex correlation"),
@@ -138,6 +142,7 @@ def run_evaluate(
     overwrite: bool = False,
     backend: str = DEFAULT,
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """R with its floor and the FRC of two half scans; writes as :func:`run_compare`.
@@ -148,20 +153,25 @@ def run_evaluate(
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
     require_effects("evaluate", resolved.applied, resolved.sections.values(), validation=False)
-    execution = resolved[ExecutionConfig]
+    config, execution = resolved[ReconstructionConfig], resolved[ExecutionConfig]
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
     with _folder(output_dir, command, overwrite=overwrite):
         worker = load_backend(backend)
-        inputs = described_files([data])
+        from ptycho_data.files import read_scan
+
+        scan, inputs = read_scan(data, **reading(overrides)), described_files([data])
+        drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
         with progress_for(execution, progress) as callback:
             evaluation = worker.evaluate(
-                data,
-                config=resolved[ReconstructionConfig],
+                scan,
+                config=config,
                 execution_config=execution,
                 measurement=resolved[DataConfig].measurement,
                 nphotons=overrides.get("nphotons"),
+                deadline=before_publishing(until, scan, pictures=drawing),
                 progress=callback,
             )
         return published_evaluation(output_dir, command, inputs, evaluation)
@@ -193,6 +203,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         yield f"{label:<36} {in_words(before)}"
     if "what_the_prior_adds" in report:
         yield from _prior_lines(report["what_the_prior_adds"])
+    if report.get("shortened"):
+        yield shortened_words(report["shortened"])
     for entry in report["advice"]:
         yield f"advice: {with_flags(entry['text'])}"
 

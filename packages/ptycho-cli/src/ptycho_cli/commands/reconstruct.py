@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
+from ptycho_data.deadline import Deadline
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -19,6 +20,7 @@ from ptycho_cli.commands.parameters import (
     Overwrite,
     Resume,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
@@ -75,6 +77,7 @@ def run_reconstruct(
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Joint reconstruction of object and probe; writes the reconstruction's files.
@@ -84,7 +87,8 @@ def run_reconstruct(
         WorkFailedError: the reconstruction diverged.
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
-    execution = resolved[ExecutionConfig]
+    config, execution = resolved[ReconstructionConfig], resolved[ExecutionConfig]
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     require_effects("reconstruct", resolved.applied, resolved.sections.values(), validation=False)
     require_output_dir(output_dir)
     require_files([("Data file", data)])
@@ -99,11 +103,12 @@ def run_reconstruct(
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
                 scan,
-                config=resolved[ReconstructionConfig],
+                config=config,
                 execution_config=execution,
                 measurement=resolved[DataConfig].measurement,
                 nphotons=overrides.get("nphotons"),
                 **kept,
+                deadline=before_publishing(until, scan),
                 progress=callback,
             )
         return published(output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"])

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from ptycho_contracts.config import ExecutionConfig, resolve
+from ptycho_contracts.config import ExecutionConfig, TrainingConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
+from ptycho_data.deadline import Deadline
 from ptycho_data.run_folder import is_first_process
 from ptycho_data.signals import Interrupted
 
@@ -23,6 +24,7 @@ from ptycho_cli.commands.parameters import (
     Overwrite,
     Resume,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
@@ -97,6 +99,7 @@ def run_train(
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Train on scans and write ``model.safetensors`` and ``summary.json``; returns the summary.
@@ -108,6 +111,7 @@ def run_train(
     resolved = resolve(TRAIN_SECTIONS, {"explicit": overrides})
     require_effects("train", resolved.applied, resolved.sections.values(), validation=bool(validation))
     execution = resolved[ExecutionConfig]
+    until = Deadline(resolved[TrainingConfig].max_seconds) if deadline is None else deadline
     require_output_dir(output_dir)
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
@@ -133,7 +137,9 @@ def run_train(
         payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
         inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
-            bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
+            bundle, report = worker.train(
+                payload, validation=validating, **kept, deadline=before_publishing(until), progress=callback
+            )
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
             summary = publish_training(output_dir, summary)

@@ -16,7 +16,8 @@ less than 0.01."""
 JUDGED_FROM = 0.25
 """Fraction of the budget after which a training is tested for collapse: learning may start late."""
 LEAST_LEFT = 0.25
-"""Fraction of the budget that a second attempt has at least."""
+"""Fraction of the epochs that a second attempt has at least; without that part of the time there is none."""
+_SOON = 1e-3
 SLOWER = 1 / 3
 """Learning rate of the second attempt, in units of that of the first."""
 
@@ -67,7 +68,7 @@ class Attempts:
         self.uniform_loss, self.last_epoch = uniform_loss, epochs
         self.restarts, self.reason, self.rate, self.stage = 0, None, 1.0, "training"
         self.first_step = 0
-        self._epochs, self._max_seconds, self._limit, self._clock = epochs, max_seconds, max_seconds, clock
+        self._epochs, self._limit, self._clock = epochs, max_seconds, clock
         self.steps = max(1, steps)
         self.interrupted_by, self.resumed = 0, False
         self._learned, self._signals = False, signals or Waiting()
@@ -134,6 +135,8 @@ class Attempts:
         self._learned = self._learned or not no_better_than_uniform(val_loss, self.uniform_loss)
         if self.restarts or self._learned or not (ending or self.fraction(step) >= JUDGED_FROM):
             return False
+        if self._limit is not None and self._seconds_left(self._limit) < LEAST_LEFT * self._limit:
+            return False
         self.restarts = 1
         self.last_epoch = epoch + max(self._epochs - epoch, math.ceil(LEAST_LEFT * self._epochs))
         self.reason = (
@@ -143,14 +146,16 @@ class Attempts:
         return True
 
     def restart(self, step: int, steps: int) -> None:
-        """Start the second attempt: slower, with the steps and the time that are left.
+        """Start the second attempt: slower, with the steps and the time that are left; time never exceeds the limit.
 
         Args:
             step: Steps done.
             steps: Steps of the second attempt.
         """
-        now = self._clock()
-        if self._max_seconds is not None:
-            self._limit = max(self._max_seconds - (now - self._began), LEAST_LEFT * self._max_seconds)
-        self._began, self._elapsed, self.first_step, self.steps = now, 0.0, step, max(1, steps)
+        if self._limit is not None:
+            self._limit = max(self._seconds_left(self._limit), _SOON)
+        self._began, self._elapsed, self.first_step, self.steps = self._clock(), 0.0, step, max(1, steps)
         self.rate, self.stage = SLOWER, "training again"
+
+    def _seconds_left(self, limit: float) -> float:
+        return limit - (self._clock() - self._began)

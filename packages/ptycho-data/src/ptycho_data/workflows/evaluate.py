@@ -14,6 +14,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.advice import Advice, advise, over_floor
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import is_reconstruction, read_reconstruction
 from ptycho_data.grouping import HoldOut, held_out_indices, used_indices
 from ptycho_data.metrics import Comparison, FrcCurve, compare
@@ -140,6 +141,7 @@ def evaluate_scan(
     hold_out: HoldOut = None,
     measurement: str = "auto",
     nphotons: float | None = None,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Reconstruct a scan with and without a prior, two disjoint halves of it, and these with half the epochs (CLI-17).
@@ -150,12 +152,15 @@ def evaluate_scan(
         config, execution_config: Options of every reconstruction, and of the device.
         hold_out: Patterns in no half; default: as the options say.
         measurement, nphotons: How a file is read.
+        deadline: When it must have ended; default: after the seconds of the options, from now. The reconstructions
+            share that time by the patterns and epochs that they have.
         progress: Called as ``progress(stage, done, total)``, each stage named after its part.
 
     Raises:
         ContractError: bad data, or too few patterns to halve.
         WorkFailedError: a reconstruction diverged.
     """
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
     other = None if config.prior == "none" else replace(config, prior="none", prior_weight="auto")
     if config.prior is None and config.prior_weight == "auto":
@@ -166,14 +171,17 @@ def evaluate_scan(
     _require_enough(scan, used)
     halves = split_in_halves(used, config.seed)
 
+    shares = [1.0, 0.5, 0.5, *([0.25, 0.25] if config.epochs > 1 else []), *([] if other is None else [1.0])]
+
     def run(part: str, scan: Scan, config: ReconstructionConfig, members: NDArray[np.int64]) -> Run:
-        others = np.setdiff1d(np.arange(len(scan)), members)
+        others, share = np.setdiff1d(np.arange(len(scan)), members), shares.pop(0)
         return reconstruct(
             backend,
             scan,
             config=config,
             execution_config=execution_config,
             hold_out=others,
+            deadline=until.part(share / (share + sum(shares))),
             progress=named(part, progress),
         )
 
@@ -289,6 +297,7 @@ def _evaluated(
     report = {
         "kind": "half scans",
         **full,
+        "shortened": list(dict.fromkeys(full.get("shortened", ()))),
         "residual_over_floor": {part: over_floor(residual.get(part), floor.get(part)) for part in ("used", "held_out")},
         "frc": comparison.frc.to_dict(pixel_size_m=pixel),
         "agreement": comparison.to_dict(),

@@ -12,8 +12,9 @@ from ptycho_contracts.effects import changed, require_effects
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.requirements import require_light
+from ptycho_data.deadline import Deadline
 from ptycho_data.fitting.checkpoints import checkpoint_plan
-from ptycho_data.fitting.probe_estimation import find_probe
+from ptycho_data.fitting.probe_estimation import SEARCH_PART, find_probe
 from ptycho_data.fitting.probes import with_modes
 from ptycho_data.grouping import HoldOut
 from ptycho_data.stages import Progress, Stages
@@ -24,6 +25,9 @@ from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.reading import opened_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, reconstruction_summary, residuals
+
+LEVELS_PART, RESIDUAL_PART = 0.3, 0.08
+"""Parts of the time that is left for the coarse levels, and of the whole for the residual, if it is limited."""
 
 
 def reconstruct(
@@ -38,6 +42,7 @@ def reconstruct(
     nphotons: float | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Joint reconstruction of object and probe from empty space and the scan's probe; no network.
@@ -51,6 +56,7 @@ def reconstruct(
         measurement, nphotons: How a file is read.
         checkpoint: File that keeps the state between epochs; default: none is kept.
         resume: Resume from that file.
+        deadline: When it must have ended; default: after the seconds of the options, from now.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
@@ -58,6 +64,7 @@ def reconstruct(
         MissingFileError: no such file, or no checkpoint to resume from.
         WorkFailedError: the reconstruction diverged.
     """
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     sections = (config, execution_config)
     require_effects("reconstruct", changed(*sections), sections, validation=validation is not None)
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
@@ -87,6 +94,7 @@ def reconstruct(
                 prepared.positions_px,
                 **used,
                 config=config,
+                deadline=until.part(SEARCH_PART),
                 progress=progress,
             )
     modes = with_modes(start, config.modes)
@@ -94,7 +102,15 @@ def reconstruct(
     with stages.measure("coarse levels"):
         exact = scan.probe if scan.probe_kind == "exact" else None
         begin = start_from_levels(
-            backend, prepared, modes, guide, exact=exact, levels=config.levels, device=device, progress=progress
+            backend,
+            prepared,
+            modes,
+            guide,
+            exact=exact,
+            levels=config.levels,
+            device=device,
+            deadline=until.part(LEVELS_PART),
+            progress=progress,
         )
     with stages.measure("reconstruction"):
         fit = guided_fit(
@@ -103,7 +119,7 @@ def reconstruct(
             begin,
             guide,
             epochs=config.epochs,
-            max_seconds=config.max_seconds,
+            max_seconds=_before_residuals(until, config).max_seconds(),
             patience=execution_config.early_stop_patience,
             checkpoints=plan,
             device=device,
@@ -113,7 +129,8 @@ def reconstruct(
     results |= guidance(guide, begin, fit, prepared.source.N)
     with stages.measure("residuals"):
         residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
-        results |= residuals(prepared, residual, by_place=True)
+        results |= residuals(prepared, residual, by_place=True, deadline=until)
+        results["shortened"] = until.shortened
     summary = reconstruction_summary(
         scan,
         prepared,
@@ -129,3 +146,7 @@ def reconstruct(
     )
     # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.
     return reconstruction_of(prepared, fit.object, fit.probe, guide.fitted), summary
+
+
+def _before_residuals(until: Deadline, config: ReconstructionConfig) -> Deadline:
+    return until.keeping(RESIDUAL_PART * (config.max_seconds or 0.0))

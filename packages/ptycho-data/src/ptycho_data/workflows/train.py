@@ -20,6 +20,7 @@ from ptycho_data.batches.truths import has_truth, require_truth
 from ptycho_data.bundle_file import Bundle, require_same_network
 from ptycho_data.checks.requirements import require_canvas_memory, require_light, require_no_outliers, require_photons
 from ptycho_data.checksums import checksum_of, sha256_of
+from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import TrainingCheckpoints, TrainingInterrupted, TrainingOutcome
 from ptycho_data.fitting.probe_estimation import training_probe
 from ptycho_data.fitting.training_checkpoints import WRITE_ERRORS, disk_refused, training_checkpoints
@@ -35,6 +36,8 @@ from ptycho_data.workflows.summary import Summary, all_versions, training_summar
 from ptycho_data.workflows.training_data import GroupsOfSource, synthetic_scans, training_groups, training_patterns
 
 MODEL_NAME = "model.safetensors"
+AFTER_TRAINING_PART = 0.05
+"""Part of a limited time that is kept for the last validation."""
 
 
 def train(
@@ -44,6 +47,7 @@ def train(
     validation: ScanOrFile | Sequence[ScanOrFile] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Bundle | None, Summary]:
     """Calibrate the probe, train the network, write ``model.safetensors``.
@@ -55,6 +59,7 @@ def train(
             for it.
         checkpoint: File that keeps the state between epochs; default: none is kept.
         resume: Resume from that file.
+        deadline: When it must have ended; default: after the seconds of the options, from now.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -68,10 +73,11 @@ def train(
         WorkFailedError: a fit diverged, or the disk is full; then the weights are kept elsewhere.
         Interrupted: Ctrl-C or SIGTERM, and there is a checkpoint; without one the model is written as it is.
     """
-    execution = payload.execution_config
+    execution, seconds = payload.execution_config, payload.pt_training_config.max_seconds
+    until = Deadline(seconds) if deadline is None else deadline
     alone = is_first_process(execution.devices * execution.num_nodes)
     with run_folder(payload.output_dir, ("train",)) if alone else nullcontext():
-        return _trained(backend, payload, validation, checkpoint, resume, progress)
+        return _trained(backend, payload, validation, checkpoint, resume, until, progress)
 
 
 def _trained(
@@ -80,6 +86,7 @@ def _trained(
     validation: ScanOrFile | Sequence[ScanOrFile] | None,
     checkpoint: Path | None,
     resume: bool,
+    until: Deadline,
     progress: Progress | None,
 ) -> tuple[Bundle | None, Summary]:
     training, execution = payload.pt_training_config, payload.execution_config
@@ -129,6 +136,7 @@ def _trained(
             modes=payload.pt_model_config.modes,
             training=training,
             stages=stages,
+            deadline=until,
             progress=progress,
         )
 
@@ -155,6 +163,7 @@ def _trained(
         output_dir=payload.output_dir,
         device=device,
         start=earlier,
+        deadline=until.keeping(AFTER_TRAINING_PART * (training.max_seconds or 0.0)),
     )
     with stages.measure("training"):
         model, outcome = _fitted(backend, task, progress)
@@ -170,6 +179,7 @@ def _trained(
         probe=probe_results,
         parameters=sum(int(np.size(weight)) for weight in model.weight_arrays().values()),
     )
+    summary["shortened"] = until.shortened
     if not outcome.is_first_rank:
         return None, summary
     bundle = Bundle(model, float(np.mean(list(means.values()))), summary)
