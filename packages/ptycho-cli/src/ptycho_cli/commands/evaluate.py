@@ -61,6 +61,14 @@ def evaluate(
     truth: Annotated[
         Path | None, Parameter(name="--truth", help="Scan with its true object, or another object.npz.")
     ] = None,
+    object_is_truth: Annotated[
+        bool,
+        Parameter(
+            name="--object-is-truth",
+            negative=(),
+            help="With --truth: the file's object is the true one, although the file does not say so.",
+        ),
+    ] = False,
     scan: Annotated[
         Path | None,
         Parameter(name="--scan", help="Scan to evaluate without a truth: reconstructs it and two halves of it."),
@@ -77,11 +85,17 @@ def evaluate(
 ) -> None:
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
-    _check_evaluation(image, truth, scan, backend, settings)
+    _check_evaluation(image, truth, scan, backend, settings, object_is_truth=object_is_truth)
     if image is not None and truth is not None:
         settings.pop("backend", None)
         report = run_compare(
-            image, truth, output_dir=output_dir, overrides=settings, overwrite=overwrite, command=typed
+            image,
+            truth,
+            output_dir=output_dir,
+            overrides=settings,
+            object_is_truth=object_is_truth,
+            overwrite=overwrite,
+            command=typed,
         )
     else:
         assert scan is not None
@@ -107,6 +121,7 @@ def run_compare(
     *,
     output_dir: Path | None,
     overrides: Mapping[str, Any],
+    object_is_truth: bool = False,
     overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> Summary:
@@ -116,6 +131,7 @@ def run_compare(
         image, truth: An object.npz, and a scan with its truth or another object.npz.
         output_dir: Folder for the results, or None.
         overrides: Of the options, ``measurement`` and ``nphotons``.
+        object_is_truth: Whether the object of the truth's file is the true one although the file does not say so.
         overwrite: Whether an earlier evaluation in the folder is replaced.
         command: The words of the command line.
 
@@ -130,7 +146,7 @@ def run_compare(
     with _folder(output_dir, command, overwrite=overwrite):
         from ptycho_data.workflows import compare_with_truth
 
-        evaluation = compare_with_truth(image, truth, **reading(overrides))
+        evaluation = compare_with_truth(image, truth, **reading(overrides), object_is_truth=object_is_truth)
         return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
 
@@ -256,7 +272,13 @@ def shown(value: float | None) -> str:
 
 
 def _check_evaluation(
-    image: Path | None, truth: Path | None, scan: Path | None, backend: str | None, settings: Mapping[str, Any]
+    image: Path | None,
+    truth: Path | None,
+    scan: Path | None,
+    backend: str | None,
+    settings: Mapping[str, Any],
+    *,
+    object_is_truth: bool,
 ) -> None:
     """Refuse what is neither an image with a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
     problems = []
@@ -276,5 +298,8 @@ def _check_evaluation(
     elif image is not None and (backend is not None or "backend" in settings):
         found = f"{backend or settings['backend']!r}, which has none: nothing is reconstructed"
         problem("config.no_effect", "a backend that has an effect", found, "leave `backend` out")
+    if object_is_truth and truth is None:
+        found = "--object-is-truth without --truth"
+        problem("usage.truth", "--truth, the file whose object is the true one", found, "name it, or leave it out")
     if problems:
         raise ContractError(problems)
