@@ -348,7 +348,7 @@ class ReconstructFlags(JointFlags):
     def test_max_seconds(self, reconstruct, monkeypatch):
         """By a clock that is a second later at each look: at the beginning, and before each of an epoch's 4 steps.
 
-        Of 14 seconds the fit has 9.9: the rest is for the residual and the pictures (TIME-2). Before it no time passes.
+        Of 14 seconds the fit has 8.9: the rest is for the residual and the pictures (TIME-2). Before it no time passes.
         """
         monkeypatch.setitem(Deadline.__init__.__kwdefaults__, "clock", lambda: 0.0)
         clock = SimpleNamespace(monotonic=partial(next, itertools.count()))

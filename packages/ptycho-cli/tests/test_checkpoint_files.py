@@ -85,6 +85,26 @@ def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint,
     assert checkpoint.exists()
 
 
+@pytest.mark.parametrize(("written", "stays"), [(1, True), (0, False)])
+def test_a_run_that_its_time_limit_ended_can_be_given_more_time(backend, command, earlier, written, stays, monkeypatch):
+    """CLI-27: its checkpoint stays beside the results, and `--resume` replaces these; another run's does not."""
+    fit = backend._fit
+
+    def by_time(*args, **options):
+        image, report = fit(*args, **options)
+        return image, {**report, "stopped_by": "max_seconds"}
+
+    monkeypatch.setattr(backend, "_fit", by_time)
+    backend.checkpoints = written
+    assert command("--overwrite") == 0
+    assert earlier.exists() is stays
+    if stays:
+        assert command() == 2
+        assert command("--resume") == 0
+        assert backend.calls[command.name]["resume"] is True
+        assert earlier.exists()
+
+
 def test_nothing_to_resume_is_reported_before_any_work(backend, command, capsys):
     assert command("--resume") == 2
     assert "checkpoint.missing" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ptycho_contracts.problems import ContractError
 from ptycho_data.fitting import Attempts, no_better_than_uniform
 from ptycho_data.signals import Waiting
 
@@ -104,7 +105,7 @@ def test_the_fraction_is_that_of_the_steps_or_of_the_time(steps, step, seconds, 
     limited=st.booleans(),
 )
 def test_a_resumed_training_is_where_it_was(seconds, step, later, restarts, limited):
-    """CKP-9: the same fraction, the same decisions, whatever the time between; the time before counts."""
+    """CKP-9: the same decisions, whatever the time between; of the time the schedule has what it had, and its own."""
     clocks = [Ticks(), Ticks()]
     both = [attempts(max_seconds=10.0 if limited else None, clock=clock) for clock in clocks]
     first, second = both
@@ -115,17 +116,42 @@ def test_a_resumed_training_is_where_it_was(seconds, step, later, restarts, limi
         clocks[0].now = 2 * seconds
     state = json.loads(json.dumps(first.state()))
     clocks[1].now = 1000 + later
-    second.resume(state)
+    second.resume(state, done=5)
     assert second.resumed
     for clock in clocks:
         clock.now += 0.5
     for each in both:
         each.look()
-    assert second.fraction(step) == pytest.approx(first.fraction(step), rel=1e-9)
+    used, limit = (2 if restarts else 1) * seconds - (seconds if restarts else 0), 10 - (seconds if restarts else 0)
+    by_time = (used + 0.5) / (used + 10) if limited else 0.0
+    assert second.fraction(step) == pytest.approx(min(1, max((step - first.first_step) / first.steps, by_time)))
+    if limited:
+        by_time = (used + 0.5) / limit
+    assert first.fraction(step) == pytest.approx(min(1, max((step - first.first_step) / first.steps, by_time)))
     names = ("restarts", "reason", "last_epoch", "rate", "stage", "first_step", "steps")
     assert [getattr(second, name) for name in names] == [getattr(first, name) for name in names]
     judged = [each.collapsed(0.2, epoch=19, step=99, ending=True) for each in both]
     assert judged == [not restarts] * 2
+
+
+@given(st.integers(1, 50), st.integers(1, 200), st.integers(1, 20), st.booleans())
+def test_resumed_with_other_epochs(epochs, other, per_epoch, restarts):
+    """CKP-9: the steps are those of the epochs that it has now; what is done stays done."""
+    first = attempts(epochs=epochs, steps=epochs * per_epoch)
+    done = (epochs + 1) // 2
+    if restarts:
+        assert first.collapsed(0.2, epoch=done, step=done * per_epoch, ending=True)
+        first.restart(done * per_epoch, (first.last_epoch - done) * per_epoch)
+    state = json.loads(json.dumps(first.state()))
+    second = attempts(epochs=other, steps=1)
+    last = first.last_epoch + other - epochs
+    if last <= done:
+        with pytest.raises(ContractError, match=r"checkpoint\.budget"):
+            second.resume(state, done=done)
+        return
+    second.resume(state, done=done)
+    assert second.last_epoch == last
+    assert second.steps == (last - (done if restarts else 0)) * per_epoch
 
 
 def test_a_signal_ends_a_training_that_is_then_not_restarted():

@@ -28,10 +28,12 @@ MappingFile = Annotated[
 Resume = Annotated[
     bool,
     Parameter(
-        name="--resume", negative=(), help="Resume from the checkpoint in OUT/checkpoints, with the same settings."
+        name="--resume",
+        negative=(),
+        help="Resume from the checkpoint in OUT/checkpoints, with the same settings; epochs and seconds may differ.",
     ),
 ]
-_PUBLISHING_SECONDS, _PUBLISHING_SECONDS_PER_MPX = 3.0, 1.5
+_PUBLISHING_SECONDS, _PUBLISHING_SECONDS_PER_MPX = 4.0, 1.5
 """Time to draw, write and hash results, and how it grows with the canvas: twice what an idle core needs."""
 Overwrite = Annotated[
     bool, Parameter(name="--overwrite", negative=(), help="Replace what an earlier run left under the same names.")
@@ -67,7 +69,7 @@ def before_publishing(deadline: Deadline, scan: Scan | None = None, *, pictures:
         pictures: How much more there is to draw than of one image.
     """
     if scan is None or not deadline.limited:
-        return deadline.keeping(_PUBLISHING_SECONDS / 3)
+        return deadline.keeping(_PUBLISHING_SECONDS / 4)
     from ptycho_data.canvas import canvas_geometry
 
     height, width = canvas_geometry(scan.positions_px, scan.N).shape

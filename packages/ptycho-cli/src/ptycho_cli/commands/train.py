@@ -143,8 +143,9 @@ def run_train(
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
             summary = publish_training(output_dir, summary)
-            discard_checkpoint(kept["checkpoint"])
             training = summary.get("training", {})
+            if training.get("stopped_by") != "max_seconds":  # it may be given more time (CLI-27)
+                discard_checkpoint(kept["checkpoint"])
             if training.get("stopped_by") == "interrupted":
                 words = f"the model after {training['steps']} steps is {output_dir / MODEL_NAME}"
                 raise Interrupted(training["interrupted_by"], words)

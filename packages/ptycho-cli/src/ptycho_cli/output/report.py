@@ -93,9 +93,14 @@ def published(
     *,
     checkpoint: Path | None,
 ) -> tuple[Reconstruction, Summary]:
-    """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
+    """Publish the results; returns the reconstruction and the whole summary.
+
+    The run's checkpoint goes, unless the run ended by its time limit: it may be given more time (CLI-27).
+    """
     summary = publish_reconstruction(output_dir, result, full_summary(command, inputs, report))
-    discard_checkpoint(checkpoint)
+    is_of_this_run = report.get("checkpoints_written") or report.get("resumed_from_epoch")
+    if not (is_of_this_run and report.get("stopped_by") == "max_seconds"):
+        discard_checkpoint(checkpoint)
     return result, summary
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ptycho_data.fitting.checkpoints import no_epoch_left
 from ptycho_data.signals import Waiting
 
 COLLAPSE_FRACTION = 0.98
@@ -22,7 +23,7 @@ SLOWER = 1 / 3
 """Learning rate of the second attempt, in units of that of the first."""
 
 
-_KEPT = ("restarts", "reason", "last_epoch", "rate", "stage", "first_step", "steps")
+_KEPT = ("restarts", "reason", "last_epoch", "first_epoch", "rate", "stage", "first_step", "steps")
 
 
 def no_better_than_uniform(val_loss: float, uniform_loss: float) -> bool:
@@ -52,7 +53,7 @@ class Attempts:
         last_epoch: Number of epochs after which the present attempt ends.
         rate: Learning rate of the present attempt, in units of the first one's.
         stage: Name of the present attempt, for progress.
-        first_step: Steps of the optimiser before the present attempt.
+        first_step, first_epoch: Steps of the optimiser, and epochs, before the present attempt.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Attempts:
     ) -> None:
         self.uniform_loss, self.last_epoch = uniform_loss, epochs
         self.restarts, self.reason, self.rate, self.stage = 0, None, 1.0, "training"
-        self.first_step = 0
+        self.first_step, self.first_epoch = 0, 0
         self._epochs, self._limit, self._clock = epochs, max_seconds, clock
         self.steps = max(1, steps)
         self.interrupted_by, self.resumed = 0, False
@@ -108,13 +109,31 @@ class Attempts:
         """JSON values that :meth:`resume` takes."""
         return {
             "seconds": self._clock() - self._began,
-            **{name: getattr(self, name) for name in (*_KEPT, "_learned", "_limit")},
+            "epochs": self._epochs,
+            **{name: getattr(self, name) for name in (*_KEPT, "_learned")},
         }
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state of another training, after its own time."""
-        for name in (*_KEPT, "_learned", "_limit"):
+    def resume(self, state: Mapping[str, Any], *, done: int) -> None:
+        """Continue from the state of another training, with the epochs and the time of this one (CKP-9).
+
+        Args:
+            state: From :meth:`state`.
+            done: Epochs that are done in it.
+
+        Raises:
+            ContractError: ``checkpoint.budget``, no epoch is left.
+        """
+        for name in (*_KEPT, "_learned"):
             setattr(self, name, state[name])
+        more = self._epochs - state["epochs"]
+        if more:
+            planned = self.last_epoch - self.first_epoch
+            self.last_epoch += more
+            self.steps = max(1, self.steps * (planned + more) // planned)
+        if self.last_epoch <= done:
+            raise no_epoch_left("training", done=done, epochs=self._epochs)
+        if self._limit is not None:
+            self._limit += state["seconds"]
         self._began, self.resumed = self._clock() - state["seconds"], True
 
     def fraction(self, step: int) -> float:
@@ -137,7 +156,7 @@ class Attempts:
             return False
         if self._limit is not None and self._seconds_left(self._limit) < LEAST_LEFT * self._limit:
             return False
-        self.restarts = 1
+        self.restarts, self.first_epoch = 1, epoch
         self.last_epoch = epoch + max(self._epochs - epoch, math.ceil(LEAST_LEFT * self._epochs))
         self.reason = (
             f"val_loss {val_loss:.4g} after epoch {epoch} of {self._epochs} was not below {COLLAPSE_FRACTION:g} of a "

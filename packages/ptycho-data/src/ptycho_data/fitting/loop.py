@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import Problem, WorkFailedError
 
-from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken
+from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken, no_epoch_left
 from ptycho_data.fitting.priors import JUDGED_GAIN, RELEASED, TARGETS_PER_EPOCH, Prior
 from ptycho_data.fitting.schedules import half_cosine
 from ptycho_data.signals import Interrupted, Waiting, signals_wait
@@ -251,8 +251,10 @@ class _Loop:
             if name.removeprefix("best.").split(".")[0] in parameters
         }
         kept = {name: value.shape for name, value in state.arrays.items()}
-        if kept != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
+        if kept != shapes or state.epoch != len(state.losses):
             raise broken(self.checkpoints.path, "tensors of another fit")
+        if state.epoch > self.epochs:
+            raise no_epoch_left(self.stage, done=state.epoch, epochs=self.epochs)
         self.fit.restore({name: state.arrays[name] for name in names})
         self.fit.restore_moments(
             {
@@ -264,6 +266,8 @@ class _Loop:
         self.best_epoch = state.best_epoch
         self.best = {name: state.arrays[f"best.{name}" if best else name] for name in names}
         self.began -= state.seconds
+        if self.max_seconds is not None:  # the schedule goes on over the time before and that of this run
+            self.max_seconds += state.seconds
         self.checkpointed = state.epoch
         return state.epoch
 

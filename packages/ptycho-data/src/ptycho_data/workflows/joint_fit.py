@@ -15,7 +15,7 @@ from ptycho_data.canvas import coarse_sides
 from ptycho_data.canvas.levels import LEAST_ENERGY
 from ptycho_data.deadline import Deadline, TimeOver
 from ptycho_data.fitting import JointFit, Prior
-from ptycho_data.fitting.checkpoints import CheckpointPlan
+from ptycho_data.fitting.checkpoints import CheckpointPlan, FitStart
 from ptycho_data.fitting.priors import RELEASED
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.grouping import validation_indices
@@ -61,6 +61,28 @@ class Start:
     probe: NDArray[np.complex64]
     levels_px: tuple[int, ...] = ()
     epochs: int = 0
+
+    def kept(self, modes: NDArray[np.complex64], search: dict[str, Any] | None) -> FitStart:
+        """What a checkpoint keeps of it; the object of a fit is in the state of the fit.
+
+        Args:
+            modes: (K, N, N) before the coarse levels.
+            search: What found them.
+        """
+        facts = {"levels_px": self.levels_px, "epochs": self.epochs, "from_object": self.object is not None}
+        return FitStart({"modes": modes, "probe": self.probe}, {**facts, "search": search})
+
+    @classmethod
+    def resumed(cls, first: FitStart, shape: tuple[int, int]) -> Start:
+        """The start of a fit that resumes: its object is replaced by that of the checkpoint.
+
+        Args:
+            first: From :meth:`kept`.
+            shape: Of the canvas.
+        """
+        facts = first.facts
+        object_ = np.ones(shape, np.complex64) if facts["from_object"] else None
+        return cls(object_, first.probes["probe"], tuple(facts["levels_px"]), int(facts["epochs"]))
 
 
 @dataclass(frozen=True, eq=False)

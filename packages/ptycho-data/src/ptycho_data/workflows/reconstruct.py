@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,14 +12,14 @@ from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.requirements import require_light
 from ptycho_data.deadline import Deadline
-from ptycho_data.fitting.checkpoints import checkpoint_plan
+from ptycho_data.fitting.checkpoints import FitStart, checkpoint_plan
 from ptycho_data.fitting.probe_estimation import SEARCH_PART, find_probe
 from ptycho_data.fitting.probes import with_modes
 from ptycho_data.grouping import HoldOut
 from ptycho_data.stages import Progress, Stages
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.calibration import solver
-from ptycho_data.workflows.joint_fit import guidance, guided, guided_fit, start_from_levels
+from ptycho_data.workflows.joint_fit import Start, guidance, guided, guided_fit, start_from_levels
 from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.reading import opened_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
@@ -84,34 +83,42 @@ def reconstruct(
         device=device,
         versions=versions,
     )
-    start, search = scan.probe, None
-    used: dict[str, Any] = {"indices": prepared.used, "mean_counts": prepared.mean_counts}
-    if start is None:
-        with stages.measure("probe search"):
-            start, search = find_probe(
-                solver(backend, device),
-                prepared.source,
-                prepared.positions_px,
-                **used,
-                config=config,
-                deadline=until.part(SEARCH_PART),
+    validating = config.val_fraction if validation is None else validation
+    made: list[Start] = []
+
+    def started() -> FitStart:
+        start, search = scan.probe, None
+        if start is None:
+            with stages.measure("probe search"):
+                start, search = find_probe(
+                    solver(backend, device),
+                    prepared.source,
+                    prepared.positions_px,
+                    indices=prepared.used,
+                    mean_counts=prepared.mean_counts,
+                    config=config,
+                    deadline=until.part(SEARCH_PART),
+                    progress=progress,
+                )
+        modes = with_modes(start, config.modes)
+        with stages.measure("coarse levels"):
+            begin = start_from_levels(
+                backend,
+                prepared,
+                modes,
+                guided(prepared, modes, config, validation=validating),
+                exact=scan.probe if scan.probe_kind == "exact" else None,
+                levels=config.levels,
+                device=device,
+                deadline=until.part(LEVELS_PART),
                 progress=progress,
             )
-    modes = with_modes(start, config.modes)
-    guide = guided(prepared, modes, config, validation=config.val_fraction if validation is None else validation)
-    with stages.measure("coarse levels"):
-        exact = scan.probe if scan.probe_kind == "exact" else None
-        begin = start_from_levels(
-            backend,
-            prepared,
-            modes,
-            guide,
-            exact=exact,
-            levels=config.levels,
-            device=device,
-            deadline=until.part(LEVELS_PART),
-            progress=progress,
-        )
+        made.append(begin)
+        return begin.kept(modes, search)
+
+    first = started() if plan is None else plan.start(started)
+    guide = guided(prepared, first.probes["modes"], config, validation=validating)
+    begin = made[0] if made else Start.resumed(first, prepared.sites.shape)
     with stages.measure("reconstruction"):
         fit = guided_fit(
             backend,
@@ -141,7 +148,7 @@ def reconstruct(
         versions=versions,
         device=device,
         fitted=len(guide.fitted),
-        search=search,
+        search=first.facts["search"],
         results=results,
     )
     # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.

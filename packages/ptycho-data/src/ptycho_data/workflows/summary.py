@@ -199,8 +199,9 @@ def residuals(
         part if count >= both else spread(part, math.ceil(len(part) * count / both))
         for part in (prepared.used, prepared.held_out)
     )
-    if count < both:
-        until.note(f"residual: of {len(chosen) + len(others)} of {both} patterns, spread evenly")
+    compared = len(chosen) + len(others)
+    if compared < both:
+        until.note(f"residual: of {compared} of {both} patterns, spread evenly")
     used, unseen = residual(chosen), residual(others)
     where = prepared.positions_px[chosen]
     found = {"residual_map": residual_map(where, used.squares, used.counts).to_dict()} if by_place else {}
