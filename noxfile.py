@@ -12,6 +12,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.4.15"
 
 ROOT = Path(__file__).parent
+CI = bool(os.environ.get("CI"))
 CONSTRAINTS = ("-c", "constraints.txt")
 CONTRACTS = "packages/ptycho-contracts[testing]"
 DATA = "packages/ptycho-data[metrics]"
@@ -59,11 +60,11 @@ def install_backend(session: nox.Session, backend: str) -> None:
 
 
 def pytest(session: nox.Session, *arguments: str, least: int, profile: str | None = None) -> None:
-    """Run pytest in a process of its own; on continuous integration the property tests draw the same examples.
+    """Run pytest in a process of its own; on continuous integration the property tests draw the same every time.
 
     Fewer tests than ``least`` fail it, so that none can go missing in silence; arguments of a user may select fewer.
     """
-    profile = profile or ("ci" if os.environ.get("CI") else "dev")
+    profile = profile or ("ci" if CI else "dev")
     if not session.posargs:
         arguments += ("--least", str(least))
     env = {"HYPOTHESIS_PROFILE": profile, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -89,7 +90,9 @@ def tests(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("lint-imports")
-    pytest(session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow", least=2320)
+    pytest(
+        session, *existing(*PACKAGE_TESTS), *DOCTESTS, "-m", "not slow", least=2320, profile="quick" if CI else "dev"
+    )
 
 
 @nox.session
@@ -122,8 +125,11 @@ def integration(session: nox.Session, backend: str) -> None:
     python = Path(session.virtualenv.location) / "bin" / "python"
     (session.cache_dir / f"python-{backend}").write_text(str(python))
     if backend == "torch":
-        pytest(session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", least=350)
-        pytest(session, "packages/ptycho-torch/tests", "-m", "slow", least=5)
+        pytest(
+            session, "tests", "--ignore", "tests/tf", "--ignore", "tests/both", "--ignore", "tests/ptychodus", least=350
+        )
+        slow = [f"packages/ptycho-{name}/tests" for name in ("data", "torch", "cli")]
+        pytest(session, *slow, "-m", "slow", least=8)
     else:
         pytest(session, "packages/ptycho-tf/tests", "tests/tf", least=425)
 
@@ -139,6 +145,13 @@ def exchange(session: nox.Session) -> None:
         session.env[variable] = python
     install(session, CONTRACTS, DATA, CLI, tools=TEST_TOOLS)
     pytest(session, "tests/both", least=12)
+
+
+@nox.session
+def ptychodus(session: nox.Session) -> None:
+    """What we write, opened by Ptychodus itself, in an environment of its own."""
+    install(session, CONTRACTS, DATA, CLI, tools=(*TEST_TOOLS, "ptychodus==1.7.0"))
+    pytest(session, "tests/ptychodus", least=3)
 
 
 @nox.session

@@ -30,15 +30,17 @@ def pages() -> dict[str, str]:
 def _options() -> Iterator[str]:
     yield from ("# Options", "", NOTE, "")
     yield "Every option of the suite, by section. In a `--config` file use the name, flat or in a table of the"
-    yield "section's name; on the command line the flag; in Python the name, as a field or an override."
+    yield "section's name; on the command line the flag; in Python the name, as a field or an override. Those that most"
+    yield "users meet stand first, in bold."
     for section in SECTIONS:
         yield from ("", f"## {section.section}", "", (section.__doc__ or "").splitlines()[0], "")
-        yield "| option | flag | legal values | default | commands | meaning |"
-        yield "| --- | --- | --- | --- | --- | --- |"
-        for row in schema(section):
+        yield "| option | flag | legal values | default | commands | meaning | when one needs it |"
+        yield "| --- | --- | --- | --- | --- | --- | --- |"
+        for row in sorted(schema(section), key=lambda row: not row.common):
             readers = ", ".join(name for name, rows in OPTIONS_OF.items() if row in rows)
             default = "none" if row.default is None else f"`{row.default}`"
-            yield _row(f"`{row.name}`", _flags(row), row.legal, default, readers or "(Python)", row.help)
+            name = f"**`{row.name}`**" if row.common else f"`{row.name}`"
+            yield _row(name, _flags(row), row.legal, default, readers or "(Python)", row.help, row.when)
     yield from ("", "## Options without effect", "")
     yield "An option that a command does not read, or that has no effect beside another one, is refused before any"
     yield "work. `none`, `false` and 0 ask for nothing, and are accepted everywhere. `nphotons` has an effect only on"

@@ -115,6 +115,14 @@ def matlab_5(folder: Path, scan: Scan):
     return [folder / "scan.mat"], {}
 
 
+def matlab_structure(folder: Path, scan: Scan):
+    """MATLAB 5: everything in one structure, the set-up in another one within it."""
+    set_up = {"wavelength": WAVELENGTH_M, "distance": DISTANCE_M, "det_pixel": DETECTOR_PIXEL_M}
+    frames = np.moveaxis(scan.measurements, 0, -1).astype(np.float32)
+    scipy.io.savemat(folder / "run.mat", {"run": {"p": set_up, "frames": frames, "positions": metres(scan)}})
+    return [folder / "run.mat"], {"position_unit": "m"}
+
+
 def matlab_73(folder: Path, scan: Scan):
     """MATLAB 7.3: HDF5 behind a header, every array with its axes in reverse order."""
     path = folder / "scan73.mat"
@@ -222,6 +230,7 @@ LAYOUTS: tuple[Layout, ...] = (
     diamond,
     tike,
     matlab_5,
+    matlab_structure,
     matlab_73,
     numpy_and_csv,
     tiff_folder,

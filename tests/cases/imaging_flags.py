@@ -17,7 +17,7 @@ from ptycho_cli.main import main
 from ptycho_data.deadline import Deadline
 from ptycho_data.files import read_reconstruction, read_scan, write_scan
 
-OUTPUTS = {"object.npz", "amplitude.png", "phase.png", "coverage.png", "probe.png", "summary.json"}
+OUTPUTS = {"object.npz", "amplitude.png", "phase.png", "coverage.png", "probe.png", "report.html", "summary.json"}
 """What a run without epochs writes (CLI-11)."""
 TRAINING = ("--epochs", "1", "--width", "4", "--iterations", "2", "--quiet")
 

@@ -18,30 +18,13 @@ from ptycho_contracts.problems import WorkFailedError
 from ptycho_contracts.records import Reconstruction, Scan
 from ptycho_data.files import write_scan
 from ptycho_data.workflows import evaluate_scan
+from small_scans import PATTERNS, N, small_scan
 
 QUIET = [HealthCheck.function_scoped_fixture]
 settings.register_profile("dev", max_examples=30, deadline=None, suppress_health_check=QUIET)
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, suppress_health_check=QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
-
-PATTERNS, N = 12, 16
-
-
-def small_scan() -> Scan:
-    """12 patterns of 16 x 16 counts on a 3 x 4 raster of 2 px steps, with a normalised Gaussian probe."""
-    rng = np.random.default_rng(0)
-    axis = np.arange(N) - N // 2
-    beam = np.exp(-(axis[:, None] ** 2 + axis**2) / 18.0)
-    expected = 500 * np.exp(-(axis[:, None] ** 2 + axis**2) / 8.0)
-    counts = rng.poisson(expected, (PATTERNS, N, N)).astype(np.uint16)
-    energy = counts.sum((1, 2)).mean()
-    grid = np.stack(np.meshgrid(np.arange(4.0), np.arange(3.0)), -1).reshape(-1, 2)
-    return Scan(
-        measurements=counts,
-        unit="counts",
-        positions_px=2 * grid + N,
-        probe=(beam * np.sqrt(energy / (beam**2).sum()))[None].astype(np.complex64),
-    )
 
 
 @pytest.fixture
@@ -82,6 +65,7 @@ class RecordingBackend:
         self.calls: dict[str, dict[str, Any]] = {}
         self.error: Exception | None = None
         self.checkpoints = 0
+        self.report: dict[str, Any] = {}
         self.residual = {"used": 0.25, "held_out": float("nan")}
 
     def create_training_payload(self, train_data_file, output_dir, overrides=None, execution_config=None):
@@ -118,7 +102,7 @@ class RecordingBackend:
             checkpoint.write_bytes(b"a state of this run")
         self._work(progress)
         reported = {"checkpoints_written": self.checkpoints, "resumed_from_epoch": int(resume)}
-        return self.result, {"seed": 0, "residual": self.residual, **reported}
+        return self.result, {"seed": 0, "residual": self.residual, **reported, **self.report}
 
     def _work(self, progress) -> None:
         if self.error is not None:
@@ -163,3 +147,9 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder: none at {folder}; set PTYCHO_SHARED_DATA")
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results without pictures, for tests of something else: drawing them takes most of a command's time here."""
+    monkeypatch.setattr("ptycho_cli.plots.reconstructions.draw_run", lambda reconstruction, summary, folder: [])

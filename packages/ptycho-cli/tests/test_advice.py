@@ -13,6 +13,8 @@ from ptycho_cli.output.flags import with_flags
 from ptycho_data.checks import advice
 from ptycho_data.checks.advice import over_floor
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 SETTLED = {
     "residual": 0.0105,
     "floor": 0.01,
@@ -267,7 +269,7 @@ def test_a_collapsed_training_ends_with_exit_1_and_its_files(backend, data_file,
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "training.collapsed" in error
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "summary.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.safetensors", "report.html", "summary.json"}
     monkeypatch.setattr(
         backend, "train", lambda *args, **options: (None, work(*args, **options)[1] | uniform_training())
     )

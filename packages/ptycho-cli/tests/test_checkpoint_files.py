@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from ptycho_cli.main import main
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 COMMANDS = {"reconstruct": ("{data}",), "infer": ("{model}", "{data}", "--refine", "2")}
 
 

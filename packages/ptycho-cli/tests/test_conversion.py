@@ -9,10 +9,20 @@ from typing import get_args
 import h5py
 import numpy as np
 import pytest
+import tifffile
 from ptycho_cli.commands.convert import FormatName, parsed_geometry
+from ptycho_cli.commands.parameters import ImageFormat
 from ptycho_cli.main import main
+from ptycho_cli.output.report import OBJECT_FILES
 from ptycho_contracts.problems import ContractError
-from ptycho_data.files import FORMATS, read_scan, write_reconstruction, write_scan
+from ptycho_data.files import (
+    FORMATS,
+    RECONSTRUCTION_FORMATS,
+    read_reconstruction,
+    read_scan,
+    write_reconstruction,
+    write_scan,
+)
 
 # lambda z / (N detector pixel) with hc = 1.239841984e-6 eV m: 16 pixels of 75 um at 2 m and 8800 eV.
 SETUP = {"photon_energy_ev": 8800.0, "detector_distance_m": 2.0, "detector_pixel_size_m": 75e-6}
@@ -22,7 +32,9 @@ WORDS = [word for key, value in SETUP.items() for word in ("--geometry", f"{key}
 
 def test_the_formats_on_offer_are_those_that_can_be_written():
     """Invariant 37: the list is in the command so that help imports nothing."""
-    assert set(get_args(FormatName)) == {entry.NAME for entry in FORMATS if callable(getattr(entry, "write", None))}
+    of_scans = {entry.NAME for entry in FORMATS if callable(getattr(entry, "write", None))}
+    assert set(get_args(FormatName)) == of_scans | set(RECONSTRUCTION_FORMATS)
+    assert set(get_args(ImageFormat)) == set(RECONSTRUCTION_FORMATS) == set(OBJECT_FILES)
 
 
 @pytest.mark.parametrize(("name", "format"), [("b.h5", "ptychodus"), ("b.cxi", "cxi"), ("b.npz", "npz")])
@@ -61,7 +73,7 @@ def test_measurement_and_nphotons_decide_what_is_written(scan, tmp_path):
 
 
 def test_an_image_becomes_a_product_with_the_set_up_of_its_scan(reconstruction, data_file, tmp_path, capsys):
-    """CLI-25; an image has nowhere else to go."""
+    """CLI-25."""
     image, scan, product = tmp_path / "object.npz", tmp_path / "scan.h5", tmp_path / "product.h5"
     write_reconstruction(image, reconstruction)
     assert main(["convert", str(data_file), str(scan), *WORDS, "--quiet"]) == 0
@@ -74,8 +86,100 @@ def test_an_image_becomes_a_product_with_the_set_up_of_its_scan(reconstruction, 
     # Ptychodus: x_px = (x_m - centre) / pixel + (W - 1) / 2; position 0 of an object from x -3, N even.
     assert "object of 24 x 20 px" in capsys.readouterr().out
     np.testing.assert_allclose(x_m, 0, atol=1e-12)
-    assert main(["convert", str(image), str(tmp_path / "out.cxi"), "--companion", str(scan)]) == 2
-    assert "to become Ptychodus' product" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "format"), [("b.npz", "npz"), ("b.cxi", "cxi"), ("b.h5", "ptychodus"), ("b.tif", "tiff")]
+)
+def test_an_image_keeps_its_pixel_size_in_every_format(reconstruction, tmp_path, capsys, name, format):
+    """CLI-25: its own, where nothing else is given."""
+    image, target, own = tmp_path / "object.npz", tmp_path / "new" / name, 3.1e-8
+    write_reconstruction(image, replace(reconstruction, pixel_size_m=own))
+    words = WORDS[:4] if format == "ptychodus" else []
+    assert main(["convert", str(image), str(target), *words]) == 0
+    assert capsys.readouterr().out.startswith(f"wrote {target} ({format}): object of 24 x 20 px")
+    if format == "npz":
+        found = read_reconstruction(target).pixel_size_m
+    elif format == "tiff":
+        with tifffile.TiffFile(target) as file:
+            found = file.imagej_metadata["pixel_size_m"]
+    else:
+        with h5py.File(target) as file:
+            found = (
+                file["object"].attrs["pixel_width_m"]
+                if format == "ptychodus"
+                else file["entry_1/image_2/image_size"][0] / 24
+            )
+    assert found == pytest.approx(own)
+
+
+def test_a_folder_of_results_is_converted_with_the_set_up_of_its_scan(backend, data_file, tmp_path, capsys):
+    """CLI-25: energy and distance are in its summary; losses, too."""
+    backend.report = {"geometry": SETUP, "losses": [2.0, 1.0]}
+    out = tmp_path / "out"
+    assert main(["reconstruct", str(data_file), "--output-dir", str(out), "--quiet"]) == 0
+    for number, source in enumerate((out, out / "object.npz")):
+        product = tmp_path / f"product{number}.h5"
+        assert main(["convert", str(source), str(product), "--quiet"]) == 0
+        with h5py.File(product) as file:
+            assert file.attrs["photon_energy_eV"] == 8800
+            assert file["object"].attrs["pixel_width_m"] == pytest.approx(OBJECT_PIXEL_M)
+            np.testing.assert_array_equal(file["loss_values"][()], [2.0, 1.0])
+    copy = tmp_path / "elsewhere" / "object.npz"
+    copy.parent.mkdir()
+    copy.write_bytes((out / "object.npz").read_bytes())
+    (copy.parent / "summary.json").write_text(json.dumps({"outputs": {"object.npz": "another"}, "geometry": SETUP}))
+    assert main(["convert", str(copy), str(tmp_path / "c.h5")]) == 2
+    assert "geometry.missing" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "elsewhere" / ".."), str(tmp_path / "c.h5")]) == 2
+    assert "a folder of results with object.npz" in capsys.readouterr().err
+
+
+def test_flags_of_patterns_have_no_effect_on_an_image(reconstruction, data_file, tmp_path, capsys):
+    """CLI-25, CFG-24: refused, unless a scan is read for its set-up."""
+    image, target = tmp_path / "object.npz", tmp_path / "b.npz"
+    write_reconstruction(image, reconstruction)
+    assert main(["convert", str(image), str(target), "--measurement", "counts", "--nphotons", "10"]) == 2
+    error = capsys.readouterr().err
+    assert "2 problems" in error
+    assert "which has none beside an image: it has no patterns; only its scan has, the --companion" in error
+    assert "config.no_effect" in error
+    assert not target.exists()
+    words = ["--companion", str(data_file), "--measurement", "counts", "--quiet"]
+    assert main(["convert", str(image), str(target), *words]) == 0
+
+
+def test_a_scan_is_no_picture(data_file, tmp_path, capsys):
+    assert main(["convert", str(data_file), str(tmp_path / "b.tif")]) == 2
+    assert "a suffix of a format for scans (.h5 for ptychodus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["infer", "reconstruct"])
+def test_a_run_writes_its_image_in_the_formats_that_were_asked_for(command, backend, scan, tmp_path, capsys):
+    """CLI-72: with the set-up of its scan, in the set of results."""
+    data, out, model = tmp_path / "scan.cxi", tmp_path / "out", tmp_path / "model.safetensors"
+    model.write_bytes(b"weights")
+    write_scan(data, scan, geometry=SETUP)
+    words = [command, *([str(model)] if command == "infer" else []), str(data), "--output-dir", str(out), "--quiet"]
+    assert main([*words, "--format", "cxi", "--format", "ptychodus", "--format", "tiff", "--format", "npz"]) == 0
+    outputs = json.loads((out / "summary.json").read_text())["outputs"]
+    assert {"object.npz", "object.cxi", "product.h5", "object.tif"} <= set(outputs)
+    with h5py.File(out / "product.h5") as file:
+        assert file.attrs["photon_energy_eV"] == pytest.approx(8800)
+    assert main(["inspect", str(out)]) == 0
+    (out / "summary.json").write_text((out / "summary.json").read_text().replace('"object.tif"', '"object.gone"'))
+    capsys.readouterr()
+    assert main(["inspect", str(out)]) == 2
+    assert "object.tif: expected a file that the summary names" in capsys.readouterr().err
+
+
+def test_a_format_that_needs_a_set_up_is_refused_before_any_work(backend, data_file, tmp_path, capsys):
+    """CLI-72."""
+    out = tmp_path / "out"
+    assert main(["reconstruct", str(data_file), "--output-dir", str(out), "--format", "ptychodus"]) == 2
+    assert "geometry.missing" in capsys.readouterr().err
+    assert backend.calls == {}
+    assert not out.exists()
 
 
 def test_a_conversion_that_fails_leaves_the_target_as_it_was(data_file, tmp_path, capsys):

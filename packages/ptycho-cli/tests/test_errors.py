@@ -16,12 +16,14 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.files import write_scan
 from ptycho_data.simulate import simulate
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 BAD = {
     "no command line": ([], "no command given"),
     "unknown command": (["trian"], "trian"),
     "no data": (["train", "--output-dir", "{out}"], "at least one DATA file"),
-    "no output folder": (["train", "{data}"], "--output-dir is required, and was not given"),
-    "a flag without its value": (["train", "{data}", "--output-dir"], "--output-dir requires an argument"),
+    "no output folder": (["train", "{data}"], "train: expected --output-dir, which is required"),
+    "a flag without its value": (["train", "{data}", "--output-dir"], "--output-dir: expected a value after it"),
     "unknown flag": (["train", "{data}", "--output-dir", "{out}", "--epoch", "3"], "--epoch"),
     "not a number": (["train", "{data}", "--output-dir", "{out}", "--epochs", "many"], "--epochs"),
     "illegal choice": (["train", "{data}", "--output-dir", "{out}", "--loss", "mse"], "--loss"),
@@ -231,7 +233,7 @@ def test_a_path_that_cannot_be_opened_is_exit_2(backend, data_file, tmp_path, ca
     backend.error = kind(1, "cannot be opened", "/some/path")
     assert main(["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
-    assert "'/some/path'" in err
+    assert "/some/path: expected a path that can be used, found cannot be opened" in err
     assert err.count("\n") == 1
 
 
@@ -287,7 +289,8 @@ def test_summary_says_who_ran_what_on_which_data(backend, data_file, tmp_path):
             "sha256": hashlib.sha256(data_file.read_bytes()).hexdigest(),
         }
     ]
-    assert summary["outputs"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest()}
+    page = hashlib.sha256((out / "report.html").read_bytes()).hexdigest()
+    assert summary["outputs"] == {"model.safetensors": hashlib.sha256(b"weights").hexdigest(), "report.html": page}
     assert summary["versions"]["numpy"] == np.__version__
     assert summary["residual"] == {"used": 0.25, "held_out": None}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from file_layouts import ptylab
 from ptycho_cli.main import main
-from ptycho_data.files import read_scan, write_scan
+from ptycho_data.files import read_scan, write_reconstruction, write_scan
 
 
 @pytest.fixture
@@ -103,3 +103,25 @@ def test_a_file_that_says_everything_needs_no_mapping(data_file, tmp_path, capsy
     assert main(["import", str(data_file), str(tmp_path / "out.npz")]) == 0
     assert "no mapping is needed" in capsys.readouterr().out
     assert not (tmp_path / "out.toml").exists()
+
+
+def test_convert_and_evaluate_read_by_a_mapping(folder, scan, backend, work_failed, capsys, monkeypatch):
+    """CLI-40: a scan, and the scan of an image, which gives its set-up."""
+    assert main(["import", str(folder / "lab.hdf5"), str(folder / "first.npz"), "--quiet"]) == 0
+    data, mapping = str(folder / "lab.hdf5"), ["--mapping", str(folder / "first.toml")]
+    assert main(["convert", data, str(folder / "second.npz"), *mapping, "--quiet"]) == 0
+    np.testing.assert_array_equal(read_scan(folder / "second.npz").measurements, scan.measurements)
+    write_reconstruction(folder / "object.npz", backend.result)
+    product = ["convert", str(folder / "object.npz"), str(folder / "image.h5")]
+    assert main([*product, "--companion", data, *mapping, "--quiet"]) == 0
+    assert main(["evaluate", "--scan", data, *mapping, "--hold-out", "0.9", "--output-dir", str(folder / "out")]) == 2
+    assert "at least 8 patterns" in capsys.readouterr().err
+    evaluated = []
+
+    def evaluate(scan, **_):
+        evaluated.append(scan)
+        raise work_failed
+
+    monkeypatch.setattr(backend, "evaluate", evaluate)
+    assert main(["evaluate", "--scan", data, *mapping]) == 1
+    np.testing.assert_array_equal(evaluated[0].measurements, scan.measurements)

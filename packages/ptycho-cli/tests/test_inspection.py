@@ -14,6 +14,7 @@ from ptycho_cli.main import main
 from ptycho_cli.output.inspection import inspect_file
 from ptycho_contracts.config import DataConfig, ModelConfig
 from ptycho_contracts.problems import ContractError
+from ptycho_contracts.records import Scan
 from ptycho_data.bundle_file import BundleFile, write_bundle
 from ptycho_data.checks import quality
 from ptycho_data.checks.quality import check_scan, gather, odd_pixels, probe_diameter_px
@@ -182,6 +183,18 @@ def test_a_scan_without_probe_is_warned_of(scan):
     result = statuses(replace(scan, probe=None))
     assert result["probe"][0] == "warn"
     assert result["overlap"][0] == "info"
+
+
+@given(radius=st.floats(1.5, 14), y=st.floats(15, 17), x=st.floats(15, 17), counts=st.sampled_from([3, 40, 5000]))
+def test_a_bright_field_disc_has_no_hot_pixels(radius, y, x, counts):
+    """CLI-50: a sharp edge is none, whichever the pixels are on it; of electrons the rest of the pattern is dark."""
+    rows, columns = np.mgrid[:32, :32]
+    disc = np.hypot(rows - y, columns - x) < radius
+    patterns = np.random.default_rng(0).poisson(counts * disc, (9, 32, 32)).astype(np.uint16)
+    positions = np.stack(np.mgrid[:3, :3], -1).reshape(-1, 2).astype(float)
+    hot, dead = odd_pixels(gather(Scan(measurements=patterns, unit="counts", positions_px=positions)))
+    assert not hot.any()
+    assert not dead.any()
 
 
 @given(row=st.integers(0, 15), column=st.integers(0, 15))

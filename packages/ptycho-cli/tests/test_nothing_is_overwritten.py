@@ -18,12 +18,14 @@ from ptycho_data.files import read_scan, write_reconstruction, write_scan
 
 WORDS = ["--geometry", "photon_energy_ev=8800", "--geometry", "detector_distance_m=2"]
 SIMULATED = ["--N", "16", "--patterns", "9", "--step-px", "2", "--quiet"]
-IMAGE = ("object.npz", "amplitude.png", "phase.png", "coverage.png", "probe.png", "losses.png", "summary.json")
-EVALUATION = ("evaluation.json", "comparison.png", "frc.png", "convergence.png", "prior.png")
+PICTURES = ("amplitude.png", "phase.png", "coverage.png", "probe.png", "losses.png")
+IMAGE = ("summary.json", "object.npz", *PICTURES, "report.html")
+EVALUATION = ("evaluation.json", "comparison.png", "frc.png", "convergence.png", "prior.png", "report.html")
 NAMES = {
-    "train": ("summary.json", "model.safetensors", "checkpoints/training.safetensors"),
+    "train": ("summary.json", "model.safetensors", "report.html", "checkpoints/training.safetensors"),
     "infer": IMAGE,
     "infer --refine": (*IMAGE, "checkpoints/joint_fit.safetensors"),
+    "reconstruct --format": (*IMAGE, "object.tif"),
     "reconstruct": (*IMAGE, "checkpoints/joint_fit.safetensors"),
     "evaluate": EVALUATION,
     "evaluate --scan": EVALUATION,
@@ -39,7 +41,7 @@ def _quick_pictures(monkeypatch):
     def draw(_, summary, folder):
         for name in IMAGE:
             if name.endswith(".png") and (name != "losses.png" or summary.get("losses")):
-                (folder / name).write_bytes(name.encode())
+                (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + 8 * name.encode())
 
     monkeypatch.setattr(reconstructions, "draw_run", draw)
 
@@ -55,6 +57,7 @@ def words(tmp_path, data_file, reconstruction):
         "infer": ["infer", model, data_file],
         "infer --refine": ["infer", model, data_file, "--refine", "2"],
         "reconstruct": ["reconstruct", data_file],
+        "reconstruct --format": ["reconstruct", data_file, "--format", "tiff"],
         "evaluate": ["evaluate", image, "--truth", image],
         "evaluate --scan": ["evaluate", "--scan", data_file, "--epochs", "2"],
         "inspect": ["inspect", data_file],
@@ -146,10 +149,8 @@ def test_files_of_the_earlier_set_that_the_new_one_lacks_go(words, backend, reco
     backend.reconstruct = lambda *args, **options: (run(*args, **options)[0], {"seed": 0, **reported})
     assert main(words("reconstruct")) == 0
     assert (out / "losses.png").exists()
-    mine = {"notes.txt": b"mine", "prior.png": b"mine", "report.md": b"mine"}
-    for name, text in mine.items():
-        if name != "report.md":  # a result of `demo`, which no summary names here: `inspect` would tell
-            (out / name).write_bytes(text)
+    for name in ("notes.txt", "prior.png"):
+        (out / name).write_bytes(b"mine")
     reported.clear()
     assert main(words("reconstruct", "--overwrite")) == 0
     names = {path.name for path in out.iterdir()}
@@ -170,7 +171,7 @@ def test_a_file_that_is_not_as_the_earlier_summary_says_stays(words, backend, tm
     escaped = tmp_path / "escaped"
     escaped.write_bytes(b"mine")
     assert main(words("train", "--overwrite")) == 0
-    assert {path.name for path in out.iterdir()} == {"model.safetensors", "summary.json", "mine.png"}
+    assert {path.name for path in out.iterdir()} == {"model.safetensors", "summary.json", "report.html", "mine.png"}
     assert escaped.exists()
 
 

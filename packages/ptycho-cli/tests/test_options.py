@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ptycho_cli.config_file import read_config
-from ptycho_cli.main import main
-from ptycho_cli.options import INFER_OPTIONS, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, negative_flag
+from ptycho_cli.main import build_app, main
+from ptycho_cli.options import INFER_OPTIONS, OPTIONS_OF, RECONSTRUCT_OPTIONS, TRAIN_OPTIONS, negative_flag
 from ptycho_contracts.config import Option
 from ptycho_contracts.problems import ContractError
+
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def values(row: Option) -> list[Any]:
@@ -354,3 +356,51 @@ def test_several_training_files_count_together(backend, data_file, tmp_path):
     assert main(["train", str(data_file), str(data_file), "--output-dir", str(tmp_path / "out")]) == 0
     assert len(backend.calls["payload"]["data"]) == 24
     assert backend.calls["payload"]["overrides"] == {"n_groups": 24}
+
+
+@pytest.mark.parametrize("command", OPTIONS_OF)
+def test_help_begins_with_the_options_that_most_users_meet(command, capsys, monkeypatch):
+    """CFG-30: few of them, before all others, each with the clause that says when one needs it."""
+    monkeypatch.setenv("COLUMNS", "1000")
+    main([command, "--help"])
+    text = capsys.readouterr().out
+    common = [row for row in OPTIONS_OF[command] if row.common]
+    others = [row for row in OPTIONS_OF[command] if not row.common]
+    assert 1 <= len(common) <= 10
+    last = max(text.index(f" {row.flag} ") for row in common)
+    assert all(text.index(f" {row.flag} ") > last for row in others)
+    for row in OPTIONS_OF[command]:
+        assert f"When: {row.when}" in text
+
+
+def integer_flags() -> list[tuple[str, str]]:
+    """Command and flag of every parameter that is an integer, of the schema or not."""
+    app = build_app()
+    return [
+        (command, argument.name)
+        for command in app
+        if not command.startswith("-")
+        for argument in app[command].assemble_argument_collection()
+        if argument.hint in (int, int | None)
+    ]
+
+
+def test_every_command_with_integers_is_tried():
+    flags = integer_flags()
+    assert {command for command, _ in flags} == {"train", "infer", "reconstruct", "evaluate", "import", "simulate"}
+    assert {("train", "--gridsize"), ("import", "--bin"), ("simulate", "--N")} <= set(flags)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "text"),
+    [
+        *((command, flag, "2.5") for command, flag in integer_flags()),
+        *(("train", "--gridsize", text) for text in ("2.0", "2.", ".5", "1e1", "0x10", "two", "-2.0")),
+    ],
+)
+def test_a_fraction_is_no_integer(capsys, command, flag, text):
+    """CLI-60: refused by the parser, before any file is looked for."""
+    files = {"train": ["a"], "infer": ["a", "b"], "import": ["a", "b.npz"], "evaluate": []}.get(command, ["a.npz"])
+    output = ["--output-dir", "none"] if command in ("train", "infer", "reconstruct") else []
+    assert main([command, *files, *output, flag, text]) == 2
+    assert f"{flag}: expected a whole number, found {text!r}" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -330,3 +331,10 @@ def test_figures_can_be_drawn_again(reconstruction):
 def test_a_notebook_s_figure_has_both_parts(reconstruction):
     titles = [axes.get_title().splitlines()[0] for axes in plots.reconstruction(reconstruction).axes[:2]]
     assert titles == ["object amplitude, 20 x 16 px", "object phase, 20 x 16 px"]
+
+
+def test_a_notebook_draws_a_figure_without_pyplot(reconstruction):
+    """CLI-23: Jupyter asks the last value of a cell for a PNG."""
+    content = plots.reconstruction(reconstruction)._repr_png_()
+    width, height = Image.open(BytesIO(content)).size
+    assert width > height > 300

@@ -17,7 +17,7 @@ from ptycho_cli.main import main
 from ptycho_cli.plots import reconstructions
 
 EVENTS = ("open", "os.mkdir", "os.rename", "os.rmdir", "os.remove", "os.link", "os.listdir", "os.scandir", "os.chmod")
-NAMES = {"object.npz", "amplitude.png", "phase.png", "summary.json"}
+NAMES = {"object.npz", "amplitude.png", "phase.png", "report.html", "summary.json"}
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def _quick_pictures(monkeypatch):
 
     def draw(image, summary, folder):
         for name in ("amplitude.png", "phase.png"):
-            (folder / name).write_bytes(name.encode() + image.object.tobytes())
+            (folder / name).write_bytes(b"\x89PNG\r\n\x1a\n" + name.encode() + image.object.tobytes())
         return [folder / "amplitude.png", folder / "phase.png"]
 
     monkeypatch.setattr(reconstructions, "draw_run", draw)
@@ -112,6 +112,7 @@ def test_an_evaluation_of_another_image_is_told(run, backend, reconstruction, da
     assert "evaluation.json: expected an evaluation of object.npz as it is" in said
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_quick_pictures")
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing"])
 def test_killed_before_each_file_operation(replacing, run, backend, reconstruction, tmp_path, capsys, monkeypatch):
@@ -124,7 +125,7 @@ def test_killed_before_each_file_operation(replacing, run, backend, reconstructi
     def of_the_old_also_losses(image, summary, folder):
         draw(image, summary, folder)
         if np.array_equal(image.object, reconstruction.object):
-            (folder / "losses.png").write_bytes(b"losses")
+            (folder / "losses.png").write_bytes(b"\x89PNG\r\n\x1a\n" + 8 * b"losses")
 
     monkeypatch.setattr(reconstructions, "draw_run", of_the_old_also_losses)
     images = {"old": reconstruction, "new": replace(reconstruction, object=2 * reconstruction.object)}
@@ -198,7 +199,7 @@ def test_files_are_on_disk_before_they_count(run, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", renamed)
     assert run() == 0
     renames = [place for place, (what, name) in enumerate(done) if what == "rename" and name in NAMES]
-    finals = renames[-4:]
+    finals = renames[-len(NAMES) :]
     assert {done[place][1] for place in finals} == NAMES
     assert done[finals[-1]] == ("rename", "summary.json")
     assert {name for what, name in done[: finals[0]] if what == "sync"} >= NAMES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from typing import get_args
 
 import numpy as np
@@ -85,6 +86,7 @@ def oracle(backend, monkeypatch):
         return truth, {"seed": 0}
 
     monkeypatch.setattr(backend, "infer", infer)
+    monkeypatch.setattr(import_module("ptycho_cli.commands.demo"), "PATTERNS", 100)
     return backend
 
 
@@ -106,6 +108,7 @@ def test_the_demo_trains_on_one_object_infers_another_and_reports(oracle, tmp_pa
         "model",
         "image",
         "comparison.png",
+        "report.html",
         "report.md",
         "summary.json",
     }

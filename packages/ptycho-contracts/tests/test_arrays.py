@@ -39,7 +39,7 @@ def test_good_arrays_have_no_problems():
         (
             "counts",
             [[1.0]],
-            "f.npz: counts: expected (pattern, N, N) unsigned integer or integer or float [counts], found list; "
+            "f.npz: counts: expected (pattern, N, N) integer or float [counts], found list; "
             "pass a NumPy array [array.type]",
         ),
         (

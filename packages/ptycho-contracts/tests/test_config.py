@@ -25,6 +25,7 @@ from ptycho_contracts.config import (
     to_dict,
     to_tables,
 )
+from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError
 
 GOLDEN = Path(__file__).with_name("golden_config.json")
@@ -360,6 +361,16 @@ def test_flags_are_unique_within_a_section():
     for section in SECTIONS:
         flags = [flag for row in schema(section) for flag in (row.flag, row.negative_flag) if flag]
         assert len(flags) == len(set(flags))
+
+
+@pytest.mark.parametrize(
+    ("section", "row"), [(section, row) for section in (*SECTIONS, ImportOptions) for row in schema(section)], ids=str
+)
+def test_every_option_says_when_one_needs_it(section, row):
+    """CFG-30: another text than the one that says what it is."""
+    assert row.when
+    assert row.when not in row.help
+    assert not row.when.endswith(".")
 
 
 class TestMarkdown:

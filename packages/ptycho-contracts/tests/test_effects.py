@@ -22,6 +22,7 @@ SECTIONS = {
     "reconstruct": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate": (DataConfig, ReconstructionConfig, ExecutionConfig),
     "evaluate beside a truth": (DataConfig, ReconstructionConfig, ExecutionConfig),
+    "convert": (DataConfig, ExecutionConfig),
 }
 
 NEVER_READ = {
@@ -32,6 +33,7 @@ NEVER_READ = {
     "reconstruct": {"gridsize", "n_groups", "N", "subsample", "num_workers", "learning_rate", "inference_batch_size"},
     "evaluate": {"enable_checkpointing", "precision", "oversampling"},
     "evaluate beside a truth": {"epochs", "modes", "accelerator", "early_stop_patience"},
+    "convert": {"gridsize", "n_groups", "accelerator", "enable_progress_bar"},
 }
 """Written by hand from what the workflows pass on, not from the table under test."""
 
@@ -71,6 +73,8 @@ KNOWN_CASES = [
         for command, more in (("infer", {"refine": 1}), ("reconstruct", {}), ("evaluate", {}))
         for given, idle in ((False, {"early_stop_patience"}), (True, set()))
     ],
+    ("convert", {"patterns": False}, {"measurement": "counts", "nphotons": 9.0}, {"measurement", "nphotons"}),
+    ("convert", {"patterns": True}, {"measurement": "counts", "nphotons": 9.0}, set()),
     ("reconstruct", {"validation": False}, {"early_stop_patience": 3, "val_fraction": 0.1}, set()),
     ("reconstruct", {"validation": True}, {"val_fraction": 0.1}, {"val_fraction"}),
 ]

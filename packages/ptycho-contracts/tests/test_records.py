@@ -300,3 +300,25 @@ def test_strategies_give_valid_scans(noiseless, noisy):
         assert len(drawn) == len(drawn.positions_px)
         assert np.sum(np.abs(drawn.probe) ** 2) == pytest.approx(1e4, rel=1e-5)
     np.testing.assert_allclose(noisy.counts(), np.rint(noisy.counts()), rtol=1e-6, atol=1e-6)
+
+
+def test_records_are_one_line():
+    """ARR-19: a notebook shows what it has, not a million numbers."""
+    patterns, positions = np.ones((3, 8, 8), np.uint16), np.zeros((3, 2))
+    scan = Scan(measurements=patterns, unit="counts", positions_px=positions)
+    assert repr(scan) == "Scan(3 patterns of 8 x 8 px in counts, no probe)"
+    probe, truth = np.ones((1, 8, 8), np.complex64), np.ones((9, 9), np.complex64)
+    known = replace(
+        scan, probe=probe, scan_index=np.array([0, 0, 1]), object_truth=truth, object_origin_yx_px=np.zeros(2)
+    )
+    said = "Scan(3 patterns of 8 x 8 px in counts, 1 probe mode (guess), 2 scans, true object known)"
+    assert repr(known) == said
+    image = Reconstruction(
+        object=np.ones((20, 30), np.complex64),
+        origin_yx_px=np.zeros(2),
+        weight=np.ones((20, 30), np.float32),
+        probe=np.ones((2, 8, 8), np.complex64),
+        positions_px=positions,
+        pixel_size_m=12.5e-9,
+    )
+    assert repr(image) == "Reconstruction(object of 20 x 30 px, 2 probe modes, 3 positions, object pixel 12.5 nm)"

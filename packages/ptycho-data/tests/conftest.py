@@ -7,6 +7,7 @@ import pytest
 from hypothesis import settings
 
 settings.register_profile("dev", max_examples=30, deadline=None)
+settings.register_profile("quick", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 

@@ -29,7 +29,8 @@ CONTENT = {
 def test_matlab_variables_are_listed_and_read(tmp_path, packed):
     """Names, shapes and values as SciPy wrote them; what is no array of numbers is listed and refused."""
     path = tmp_path / "a.mat"
-    scipy.io.savemat(path, {**CONTENT, "words": "text", "parts": {"x": 1}}, do_compression=packed)
+    cells = np.array([[1], "two"], dtype=object)
+    scipy.io.savemat(path, {**CONTENT, "words": "text", "parts": cells}, do_compression=packed)
     file = MatFile(path)
     assert is_mat5(path)
     listed = {name: (shape, dtype) for name, shape, dtype, _ in file.listed()}
@@ -45,12 +46,59 @@ def test_matlab_variables_are_listed_and_read(tmp_path, packed):
         file.array("parts")
 
 
+STRUCTURES = {
+    "run": {
+        "frames": CONTENT["counts"],
+        "name": "text",
+        "scan": {"x": np.array([[0.5, 2.5]]), "deep": {"probe": CONTENT["probe"], "on": CONTENT["flags"]}},
+        "empty": np.empty((0, 0)),
+        "last": np.array([[7]], np.int8),
+    },
+    "several": np.array([(1, 2.0), (3, 4.0)], dtype=[("a", "i4"), ("b", "f8")]),
+    "after": np.array([[3.0]]),
+}
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_arrays_in_matlab_structures_have_paths(tmp_path, packed):
+    """DOOR-3: values as SciPy wrote them; text is no array, several structures are none, what follows is read."""
+    path = tmp_path / "a.mat"
+    scipy.io.savemat(path, STRUCTURES, do_compression=packed)
+    file = MatFile(path)
+    expected = {
+        "run/frames": CONTENT["counts"],
+        "run/scan/x": np.array([[0.5, 2.5]]),
+        "run/scan/deep/probe": CONTENT["probe"],
+        "run/scan/deep/on": CONTENT["flags"],
+        "run/empty": np.empty((0, 0)),
+        "run/last": np.array([[7]]),
+        "after": np.array([[3.0]]),
+    }
+    listed = {name: shape for name, shape, dtype, _ in file.listed() if dtype is not None}
+    assert listed == {name: array.shape for name, array in expected.items()}
+    for name, array in expected.items():
+        np.testing.assert_array_equal(file.array(name), array)
+    with pytest.raises(ContractError, match="several structures"):
+        file.array("several")
+
+
+def test_structures_are_followed_to_a_depth_of_eight(tmp_path):
+    """DOOR-3: arrays below are passed over; nothing recurses without end."""
+    content = {"x": 1.0}
+    for _ in range(40):
+        content = {"inner": content, "x": 1.0}
+    scipy.io.savemat(tmp_path / "a.mat", {"run": content})
+    names = [name for name, _, dtype, _ in MatFile(tmp_path / "a.mat").listed() if dtype is not None]
+    assert max(name.count("/") for name in names) == 8
+
+
 @given(data=st.data())
 @settings(max_examples=40)
 def test_a_damaged_matlab_file_is_an_error_or_other_numbers(tmp_path_factory, data):
     """FILE-6: cut anywhere, or with one byte changed."""
     path = tmp_path_factory.mktemp("mat") / "a.mat"
-    scipy.io.savemat(path, CONTENT, do_compression=data.draw(st.booleans()))
+    content = data.draw(st.sampled_from([CONTENT, STRUCTURES]))
+    scipy.io.savemat(path, content, do_compression=data.draw(st.booleans()))
     content = bytearray(path.read_bytes())
     place = data.draw(st.integers(0, len(content) - 1))
     if data.draw(st.booleans()):

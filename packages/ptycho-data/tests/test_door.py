@@ -2,6 +2,7 @@
 
 import math
 
+import h5py
 import numpy as np
 import pytest
 from file_layouts import COLUMNS, LAYOUTS, ROWS, SET_UP, STEP_PX, metres
@@ -240,6 +241,111 @@ def test_dark_threshold_mask_and_selection(tmp_path, scan):
         np.testing.assert_array_equal(found.positions_px, scan.positions_px[2:10:2])
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_flat_field_is_divided_out(tmp_path, scan, known):
+    """DOOR-9 by hand: half the response, a dead pixel, a dark that is no whole number; counts stay counts."""
+    flat = np.ones((16, 16))
+    flat[:, 8:] = 0.5
+    flat[3, 3] = 0
+    good = flat > 0
+    relative = flat / flat[good].mean()
+    np.save(tmp_path / "flat.npy", flat)
+    np.save(tmp_path / "dark.npy", np.full((16, 16), 0.25))
+    if known:
+        write_scan(
+            tmp_path / "a.npz", Scan(measurements=scan.measurements, unit="counts", positions_px=scan.positions_px)
+        )
+    else:
+        np.savez(tmp_path / "a.npz", data=scan.measurements, positions_px=scan.positions_px)
+    found = read([tmp_path / "a.npz"], flat=tmp_path / "flat.npy", dark=tmp_path / "dark.npy").scan
+    assert found.unit == "counts"
+    np.testing.assert_array_equal(found.bad_pixels, ~good)
+    expected = np.clip(scan.measurements - 0.25, 0, None)[:, good] / relative[good]
+    np.testing.assert_allclose(found.measurements[:, good], expected, rtol=1e-6)
+
+
+def test_amplitudes_are_corrected_as_their_squares(tmp_path, scan):
+    """DOOR-9: dark and flat are of counts."""
+    x, y = scan.positions_px.T
+    np.savez(tmp_path / "a.npz", amplitudes=np.sqrt(scan.counts() + 4), xcoords=x, ycoords=y)
+    np.save(tmp_path / "dark.npy", np.full((16, 16), 4))
+    np.save(tmp_path / "flat.npy", np.where(np.arange(16) < 8, 3.0, 1.0) * np.ones((16, 1)))
+    found = read([tmp_path / "a.npz"], dark=tmp_path / "dark.npy", flat=tmp_path / "flat.npy", measurement="amplitude")
+    expected = scan.counts() / np.where(np.arange(16) < 8, 1.5, 0.5)
+    np.testing.assert_allclose(found.scan.counts(), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(("side", "start"), [(24, 4), (17, 0), (25, 4)])
+def test_patterns_are_padded_with_masked_zeros(tmp_path, scan, side, start):
+    """DOOR-9: the zero frequency stays at [N // 2, N // 2]; object pixels are smaller, positions more of them."""
+    np.savez(tmp_path / "a.npz", data=scan.measurements, coords=scan.positions_px)
+    plain, found = (
+        read([tmp_path / "a.npz"], position_unit="px", **SET_UP, **given).scan for given in ({}, {"pad": side})
+    )
+    inside = slice(start, start + 16)
+    np.testing.assert_array_equal(found.measurements[:, inside, inside], scan.measurements)
+    expected = np.ones((side, side), bool)
+    expected[inside, inside] = False
+    np.testing.assert_array_equal(found.bad_pixels, expected)
+    assert found.measurements.sum() == scan.measurements.sum()
+    np.testing.assert_allclose(found.positions_px, scan.positions_px * side / 16)
+    assert found.pixel_size_m == pytest.approx(plain.pixel_size_m * 16 / side)
+
+
+def test_crop_bin_and_pad_follow_each_other(tmp_path, scan):
+    """A known format by the same steps as a guessed one; the field in metres is that of the stored patterns."""
+    x, y = metres(scan).T
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["dp"], file["x"], file["y"] = scan.measurements, x, y
+    given = {**SET_UP, "crop": 12, "bin": 2, "pad": 10}
+    found = read([tmp_path / "a.h5"], position_unit="m", **given)
+    write_scan(tmp_path / "b.npz", Scan(measurements=scan.measurements, unit="counts", positions_px=scan.positions_px))
+    known = read([tmp_path / "b.npz"], **given).scan
+    for result in (found.scan, known):
+        assert result.N == 10
+        np.testing.assert_allclose(result.positions_px * result.pixel_size_m, metres(scan), rtol=1e-6)
+        np.testing.assert_array_equal(result.measurements, found.scan.measurements)
+    by_mapping = read([tmp_path / "a.h5"], mapping=written(tmp_path / "map.toml", found.tables)).scan
+    np.testing.assert_array_equal(by_mapping.measurements, found.scan.measurements)
+    np.testing.assert_array_equal(by_mapping.positions_px, found.scan.positions_px)
+
+
+def written(path, tables):
+    write_mapping(path, tables, note="")
+    return path
+
+
+def test_a_flat_of_a_mapping_lies_beside_the_data(tmp_path, scan):
+    """MAP-4: it is read from there for the next file; another one may be named."""
+    np.savez(tmp_path / "a.npz", data=scan.measurements, coords=scan.positions_px)
+    for name, left in (("flat.npy", 2.0), ("other.npy", 4.0)):
+        np.save(tmp_path / name, np.where(np.arange(16) < 8, left, 1.0) * np.ones((16, 1)))
+    first = read([tmp_path / "a.npz"], flat=tmp_path / "flat.npy")
+    mapping = written(tmp_path / "map.toml", first.tables)
+    again = read([tmp_path / "a.npz"], mapping=mapping)
+    np.testing.assert_array_equal(again.scan.measurements, first.scan.measurements)
+    other = read([tmp_path / "a.npz"], mapping=mapping, flat=tmp_path / "other.npy").scan
+    ratio = other.measurements.sum() / first.scan.measurements.sum()
+    assert ratio != pytest.approx(1, abs=1e-3)
+
+
+def test_a_damaged_second_file_is_named_and_not_its_role(tmp_path, scan):
+    np.save(tmp_path / "a.npy", scan.measurements)
+    np.savez(tmp_path / "p.npz", xy=scan.positions_px)
+    (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:200])
+    with pytest.raises(ContractError, match=r"p\.npz") as caught:
+        read([tmp_path / "a.npy", tmp_path / "p.npz"])
+    assert caught.value.codes == ("npz.truncated",)
+
+
+def test_positions_tell_the_axes_where_two_other_sides_are_equal(tmp_path, scan):
+    """DOOR-6: 12 patterns of 12 x 16 are no 16 patterns of 12 x 12."""
+    np.savez(tmp_path / "a.npz", data=scan.measurements[:, 2:14], coords=scan.positions_px)
+    found = read([tmp_path / "a.npz"])
+    assert found.tables["patterns"]["axes"] == "pattern y x"
+    assert found.scan.measurements.shape == (12, 12, 12)
+
+
 def test_a_known_format_needs_no_mapping_and_takes_corrections(tmp_path):
     """DOOR-12: the truth leaves with a crop, and stays with a selection."""
     simulated = simulate(N=32, n_patterns=12, photons_per_pattern=1e4, seed=0)
@@ -343,12 +449,12 @@ def with_too_few_positions(folder, scan):
         (good, {"axes": "pattern y z"}, "door.axes", "'pattern y x'"),
         (good, {"turn": "x=y"}, "door.turn", "x'=y, y'=-x"),
         (good, {"select": "90:"}, "door.select", "some of the 12 patterns"),
-        (good, {"select": "a:b"}, "option.choice", "START:STOP"),
+        (good, {"select": "a:b"}, "door.select", "START:STOP"),
         (good, {"crop": 1000}, "door.crop", "8 to 32"),
         (good, {"crop": 8, "bin": 4}, "door.bin", "smaller `bin`"),
         (good, {"centre": "99,3"}, "door.centre", "`centre=auto`"),
         (good, {"centre": "middle"}, "door.numbers", "`centre`"),
-        (good, {"zero_frequency": "left"}, "option.choice", "centre | corner | measured"),
+        (good, {"zero_frequency": "left"}, "door.zero_frequency", "centre, corner, measured or Y,X"),
         (good, {"position_unit": "inch"}, "config.value", "'um'"),
         (good, {"postions": "x"}, "config.unknown", "did you mean 'positions'"),
     ],

@@ -181,7 +181,8 @@ def test_objects_that_cannot_be_the_truth_are_left_out_with_the_reason(tmp_path,
         ({"diff3d": np.ones((8, 8, 6))}, ["scan.pattern_axis"]),
         ({"diff3d": np.ones((6, 64))}, ["array.shape"]),
         ({"diff3d": np.ones((6, 8, 8), bool)}, ["array.dtype"]),
-        ({"diff3d": np.ones((6, 8, 8), complex)}, ["array.dtype"]),
+        ({"diff3d": np.ones((6, 8, 8), complex)}, ["scan.complex_patterns"]),
+        ({"diff3d": np.full((6, 8, 8), "a")}, ["array.dtype"]),
         ({"diff3d": np.ones((0, 8, 8)), "xcoords": np.ones(0), "ycoords": np.ones(0)}, ["array.empty"]),
         ({"positions_px": np.ones((2, 6))}, ["scan.positions_axis"]),
         ({"positions_px": np.ones((5, 2))}, ["scan.counts_differ"]),
@@ -254,7 +255,7 @@ def test_scans_alone_or_together_in_any_order(order, rng):
 
 def test_scans_of_different_sizes_are_not_joined(tmp_path):
     one, two = read_scan(saved(tmp_path)), read_scan(saved(tmp_path, "b.npz", N=9))
-    with pytest.raises(ContractError, match=r"sizes \[8, 9\]"):
+    with pytest.raises(ContractError, match=r"patterns of 8 x 8, 9 x 9"):
         combine_scans([one, two])
 
 

@@ -85,6 +85,18 @@ def test_outliers_are_the_positions_that_were_moved(count, offset, far, angle, r
     assert outlying_positions(positions, 16).tolist() == sorted(far)
 
 
+@pytest.mark.parametrize(
+    ("factor", "refused"), [(1e-8, True), (1e-5, True), (1e-2, False), (0, False), (1, False), (1e3, True)]
+)
+def test_positions_in_another_unit_are_no_pixels(factor, refused):
+    """GEO-8: one point is one pattern many times, which is no unit."""
+    scan = replace(BARE, positions_px=BARE.positions_px * factor)
+    if refused:
+        assert code_of(lambda: prepare_scan(scan, None, 0)) == ("scan.position_unit",)
+    else:
+        assert prepare_scan(scan, None, 0).mean_counts > 0
+
+
 def test_held_out_patterns_do_not_matter():
     """Invariant 10: no bit of the view comes from them."""
     view = prepare_scan(SCAN, "0.25", 3)
@@ -144,6 +156,6 @@ def test_probe_and_light():
 def test_photons():
     """Each scan must have some; NaN is none."""
     require_photons({0: 1.0, 4: 1e-3})
-    with pytest.raises(ContractError, match=r"\[2, 3\]") as caught:
+    with pytest.raises(ContractError, match="scan 2, 3") as caught:
         require_photons({1: 1.0, 2: 0.0, 3: float("nan")})
     assert caught.value.codes == ("scan.no_photons",)

@@ -154,6 +154,7 @@ RESUMED = MAKE + textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 def test_resumable_writer_killed_at_random_moments(tmp_path):
     """Invariant 27: killed again and again it gets further, nothing opens before the end, and the end is whole."""
     chance = np.random.default_rng(0)

@@ -227,7 +227,7 @@ def test_an_image_s_summary(tmp_path, collapsed):
         results={"assembly": "canvas"},
     )
     more = {"overrides_applied", "assembly", "mean_counts_of_training", "training_collapsed"}
-    assert set(reported) == COMMON | {"object_pixel_size_m"} | more
+    assert set(reported) == COMMON | {"object_pixel_size_m", "geometry"} | more
     assert list(reported["settings"]) == ["data", "model", "inference", "execution"]
     assert reported["seed"] == 4
     assert reported["patterns"] == {"used": 15, "held_out": 5}
@@ -247,7 +247,7 @@ def test_summary_of_a_joint_reconstruction():
     history = History((1.0,) * 12, "epochs", resumed_from_epoch=4)
     fit = JointFit(SCAN.probe[0], SCAN.probe, history.losses, np.zeros((20, 2)), np.zeros((16, 16)), history)
     reported = reconstruction_summary(
-        SCAN,
+        known,
         view,
         fit,
         Stages({}, {"reconstruction": 2.0}),
@@ -259,8 +259,9 @@ def test_summary_of_a_joint_reconstruction():
         search=None,
         results={"stopped_by": "epochs"},
     )
-    assert set(reported) == COMMON | {"epochs", "object_pixel_size_m", "stopped_by"}
+    assert set(reported) == COMMON | {"epochs", "object_pixel_size_m", "geometry", "stopped_by"}
     assert reported["object_pixel_size_m"] == 1.2e-8
+    assert reported["geometry"] == {"object_pixel_size_m": 1.2e-8}
     assert list(reported["settings"]) == ["reconstruction", "execution"]
     assert (reported["seed"], reported["epochs"]) == (6, 12)
     assert reported["patterns_per_cpu_second"] == 12 * 8 / 2

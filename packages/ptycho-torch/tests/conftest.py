@@ -21,6 +21,7 @@ from ptycho_data.workflows.prepared_scan import PreparedScan
 from ptycho_torch.model import PtychoModel
 
 settings.register_profile("dev", max_examples=20, deadline=None)
+settings.register_profile("quick", max_examples=20, deadline=None, derandomize=True)
 settings.register_profile("ci", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("thorough", max_examples=400, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))

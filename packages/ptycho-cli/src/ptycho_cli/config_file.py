@@ -8,7 +8,7 @@ from typing import Any
 
 from ptycho_contracts.config import Option
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, nearest
-from ptycho_data.foreign_content import from_toml
+from ptycho_data.foreign_content import from_toml_bytes
 
 
 def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -61,13 +61,14 @@ def read_config(path: Path | None, rows: tuple[Option, ...], *, extra: tuple[str
 
 def _parse(path: Path) -> Mapping[str, Any]:
     if not path.is_file():
+        found = "a folder" if path.is_dir() else "no file"
         raise MissingFileError(
-            _problem(str(path), "file.missing", "a configuration file", "no file", "check the path after --config")
+            _problem(str(path), "file.missing", "a configuration file", found, "check the path after --config")
         )
     try:
-        return from_toml(path.read_text(encoding="utf-8"))
+        return from_toml_bytes(path.read_bytes())
     except ValueError as error:
-        raise ContractError(_problem(str(path), "config.toml", "a TOML file", str(error), "fix the syntax")) from error
+        raise ContractError(_problem(str(path), "config.toml", "a TOML file", str(error), "correct it")) from error
 
 
 def _entries(content: Mapping[str, Any], sections: set[str]) -> Iterator[tuple[str, str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from cyclopts import App, CycloptsError, MissingArgumentError
+from cyclopts import App, CycloptsError
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem
 from ptycho_data.signals import Interrupted, signals_interrupt
 
@@ -19,6 +19,7 @@ from ptycho_cli.commands import register
 from ptycho_cli.options import OPTIONS_OF
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.terminal import printable
+from ptycho_cli.output.usage import usage_problem
 
 DONE, FAILED, USAGE, BY_SIGNAL = 0, 1, 2, 128
 _USAGE_ERRORS = (
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         expected = isinstance(error, _USAGE_ERRORS) or getattr(error, "errno", None) in _USAGE_ERRNOS
-        return _fail(with_flags(_one_line(error)), USAGE if expected else FAILED)
+        return _fail(with_flags(_one_line(app, error)), USAGE if expected else FAILED)
     return DONE
 
 
@@ -135,7 +136,10 @@ def _fail(reason: str, code: int) -> int:
     return code
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(app: App, error: Exception) -> str:
+    if isinstance(error, _USAGE_ERRORS) and isinstance(error, OSError) and error.filename is not None:
+        found = error.strerror or type(error).__name__
+        return str(Problem(str(error.filename), "file.unusable", "a path that can be used", found, "choose another"))
     known = isinstance(error, (CycloptsError, ContractError, MissingFileError))
     text = " ".join(str(error).split()) or "no message"
     problems: Sequence[Problem] = getattr(error, "problems", ())
@@ -143,8 +147,8 @@ def _one_line(error: Exception) -> str:
         # A remedy for all of them is printed once.
         each = " | ".join(f"{one.where}: expected {one.expected}, found {one.found}" for one in problems)
         text = " ".join(f"{len(problems)} problems: {each}; {problems[0].remedy} [{problems[0].code}]".split())
-    if isinstance(error, MissingArgumentError) and not error.keyword and not (error.argument and error.argument.tokens):
-        text = text.replace("requires an argument", "is required, and was not given")
+    if isinstance(error, CycloptsError):
+        return str(usage_problem(app, error) or text)
     if known or hasattr(error, "problems"):
         return text
     return f"{type(error).__name__}: {text} ({_DEBUG} shows the traceback)"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token
 from ptycho_contracts.config import (
     DataConfig,
     ExecutionConfig,
@@ -47,7 +47,13 @@ _TITLES = {
     "execution": "Execution",
     "import": "What the files do not say",
 }
+_COMMON = Group("Most used", sort_key=9)
 _GROUPS = {section: Group(title, sort_key=place) for place, (section, title) in enumerate(_TITLES.items(), start=10)}
+
+
+def whole_number(_: Any, tokens: Sequence[Token]) -> int:
+    """The integer that a flag gives; a fraction is none, not even 2.0 (CLI-60). cyclopts would round it."""
+    return int(tokens[0].value)
 
 
 def negative_flag(row: Option) -> str | None:
@@ -75,10 +81,16 @@ def annotation(row: Option) -> Any:
         Parameter(
             name=(row.flag,),
             negative=(negative,) if negative else (),
-            help=row.help + (f" (default: {default_words(row)})" if row.default is not None else ""),
-            group=_GROUPS[row.section],
+            help=_help(row),
+            group=_COMMON if row.common else _GROUPS[row.section],
+            converter=whole_number if row.type is int else None,
         ),
     ]
+
+
+def _help(row: Option) -> str:
+    default = f" (default: {default_words(row)})" if row.default is not None else ""
+    return row.help + default + (f". When: {row.when}" if row.when else "")
 
 
 def with_options(rows: tuple[Option, ...]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -41,9 +41,15 @@ class ArraySpec:
     finite: bool = True
 
     @property
+    def kind_words(self) -> str:
+        """The legal kinds of dtype in words; signed integers include the unsigned ones."""
+        names = [KIND_NAMES[kind] for kind in self.kinds if not (kind == "u" and "i" in self.kinds)]
+        return " or ".join(names)
+
+    @property
     def layout(self) -> str:
         """The declaration in words, such as ``"(pattern, y, x) float32 [counts]"``."""
-        kind = self.dtype or " or ".join(KIND_NAMES[kind] for kind in self.kinds)
+        kind = self.dtype or self.kind_words
         dims = ", ".join(map(str, self.dims)) + ("," if len(self.dims) == 1 else "")
         return f"({dims}) {kind}" + (f" [{self.unit}]" if self.unit else "")
 
@@ -92,8 +98,9 @@ def validate(record: Any, specs: Sequence[ArraySpec], *, where: str = "", conten
 def _dtype_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:
     kind_is_wrong = array.dtype.kind not in spec.kinds
     if kind_is_wrong or (spec.dtype is not None and array.dtype != np.dtype(spec.dtype)):
-        expected = spec.dtype or " or ".join(KIND_NAMES[kind] for kind in spec.kinds)
-        yield Problem(here, "array.dtype", expected, str(array.dtype), "convert the array explicitly")
+        expected = spec.dtype or spec.kind_words
+        found = "text" if array.dtype.kind in "SU" else str(array.dtype)
+        yield Problem(here, "array.dtype", expected, found, "convert the array explicitly")
 
 
 def _shape_problems(
@@ -108,6 +115,7 @@ def _shape_problems(
             "reorder or reshape the array to the declared layout",
         )
         return
+    wrong = []
     for axis, (dim, size) in enumerate(zip(spec.dims, array.shape, strict=True)):
         if size == 0:
             yield Problem(here, "array.empty", f"at least one {dim}", f"shape {array.shape}", "provide data")
@@ -118,7 +126,9 @@ def _shape_problems(
             expected, owner = sizes.setdefault(dim, (size, spec.name))
             words = f"axis {axis} ('{dim}') of size {expected} as in {owner}"
         if size != expected:
-            yield Problem(here, "array.shape", words, f"shape {array.shape}", "make the sizes agree")
+            wrong.append(words)
+    if wrong:
+        yield Problem(here, "array.shape", " and ".join(wrong), f"shape {array.shape}", "make the sizes agree")
 
 
 def _content_problems(array: NDArray[Any], spec: ArraySpec, here: str) -> Iterator[Problem]:

@@ -51,6 +51,7 @@ _COMMANDS: Mapping[str, tuple[tuple[type[Section], ...], tuple[str, ...]]] = {
         (DataConfig, ReconstructionConfig, ExecutionConfig),
         (*_READING, "accelerator", "enable_progress_bar", "early_stop_patience"),
     ),
+    "convert": ((DataConfig,), _READING),
     "evaluate beside a truth": ((DataConfig, ExecutionConfig), (*_READING, "enable_progress_bar")),
 }
 """For each command the sections that it reads, and the options of data and execution that it reads of them."""
@@ -171,6 +172,13 @@ RULES: tuple[Rule, ...] = (
         lambda known: known["assembly"] == "canvas",
     ),
     Rule(
+        ("convert",),
+        _READING,
+        "an image",
+        "it has no patterns; only its scan has, the `companion`",
+        lambda known: known.get("patterns") is False,
+    ),
+    Rule(
         ("infer",),
         ("probe_source",),
         "the model 'pretrained'",
@@ -185,7 +193,7 @@ def read_options(command: str) -> tuple[Option, ...]:
     """Options that a command reads, in the order of the schema.
 
     Args:
-        command: train, infer, reconstruct, evaluate, or "evaluate beside a truth".
+        command: train, infer, reconstruct, evaluate, convert, or "evaluate beside a truth".
 
     >>> [row.name for row in read_options("evaluate beside a truth")]
     ['nphotons', 'measurement', 'enable_progress_bar']
@@ -234,7 +242,7 @@ def require_effects(
         sections: The resolved sections of the command.
         known: What is known of the input, if it is: ``validation``, whether patterns that validate were given;
             ``exact_probe``, whether the scan's probe is exact; ``pretrained``, whether the model is the one that is
-            shipped; ``assembly``, canvas or groups.
+            shipped; ``assembly``, canvas or groups; ``patterns``, whether any are read.
 
     Raises:
         ContractError: ``config.no_effect``, one problem for each such option.

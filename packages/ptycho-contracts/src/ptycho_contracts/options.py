@@ -25,6 +25,8 @@ def option(
     default: Any,
     help: str,
     *,
+    when: str = "",
+    common: bool = False,
     choices: tuple[Any, ...] = (),
     minimum: float | None = None,
     above: float | None = None,
@@ -35,12 +37,14 @@ def option(
 ) -> Any:
     """Declare one option: a dataclass field that knows its help text, legal values and flag.
 
-    ``minimum`` and ``maximum`` are inclusive, ``above`` is exclusive. ``flag`` and
-    ``negative_flag`` override the spelling derived from the field's name. ``aliases`` are earlier names, which are
-    still read.
+    ``when`` says when one needs it, ``common`` that it is one of the few that most users meet. ``minimum`` and
+    ``maximum`` are inclusive, ``above`` is exclusive. ``flag`` and ``negative_flag`` override the spelling derived
+    from the field's name. ``aliases`` are earlier names, which are still read.
     """
     metadata = {
         "help": help,
+        "when": when,
+        "common": common,
         "choices": choices,
         "minimum": minimum,
         "above": above,
@@ -69,6 +73,8 @@ class Option:
     flag: str
     negative_flag: str | None
     aliases: tuple[str, ...] = ()
+    when: str = ""
+    common: bool = False
 
     @property
     def legal(self) -> str:

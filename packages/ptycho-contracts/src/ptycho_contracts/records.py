@@ -66,7 +66,7 @@ class Truth:
         validate(self, TRUTH_ARRAYS, where="Truth")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Scan:
     """Measured patterns with their positions, as one or several scans.
 
@@ -143,6 +143,16 @@ class Scan:
     def __len__(self) -> int:
         return len(self.measurements)
 
+    def __repr__(self) -> str:
+        scans = len(np.unique(self.scan_index))
+        parts = [f"{_counted(len(self), 'pattern')} of {self.N} x {self.N} px in {self.unit}"]
+        parts += [
+            "no probe" if self.probe is None else f"{_counted(len(self.probe), 'probe mode')} ({self.probe_kind})"
+        ]
+        parts += [f"{scans} scans"] if scans > 1 else []
+        parts += ["true object known"] if self.truths else []
+        return f"Scan({', '.join(parts)})"
+
     def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
         """Photon counts of the chosen patterns, float32, whatever the storage dtype and unit."""
         chosen = np.asarray(self.measurements[index], dtype=np.float32)
@@ -214,7 +224,7 @@ PIXEL_SIZE = ArraySpec("pixel_size_m", (), kinds="f", dtype="float64", optional=
 """As it is stored; :func:`pixel_size_problems` says what it may be."""
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Reconstruction:
     """A reconstructed object with what is needed to simulate its patterns again.
 
@@ -242,6 +252,21 @@ class Reconstruction:
         problems += pixel_size_problems(self.pixel_size_m, where="Reconstruction")
         if problems:
             raise ContractError(problems)
+
+    def __repr__(self) -> str:
+        height, width = self.object.shape
+        parts = [f"object of {height} x {width} px", _counted(len(self.probe), "probe mode")]
+        parts += [_counted(len(self.positions_px), "position")]
+        parts += [_pixel(self.pixel_size_m)] if self.pixel_size_m is not None else []
+        return f"Reconstruction({', '.join(parts)})"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _pixel(size_m: float) -> str:
+    return f"object pixel {size_m * 1e9:.4g} nm"
 
 
 def pixel_size_problems(value: Any, *, where: str) -> list[Problem]:

@@ -17,7 +17,7 @@ from ptycho_contracts.problems import ContractError, MissingFileError, Problem, 
 from ptycho_data.foreign_content import from_json, reading
 from ptycho_data.free_memory import require_memory
 from ptycho_data.input_files import checked_file
-from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
+from ptycho_data.tensor_files import READ_ERRORS, is_safetensors, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-bundle"
 SCHEMA = 2
@@ -111,7 +111,11 @@ def read_bundle(path: Path) -> BundleFile:
     try:
         checked_file(path)
     except ContractError as error:
-        raise broken(path, "a whole .safetensors file", error.problems[0].found) from error
+        found, expected = error.problems[0].found, "a whole .safetensors file"
+        if path.is_dir():
+            remedy = f"name the file in it, such as {path / 'model.safetensors'}"
+            raise broken(path, expected, found, remedy) from error
+        raise broken(path, expected, found) from error
     # The tensors are read as copies, so that the file may change meanwhile.
     require_memory(path.stat().st_size, where=str(path), remedy="use a machine with more memory")
     with reading(path):
@@ -131,9 +135,12 @@ def _checked(path: Path, header: Mapping[str, str], tensors: dict[str, NDArray[A
     return BundleFile(config, tensors, probe, mean_counts, provenance)
 
 
-def broken(path: Path, expected: str, found: str) -> ContractError:
+_REMEDY = "train again or copy the file again"
+
+
+def broken(path: Path, expected: str, found: str, remedy: str = _REMEDY) -> ContractError:
     """The error of a bundle that is not what it should be."""
-    return ContractError(Problem(str(path), "bundle.broken", expected, found, "train again or copy the file again"))
+    return ContractError(Problem(str(path), "bundle.broken", expected, found, remedy))
 
 
 def require_same_network(path: Path, given: ModelConfig, wanted: ModelConfig) -> None:
@@ -196,31 +203,22 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     try:
         return read_tensors(path)
     except READ_ERRORS as error:
-        if path.is_file() and _is_other_kind(path):
-            raise ContractError(
-                Problem(
-                    str(path),
-                    "bundle.broken",
-                    "a model written by training, a .safetensors file",
-                    "a file of another kind",
-                    "check the path; infer takes the model first, then the scan",
-                )
-            ) from error
+        if path.stat().st_size > 8 and not is_safetensors(path):
+            remedy = "check the path; infer takes the model first, then the scan"
+            expected = "a model written by training, a .safetensors file"
+            raise broken(path, expected, "a file of another kind", remedy) from error
         raise broken(path, "a whole .safetensors file", " ".join(str(error).split())) from error
-
-
-def _is_other_kind(path: Path) -> bool:
-    """Whether a file does not even begin as safetensors do: 8 bytes of length, then JSON."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    return len(start) == 9 and start[8:] != b"{"
 
 
 def _config(path: Path, header: Mapping[str, str]) -> ModelConfig:
     if header.get("format") != FORMAT:
-        raise broken(path, f"format '{FORMAT}'", repr(header.get("format")))
-    if header.get("schema") not in ("1", str(SCHEMA)):
-        raise broken(path, f"schema 1 or {SCHEMA}", repr(header.get("schema")))
+        found = f"a .safetensors file of something else, format {header.get('format', 'undeclared')!r}"
+        raise broken(path, f"a model of this suite, format '{FORMAT}'", found, "name one that training wrote")
+    schema = header.get("schema", "")
+    if schema not in ("1", str(SCHEMA)):
+        newer = schema.isdecimal() and len(schema) < 9 and int(schema) > SCHEMA
+        remedy = "a newer version wrote it: upgrade ptycho-data" if newer else _REMEDY
+        raise broken(path, f"schema 1 or {SCHEMA}", repr(schema), remedy)
     tables = _json(path, header, "config")
     try:
         model = from_tables(tables)[ModelConfig]

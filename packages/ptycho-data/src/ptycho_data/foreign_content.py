@@ -50,6 +50,22 @@ def from_json(text: str | bytes) -> Any:
         raise ValueError("too many levels") from error
 
 
+def from_toml_bytes(content: bytes) -> dict[str, Any]:
+    """As :func:`from_toml`, of a file's content; what is no text is said to be none.
+
+    Raises:
+        ValueError: no text, or as :func:`from_toml`.
+    """
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("a file that is no text") from error
+    try:
+        return from_toml(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"text that is none: {error}") from error
+
+
 def from_toml(text: str) -> dict[str, Any]:
     """Tables of a TOML text.
 

@@ -20,6 +20,13 @@ READ_ERRORS = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attrib
 """What a broken or foreign file can raise while it is read."""
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file begins as ``.safetensors`` do: 8 bytes of length, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8:] == b"{"
+
+
 def write_tensors(path: Path, tensors: Tensors, header: Mapping[str, str], *, sealed: tuple[str, ...]) -> None:
     """Write tensors and header; what was at ``path`` is replaced in one step, only when all is on disk.
 

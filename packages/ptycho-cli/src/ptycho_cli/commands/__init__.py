@@ -11,10 +11,11 @@ from ptycho_cli.commands.import_ import import_
 from ptycho_cli.commands.infer import infer
 from ptycho_cli.commands.inspect import inspect
 from ptycho_cli.commands.reconstruct import reconstruct
+from ptycho_cli.commands.report import report
 from ptycho_cli.commands.simulate import simulate
 from ptycho_cli.commands.train import train
 
-COMMANDS = (train, infer, reconstruct, evaluate, simulate, import_, inspect, convert, demo)
+COMMANDS = (train, infer, reconstruct, evaluate, report, simulate, import_, inspect, convert, demo)
 
 
 def register(app: App) -> None:

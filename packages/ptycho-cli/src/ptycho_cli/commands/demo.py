@@ -17,16 +17,26 @@ from ptycho_cli.commands.train import run_train
 from ptycho_cli.output.earlier import content_of, is_as_recorded, outputs_of, results_folder
 from ptycho_cli.output.progress import Progress, progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
-from ptycho_cli.output.report import IMAGE_FILES, MODEL_FILES, MODEL_NAME, SUMMARY, versions
+from ptycho_cli.output.report import (
+    IMAGE_FILES,
+    MODEL_FILES,
+    MODEL_NAME,
+    REPORT,
+    SUMMARY,
+    finished,
+    versions,
+    with_page,
+)
+from ptycho_cli.output.run_page import IMAGE, pictures_in
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction, Scan
 
 TRAIN_SEED, TEST_SEED = 1, 2
 TRAIN_FILE, TEST_FILE = "train.npz", "test.npz"
-MODEL, IMAGE = "model", "image"
-"""Folders of what the demonstration trains and infers, below its own."""
-OWN_FILES = (SUMMARY, "report.md", "comparison.png", TRAIN_FILE, TEST_FILE)
+MODEL = "model"
+"""Folder of what the demonstration trains, below its own."""
+OWN_FILES = (SUMMARY, REPORT, "report.md", "comparison.png", TRAIN_FILE, TEST_FILE)
 PATTERNS, SIDE_PX, STEP_PX, PHOTONS = 1500, 64, 5.0, 1e5
 LEAST_SECONDS = 30.0
 RESERVE = 0.3
@@ -115,6 +125,7 @@ def run_demo(
         figures = comparison.to_dict()
         summary = {
             "command": list(command),
+            "finished": finished(),
             "versions": versions(),
             "complex_correlation": figures["complex_correlation"],
             "figures": figures,
@@ -207,7 +218,8 @@ def _write_report(
         (stage / "report.md").write_text("\n".join(text) + "\n", encoding="utf-8")
         simulated = [output_dir / name for name in (TRAIN_FILE, TEST_FILE)]
         outputs = digests([*simulated, *sorted(stage.iterdir())])
-        write_json(stage / SUMMARY, {**summary, "outputs": outputs})
+        whole = with_page(stage, {**summary, "outputs": outputs}, pictures=pictures_in(output_dir))
+        write_json(stage / SUMMARY, whole)
 
 
 def _number(figures: Mapping[str, Any], name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +18,7 @@ from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     Json,
+    MappingFile,
     Overwrite,
     Typed,
     before_publishing,
@@ -28,29 +29,22 @@ from ptycho_cli.commands.parameters import (
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.earlier import results_folder
-from ptycho_cli.output.flags import with_flags
-from ptycho_cli.output.outcome import print_json, shortened_words
+from ptycho_cli.output.evaluation import lines
+from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import EVALUATION, EVALUATION_FILES, Summary, described_files, published_evaluation
+from ptycho_cli.output.report import (
+    EVALUATION,
+    EVALUATION_FILES,
+    Summary,
+    described_files,
+    evaluation_page,
+    published_evaluation,
+)
 
 EVALUATION_PICTURES = 2.0
 """What there is to align and draw, in units of one image's pictures."""
 BESIDE_TRUTH = "evaluate beside a truth"
-FIGURES = (
-    ("complex_correlation", "complex correlation"),
-    ("amplitude_rmse", "amplitude RMSE"),
-    ("amplitude_mae", "amplitude MAE"),
-    ("amplitude_ssim", "amplitude SSIM"),
-    ("amplitude_psnr_db", "amplitude PSNR [dB]"),
-    ("phase_rmse_rad", "phase RMSE [rad]"),
-    ("phase_mae_rad", "phase MAE [rad]"),
-    ("phase_ssim", "phase SSIM"),
-    ("phase_psnr_db", "phase PSNR [dB]"),
-    ("frc_half", "resolution, FRC 0.5 [Nyquist]"),
-    ("frc_half_bit", "resolution, FRC half-bit [Nyquist]"),
-    ("n_pixels", "pixels scored"),
-)
 
 
 @with_options(EVALUATE_OPTIONS)
@@ -80,12 +74,13 @@ def evaluate(
     as_json: Json = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
+    mapping: MappingFile = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
-    _check_evaluation(image, truth, scan, backend, settings, object_is_truth=object_is_truth)
+    _check_evaluation(image, truth, scan, backend, mapping, settings, object_is_truth=object_is_truth)
     if image is not None and truth is not None:
         settings.pop("backend", None)
         report = run_compare(
@@ -105,6 +100,7 @@ def evaluate(
             overrides=settings,
             overwrite=overwrite,
             backend=chosen_backend(backend, settings),
+            mapping=mapping,
             command=typed,
         )
     if as_json:
@@ -157,6 +153,7 @@ def run_evaluate(
     overrides: Mapping[str, Any],
     overwrite: bool = False,
     backend: str = DEFAULT,
+    mapping: Path | None = None,
     command: Sequence[str] = (),
     deadline: Deadline | None = None,
     progress: Progress | None = None,
@@ -178,7 +175,8 @@ def run_evaluate(
         worker = load_backend(backend)
         from ptycho_data.files import read_scan
 
-        scan, inputs = read_scan(data, **reading(overrides)), described_files([data])
+        inputs = described_files([data, *([] if mapping is None else [mapping])])
+        scan = read_scan(data, **reading(overrides, mapping))
         drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
         with progress_for(execution, progress) as callback:
             evaluation = worker.evaluate(
@@ -197,78 +195,8 @@ def _folder(path: Path | None, command: Sequence[str], *, overwrite: bool) -> Ab
     """The folder of an evaluation's results, if there is one."""
     if path is None:
         return nullcontext()
-    return results_folder(path, command, writes=EVALUATION_FILES, overwrite=overwrite)
-
-
-def lines(report: Mapping[str, Any]) -> Iterator[str]:
-    """The report as lines of text."""
-    if report["kind"] == "truth":
-        for name, label in FIGURES:
-            yield f"{label:<36} {_figure(report, name)}"
-        return
-    for part, label in (("used", "used patterns"), ("held_out", "held-out patterns")):
-        residual, floor = (report[name].get(part) for name in ("residual", "poisson_floor"))
-        ratio = report["residual_over_floor"][part]
-        if ratio is not None:
-            yield f"{label:<36} R {residual:.4g}, {ratio:.2f} times its Poisson floor {floor:.4g}"
-    sizes = " + ".join(str(half["patterns"]) for half in report["halves"])
-    yield f"{f'half scans ({sizes} patterns)':<36} {in_words(report['frc'])}"
-    before = report.get("frc_before")
-    if before is not None:
-        label = f"  with {before['epochs']} epochs"
-        yield f"{label:<36} {in_words(before)}"
-    if "what_the_prior_adds" in report:
-        yield from _prior_lines(report["what_the_prior_adds"])
-    if report.get("shortened"):
-        yield shortened_words(report["shortened"])
-    for entry in report["advice"]:
-        yield f"advice: {with_flags(entry['text'])}"
-
-
-def _prior_lines(adds: Mapping[str, Any]) -> Iterator[str]:
-    """What the image with the prior has that the data alone do not give."""
-    part = adds["difference"]
-    label = f"what the prior ({adds['kind']}) adds"
-    yield f"{label:<36} {'undefined' if part is None else f'{part:.1%}'} of the contrast without it"
-    if adds["data_alone_half_bit"] is not None:
-        label = "  detail that rests on the prior"
-        yield f"{label:<36} finer than {shown(adds['data_alone_half_bit'])} of Nyquist, the half-bit of the half scans"
-    used = {key: residual["used"] for key, residual in adds["residual"].items()}
-    yield f"{'  R with and without':<36} {used['with']:.4g} and {used['without']:.4g}"
-
-
-def in_words(curve: Mapping[str, Any]) -> str:
-    """Where a curve crosses its thresholds, in words."""
-    names = {"half": "FRC 0.5", "half_bit": "half-bit"}
-    words = [f"{label} {resolution(curve, name)}" for name, label in names.items()]
-    states = [curve[f"{name}_crossing"] for name in names]
-    if "crossed" in states:
-        words[1 if states[1] == "crossed" else 0] += " of Nyquist"
-    return ", ".join(words)
-
-
-def resolution(curve: Mapping[str, Any], name: str) -> str:
-    """Where a curve crosses ``half`` or ``half_bit``, with half a period where lengths are known (MET-14)."""
-    state = curve[f"{name}_crossing"]
-    if state != "crossed":
-        return str(state)
-    period = curve.get(f"{name}_period_m")
-    return f"at {shown(curve[name])}" + ("" if period is None else f" ({1e9 * period:.3g} nm)")
-
-
-def _figure(report: Mapping[str, Any], name: str) -> str:
-    """A figure as text; a resolution only where the curve crosses its threshold."""
-    place = name.removeprefix("frc_")
-    if place in ("half", "half_bit"):
-        return resolution(report["frc"], place).removeprefix("at ")
-    return shown(report["figures"][name])
-
-
-def shown(value: float | None) -> str:
-    """A figure as text; None means that it is undefined here."""
-    if value is None:
-        return "undefined"
-    return str(value) if isinstance(value, int) else f"{value:.4f}"
+    writes = (*EVALUATION_FILES, evaluation_page(path))
+    return results_folder(path, command, writes=writes, overwrite=overwrite)
 
 
 def _check_evaluation(
@@ -276,6 +204,7 @@ def _check_evaluation(
     truth: Path | None,
     scan: Path | None,
     backend: str | None,
+    mapping: Path | None,
     settings: Mapping[str, Any],
     *,
     object_is_truth: bool,
@@ -298,6 +227,9 @@ def _check_evaluation(
     elif image is not None and (backend is not None or "backend" in settings):
         found = f"{backend or settings['backend']!r}, which has none: nothing is reconstructed"
         problem("config.no_effect", "a backend that has an effect", found, "leave `backend` out")
+    elif image is not None and mapping is not None:
+        found = f"{mapping}, which has none: scans that are read by a mapping hold no truth"
+        problem("config.no_effect", "a mapping that has an effect", found, "leave `mapping` out")
     if object_is_truth and truth is None:
         found = "--object-is-truth without --truth"
         problem("usage.truth", "--truth, the file whose object is the true one", found, "name it, or leave it out")

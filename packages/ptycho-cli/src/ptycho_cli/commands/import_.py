@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_output_dir, staged
 
 if TYPE_CHECKING:
+    from ptycho_contracts.records import Scan
     from ptycho_data.files import Imported
 
 SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi")
@@ -47,9 +49,16 @@ def import_(
 
     options = ImportOptions(**overrides)
     found = import_scan(sources, options=options, mapping=mapping, measurement=measurement, nphotons=nphotons)
+    _require_probe(out, found.scan)
     toml = out.with_suffix(".toml")
     with staged(out.parent) as stage:
-        write_scan(stage / out.name, found.scan)
+        try:
+            write_scan(stage / out.name, found.scan)
+        except ContractError as error:  # which names the temporary file
+            staged_name = str(stage / out.name)
+            raise ContractError(
+                replace(one, where=one.where.replace(staged_name, str(out))) for one in error.problems
+            ) from error
         if found.tables:
             note = f"Written by ptycho-cli import for {found.data.name}.\nFor the next one: --mapping {toml.name}"
             write_mapping(stage / toml.name, _located(found, out.parent), note=note)
@@ -89,8 +98,15 @@ def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[li
     if problems:
         raise ContractError(problems)
     require_new_files(written, overwrite=overwrite)
-    require_output_dir(out.parent)
+    require_output_dir(out.parent, named=str(out))
     return sources, out
+
+
+def _require_probe(out: Path, scan: Scan) -> None:
+    """Formats of other suites hold a probe; of the NPZ contract it is optional."""
+    if scan.probe is None and out.suffix.lower() != ".npz":
+        expected, remedy = f"a probe in FILES, which a {out.suffix} file must have", f"name OUT {out.stem}.npz"
+        raise ContractError(Problem(str(out), "scan.no_probe", expected, "none", remedy))
 
 
 def _located(found: Imported, folder: Path) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    Formats,
     MappingFile,
     OutputDir,
     Overwrite,
@@ -31,7 +32,7 @@ from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import IMAGE_FILES, Summary, described_files, published
+from ptycho_cli.output.report import Summary, described_files, image_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -52,6 +53,7 @@ def infer(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -66,6 +68,7 @@ def infer(
         overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
+        formats=format,
         command=typed,
     )
     if summary.get("training_collapsed"):
@@ -83,6 +86,7 @@ def run_infer(
     overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    formats: Collection[str] = (),
     command: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
@@ -99,16 +103,19 @@ def run_infer(
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
-    writes = (*IMAGE_FILES, *([str(CHECKPOINT)] if kept["checkpoint"] else []))
+    writes = (*image_files(formats), *([str(CHECKPOINT)] if kept["checkpoint"] else []))
     with results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume):
         worker = load_backend(backend)
-        from ptycho_data.files import read_scan
+        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
+        require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         payload = worker.create_inference_payload(
             model, scan, output_dir, overrides=dict(overrides), execution_config=None
         )
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             result, report = worker.infer(payload, **kept, progress=callback)
-        return published(output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"])
+        return published(
+            output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"], formats=formats, scan=scan
+        )

@@ -24,7 +24,9 @@ def inspect(
         Path | None, Parameter(name="--output-dir", help="Draw previews into this folder (scans and reconstructions).")
     ] = None,
     overwrite: Overwrite = False,
-    measurement: Annotated[Measurement, Parameter(name="--measurement", help="What the patterns are.")] = "auto",
+    measurement: Annotated[
+        Measurement | None, Parameter(name="--measurement", help="What the patterns are (default: auto).")
+    ] = None,
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,

@@ -39,6 +39,16 @@ Overwrite = Annotated[
     bool, Parameter(name="--overwrite", negative=(), help="Replace what an earlier run left under the same names.")
 ]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
+ImageFormat = Literal["npz", "cxi", "ptychodus", "tiff"]
+Formats = Annotated[
+    tuple[ImageFormat, ...],
+    Parameter(
+        name="--format",
+        negative=(),
+        help="Also write the image as object.cxi, product.h5 (Ptychodus) or object.tif; repeat it for several. "
+        "object.npz is always written.",
+    ),
+]
 Quiet = Annotated[bool, Parameter(name="--quiet", negative=(), help="Print nothing but errors.")]
 Json = Annotated[bool, Parameter(name="--json", negative=(), help="Print one JSON object.")]
 

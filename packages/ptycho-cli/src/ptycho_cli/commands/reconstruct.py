@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +15,7 @@ from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
+    Formats,
     MappingFile,
     OutputDir,
     Overwrite,
@@ -32,7 +33,7 @@ from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import IMAGE_FILES, Summary, described_files, published
+from ptycho_cli.output.report import Summary, described_files, image_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -49,6 +50,7 @@ def reconstruct(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -62,6 +64,7 @@ def reconstruct(
         overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
+        formats=format,
         command=typed,
     )
     say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
@@ -76,6 +79,7 @@ def run_reconstruct(
     overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    formats: Collection[str] = (),
     command: Sequence[str] = (),
     deadline: Deadline | None = None,
     progress: Progress | None = None,
@@ -93,12 +97,13 @@ def run_reconstruct(
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
-    writes = (*IMAGE_FILES, *([str(CHECKPOINT)] if kept["checkpoint"] else []))
+    writes = (*image_files(formats), *([str(CHECKPOINT)] if kept["checkpoint"] else []))
     with results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume):
         worker = load_backend(backend)
-        from ptycho_data.files import read_scan
+        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
+        require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
@@ -111,4 +116,6 @@ def run_reconstruct(
                 deadline=before_publishing(until, scan),
                 progress=callback,
             )
-        return published(output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"])
+        return published(
+            output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"], formats=formats, scan=scan
+        )

@@ -10,6 +10,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.atomic_files import make_folder
 
 from ptycho_cli.commands.parameters import Overwrite, Quiet
+from ptycho_cli.options import whole_number
 from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import require_files, require_output_dir
@@ -29,14 +30,18 @@ def simulate(
         Path | None, Parameter(name="--probe-file", help="Take the probe of this scan file instead; its size sets N.")
     ] = None,
     scan_kind: Annotated[ScanKind, Parameter(name="--scan", help="Kind of scan.")] = "jittered",
-    N: Annotated[int, Parameter(name="--N", help="Side of a pattern in pixels.")] = 64,
-    patterns: Annotated[int, Parameter(name="--patterns", help="Number of patterns.")] = 1500,
+    N: Annotated[int, Parameter(name="--N", converter=whole_number, help="Side of a pattern in pixels.")] = 64,
+    patterns: Annotated[int, Parameter(name="--patterns", converter=whole_number, help="Number of patterns.")] = 1500,
     step_px: Annotated[float, Parameter(name="--step-px", help="Step between positions in pixels.")] = 5.0,
     photons: Annotated[float, Parameter(name="--photons", help="Mean photons per pattern.")] = 1e6,
-    modes: Annotated[int, Parameter(name="--modes", help="Incoherent modes of the simulated probe.")] = 1,
+    modes: Annotated[
+        int, Parameter(name="--modes", converter=whole_number, help="Incoherent modes of the simulated probe.")
+    ] = 1,
     poisson: Annotated[bool, Parameter(name="--poisson", negative="--no-poisson", help="Draw photon noise.")] = True,
     background: Annotated[float, Parameter(name="--background", help="Background photons per pixel.")] = 0.0,
-    seed: Annotated[int, Parameter(name="--seed", help="Seed of object, positions and noise.")] = 0,
+    seed: Annotated[
+        int, Parameter(name="--seed", converter=whole_number, help="Seed of object, positions and noise.")
+    ] = 0,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
@@ -83,4 +88,4 @@ def _check_target(file: Path) -> None:
         problems.append(Problem(str(file), "output.is_a_folder", "a file name", "a folder", "choose another name"))
     if problems:
         raise ContractError(problems)
-    require_output_dir(file.parent)
+    require_output_dir(file.parent, named=str(file))

@@ -19,6 +19,7 @@ from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather, ver
 from ptycho_data.files import is_reconstruction
 from ptycho_data.store import is_store, open_store, verify_store
 
+from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.publish import require_files, staged
 from ptycho_cli.output.results import is_results_folder, verified
 
@@ -65,7 +66,7 @@ class Found:
 def inspect_file(
     path: Path,
     *,
-    measurement: str = "auto",
+    measurement: str | None = None,
     nphotons: float | None = None,
     companion: Path | None = None,
     mapping: Path | None = None,
@@ -83,11 +84,16 @@ def inspect_file(
         ContractError: no reader accepts it, or its content breaks a contract.
     """
     require_files([("File", path)] + ([("Companion", companion)] if companion else []))
-    if mapping is not None:
-        return _scan(path, measurement, nphotons, companion, mapping, orientation)
-    kind = _kind(path)
+    unit = "auto" if measurement is None else measurement
+    kind = "scan" if path.is_dir() and mapping is not None else _kind(path)
     if kind != "scan":
-        asked = {"--companion": companion is not None, "--orientation": orientation}
+        asked = {
+            "--companion": companion is not None,
+            "--orientation": orientation,
+            "--measurement": measurement is not None,
+            "--nphotons": nphotons is not None,
+            "--mapping": mapping is not None,
+        }
         problems = [
             Problem(flag, "inspect.scan_only", "a scan", f"the {kind} {path}", f"leave {flag} out")
             for flag, given in asked.items()
@@ -97,7 +103,7 @@ def inspect_file(
             raise ContractError(problems)
         readers = {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store, "results": _results}
         return readers[kind](path)
-    return _scan(path, measurement, nphotons, companion, None, orientation)
+    return _scan(path, unit, nphotons, companion, mapping, orientation)
 
 
 def _kind(path: Path) -> str:
@@ -140,7 +146,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
         for part, content in _parts(name, value) if report["kind"] == "bundle" else [(name, value)]:
             yield from _wrapped(f"  {part:<22} ", _brief(content))
     for check in report["checks"]:
-        yield from _wrapped(f"  {check['status']:<4} {check['name']:<17} ", check["text"])
+        yield from _wrapped(f"  {check['status']:<4} {check['name']:<17} ", with_flags(check["text"]))
     if "fit_for_use" in report:
         yield from _wrapped(f"  {'fit for use':<22} ", report["fit_for_use"])
         yield f"  {'next':<22} {report['next']}"

@@ -19,8 +19,12 @@ from ptycho_data.signals import signals_wait
 from ptycho_cli.output.earlier import recorded, remove_left_out
 
 
-def require_output_dir(path: Path) -> None:
+def require_output_dir(path: Path, *, named: str = "--output-dir") -> None:
     """Refuse an output folder that cannot be made, before any work. Creates nothing.
+
+    Args:
+        path: The folder.
+        named: The flag or the file by which it was named.
 
     Raises:
         ContractError: the path, or one above it, is a file; or it is not writable.
@@ -29,10 +33,10 @@ def require_output_dir(path: Path) -> None:
         if not place.exists():
             continue
         if not place.is_dir():
-            problem = Problem("--output-dir", "output.not_a_folder", "a folder", f"the file {place}", "choose a folder")
+            problem = Problem(named, "output.not_a_folder", "a folder", f"the file {place}", "choose a folder")
             raise ContractError(problem)
         if not os.access(place, os.W_OK):
-            problem = Problem("--output-dir", "output.not_writable", "a writable folder", str(place), "choose another")
+            problem = Problem(named, "output.not_writable", "a writable folder", str(place), "choose another")
             raise ContractError(problem)
         return
 

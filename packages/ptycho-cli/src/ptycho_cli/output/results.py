@@ -11,7 +11,7 @@ from ptycho_data.checks.quality import Check
 from ptycho_data.foreign_content import from_json
 from ptycho_data.run_folder import running_in
 
-from ptycho_cli.output.report import EVALUATION, SUMMARY
+from ptycho_cli.output.report import EVALUATION, REPORT, SUMMARY
 
 RESULTS = (
     "object.npz",
@@ -23,6 +23,9 @@ RESULTS = (
     "comparison.png",
     "frc.png",
     "report.md",
+    "object.cxi",
+    "object.tif",
+    "product.h5",
 )
 _FACTS = ("command", "versions", "seed", "device")
 
@@ -46,9 +49,11 @@ def verified(path: Path) -> tuple[dict[str, Any], tuple[Check, ...]]:
     for name in (SUMMARY, EVALUATION):
         if not (path / name).is_file():
             continue
-        report = _read(path / name)
+        report = read_summary(path / name)
         facts |= {key: report[key] for key in _FACTS if key in report and key not in facts}
         for output, expected in _outputs(path / name, report).items():
+            if output == REPORT and output in declared:  # the summary's: its run came after the evaluation
+                continue
             declared.add(output)
             found = _digest(path / output)
             checks.append(Check(output, "ok", f"sha256 {expected[:16]}..., as {name} says"))
@@ -57,7 +62,7 @@ def verified(path: Path) -> tuple[dict[str, Any], tuple[Check, ...]]:
                 problems.append(_mixed(path / output, f"sha256 {expected[:16]}..., as {name} says", words))
         if name == EVALUATION:
             problems += _evaluated_before(path, report)
-    stray = [name for name in RESULTS if name not in declared and (path / name).is_file()]
+    stray = [name for name in (*RESULTS, REPORT) if name not in declared and (path / name).is_file()]
     if stray and not (path / SUMMARY).is_file():
         problems.append(
             Problem(
@@ -100,7 +105,12 @@ def _digest(path: Path) -> str | None:
     return file_sha256(path) if path.is_file() else None
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_summary(path: Path) -> dict[str, Any]:
+    """Content of a summary or evaluation.
+
+    Raises:
+        ContractError: ``results.summary``, it cannot be read.
+    """
     try:
         report = from_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from ptycho_data.metrics.frc import crossing, half_period_m
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.maps import contrast, draw_map, draw_view, save
 from ptycho_cli.plots.phases import Flattening, flattening
 from ptycho_cli.plots.views import View, view, view_of

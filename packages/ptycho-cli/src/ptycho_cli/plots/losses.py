@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.maps import save
 
 _DECADES = 10.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.maps import draw_map, draw_scale_bar
 from ptycho_cli.plots.views import View, view_of
 
@@ -26,7 +26,7 @@ def probe_figure(probe: NDArray[np.complex64], *, pixel_size_m: float | None = N
     drawn, centred = probe[:MOST_MODES], _centred(probe.shape[-1], pixel_size_m)
     powers = (np.abs(probe.astype(np.complex128)) ** 2).sum((1, 2))
     powers /= max(powers.sum(), 1e-300)
-    figure = Figure(figsize=(3.6 * max(len(drawn), 2), 5.8), layout="constrained")
+    figure = Figure(figsize=(3.6 * len(drawn), 5.8), layout="constrained")
     panels = figure.subplots(2, len(drawn), squeeze=False)
     for number, (column, mode, power) in enumerate(zip(panels.T, drawn, powers, strict=False), 1):
         draw_mode(figure, column[0], mode, pixel_size_m=pixel_size_m)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from ptycho_contracts.records import Reconstruction
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.losses import draw_losses
 from ptycho_cli.plots.maps import contrast, draw_map, draw_view, save
 from ptycho_cli.plots.phases import flattening

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from ptycho_contracts.records import Scan
 from ptycho_data.checks.quality import ScanFacts, gather
 
+from ptycho_cli.plots.figures import Figure
 from ptycho_cli.plots.maps import draw_map, save
 from ptycho_cli.plots.probes import draw_mode, probe_figure
 from ptycho_cli.plots.views import scale_for

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Scan
 from scipy.constants import c, e, h
-from scipy.ndimage import median_filter
+from scipy.ndimage import median_filter, rank_filter
 from scipy.spatial import cKDTree
 
 from ptycho_data.checks.detector import overflowed_bits, saturated_values
@@ -23,6 +23,7 @@ _RIM_POWER = 0.05
 """Part of a probe's energy in the outer sixteenth of its window that says it does not fit. Reasoned: of a disc as wide
 as the window it is a quarter."""
 _LEAST_STEP_PX = 0.1
+_NEIGHBOURS = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,8 @@ def _unit(scan: Scan, facts: ScanFacts) -> Check:
     brightest = float(facts.max_pattern.max())
     mean = facts.pattern_counts.mean()
     text = f"read as {scan.unit}; mean {mean:.4g} photons per pattern, brightest pixel {brightest:.4g}"
+    if brightest == 0:
+        return Check("unit", "warn", f"read as {scan.unit}; no photons in any pattern: the wrong array?", grave=True)
     if brightest < 1.5:
         return Check(
             "unit",
@@ -130,6 +133,8 @@ def _exposure(facts: ScanFacts) -> Check:
     median = float(np.median(sums))
     odd = int(np.count_nonzero((sums < 0.2 * median) | (sums > 5 * median)))
     text = f"patterns hold {sums.min():.4g} to {sums.max():.4g} photons, median {median:.4g}"
+    if not facts.max_pattern.any():
+        return Check("exposure", "warn", "patterns hold no photons")
     if odd or median == 0:
         return Check("exposure", "warn", f"{text}; {odd} of {len(sums)} lie more than 5 times off the median")
     return Check("exposure", "ok", text)
@@ -205,8 +210,11 @@ def _probe(scan: Scan, facts: ScanFacts) -> Check:
         return Check("probe", "warn", "no probe in the file: train and reconstruct estimate one from the patterns")
     power = np.sum(np.abs(scan.probe.astype(np.complex128)) ** 2, axis=(1, 2))
     fractions = ", ".join(f"{100 * part:.1f} %" for part in power / max(power.sum(), 1e-300))
-    ratio = float(power.sum() / max(facts.pattern_counts.mean(), 1e-300))
-    text = f"{len(power)} mode(s) ({fractions}), {scan.probe_kind}; its energy is {ratio:.4g} times the mean counts"
+    modes = f"{len(power)} mode(s) ({fractions}), {scan.probe_kind}"
+    if not facts.pattern_counts.any():
+        return Check("probe", "info", modes)
+    ratio = float(power.sum() / facts.pattern_counts.mean())
+    text = f"{modes}; its energy is {ratio:.4g} times the mean counts"
     if not np.isclose(ratio, 1, rtol=0.05):
         return Check("probe", "warn", text + ": it will be rescaled to them")
     return Check("probe", "ok", text)
@@ -225,7 +233,7 @@ def probe_diameter_px(probe: NDArray[np.complex64]) -> float:
 
 def _overlap(scan: Scan, facts: ScanFacts) -> Check:
     if not facts.step_px.size:
-        return Check("overlap", "warn", "one position only: nothing overlaps")
+        return Check("overlap", "warn", "one position only: nothing overlaps, so nothing can be checked", grave=True)
     step = float(np.median(facts.step_px))
     text = f"nearest neighbours are {step:.3g} px apart (median)"
     if scan.probe is None:
@@ -247,6 +255,8 @@ def _positions(scan: Scan, facts: ScanFacts) -> Check:
     far = outlying_rows(scan.positions_px, scan.scan_index, scan.N)
     repeated = int(np.count_nonzero(facts.step_px < 1e-6))
     spread = float((high - low).max())
+    if len(scan) == 1:
+        return Check("positions", "info", text)
     if spread < 1:
         return Check("positions", "warn", text + "; all within one pixel: metres instead of pixels?", grave=True)
     if facts.step_px.size and 1e-6 <= np.median(facts.step_px) < _LEAST_STEP_PX:
@@ -289,13 +299,16 @@ def odd_pixels(facts: ScanFacts) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Hot and dead pixels of the mean pattern, compared with the median of their neighbourhood.
 
     Hot: more than 20 times the 3 x 3 median (a narrow direct beam still has bright neighbours), plus 5 of its
-    standard errors, plus half a photon. Dead: no photon at all where the 5 x 5 median would give 20 in the whole
+    standard errors, plus half a photon; and 10 times all but one of its neighbours, of which the edge of a bright
+    disc has several. Dead: no photon at all where the 5 x 5 median would give 20 in the whole
     scan.
     """
     close = median_filter(facts.mean_pattern, size=3, mode="nearest")
     around = median_filter(facts.mean_pattern, size=5, mode="nearest")
+    second = rank_filter(facts.mean_pattern, rank=-2, footprint=_NEIGHBOURS, mode="constant")
     patterns = len(facts.pattern_counts)
     hot = facts.mean_pattern > 20 * close + 5 * np.sqrt((close + 1 / patterns) / patterns) + 0.5
+    hot &= facts.mean_pattern > 10 * second
     dead = (facts.max_pattern <= 0) & (around * patterns > 20)
     return hot, dead
 

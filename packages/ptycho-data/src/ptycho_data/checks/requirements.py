@@ -8,12 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
+from scipy.spatial import cKDTree
 
 from ptycho_data.checks.outliers import in_words, outlying_rows
 from ptycho_data.free_memory import require_memory
 
 WORK_BYTES_PER_PIXEL = 180
 """Of a canvas while an object is inferred or fitted on it; measured: 140 for a fit, 172 for `pretrained`."""
+
+LEAST_FIELD_PX = 0.01
+LARGEST_STEP = 8
+"""Sides of a pattern."""
 
 
 def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
@@ -29,7 +34,7 @@ def require_one_scan(scan_index: NDArray[np.int64], *, where: str) -> None:
                 where,
                 "scan.several",
                 "patterns of one scan",
-                f"{len(scans)} scans: {scans[:8].tolist()}",
+                f"{len(scans)} scans: {', '.join(map(str, scans[:8]))}",
                 "store each scan in its own file",
             )
         )
@@ -76,12 +81,26 @@ def require_light(scan: Scan) -> None:
         )
 
 
-def require_no_outliers(scan: Scan) -> None:
-    """One position far off makes a canvas of mostly nothing, and groups that span it (GEO-6).
+def require_sound_positions(scan: Scan) -> None:
+    """Positions of another unit than pixels give no image (GEO-8); one position far off makes a canvas of mostly
+    nothing, and groups that span it (GEO-6).
 
     Raises:
-        ContractError: positions far from all others of their scan, with the first of them.
+        ContractError: all positions of a scan within a hundredth of a pixel, but not at one point, or most of them
+            many patterns apart; or positions far from all others of their scan, with the first of them.
     """
+    for number in np.unique(scan.scan_index):
+        found = _other_unit(scan.positions_px[scan.scan_index == number], scan.N)
+        if found is not None:
+            raise ContractError(
+                Problem(
+                    f"{_name(scan)}: positions",
+                    "scan.position_unit",
+                    "positions in object pixels",
+                    found,
+                    "import the file with `position_unit`, `energy`, `distance` and `detector_pixel`",
+                )
+            )
     rows = outlying_rows(scan.positions_px, scan.scan_index, scan.N)
     if len(rows):
         raise ContractError(
@@ -93,6 +112,17 @@ def require_no_outliers(scan: Scan) -> None:
                 "correct these positions, or leave their patterns out of the file",
             )
         )
+
+
+def _other_unit(positions_px: NDArray[np.float64], N: int) -> str | None:
+    """What shows that positions of one scan are not in pixels; None if nothing does."""
+    field_px = float(np.ptp(positions_px, axis=0).max())
+    if 0 < field_px < LEAST_FIELD_PX:
+        return f"all within {field_px:.2g} px, as of metres"
+    if len(positions_px) < 2:
+        return None
+    step_px = float(np.median(cKDTree(positions_px).query(positions_px, k=2)[0][:, 1]))
+    return f"steps of {step_px:.4g} px, beyond patterns of {N} px" if step_px > LARGEST_STEP * N else None
 
 
 def require_canvas_memory(shape: tuple[int, int], *, where: str, count: int = 1) -> None:
@@ -127,7 +157,7 @@ def require_photons(mean_counts: Mapping[int, float]) -> None:
                 "measurements",
                 "scan.no_photons",
                 "photons in the patterns that are used",
-                f"none in scan {dark}",
+                f"none in scan {', '.join(map(str, dark[:8]))}",
                 "check the file with inspect",
             )
         )

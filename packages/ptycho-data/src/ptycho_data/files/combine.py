@@ -26,11 +26,11 @@ def combine_scans(scans: Sequence[Scan]) -> Scan:
     if len(sizes) != 1:
         raise ContractError(
             Problem(
-                "combine_scans",
+                "combine_scans: " + ", ".join(str(scan.metadata.get("source", "Scan")) for scan in scans[:4]),
                 "scan.sizes",
                 "one or more scans of one pattern size",
-                f"sizes {sizes}",
-                "crop or pad the patterns to one size",
+                "patterns of " + ", ".join(f"{side} x {side}" for side in sizes) if sizes else "no scan",
+                "import the files with `crop`, `pad` or `bin`",
             )
         )
     doses = [scan.metadata["nphotons"] for scan in scans if "nphotons" in scan.metadata]

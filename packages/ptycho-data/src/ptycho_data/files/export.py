@@ -84,20 +84,24 @@ def export_of(scan: Scan, *, geometry: Mapping[str, float] | None, where: str) -
 
 
 def export_of_reconstruction(reconstruction: Reconstruction, *, geometry: Mapping[str, float], where: str) -> Export:
-    """Terms of a reconstruction; unseen pixels (weight 0) become 1, because other suites have no weight.
+    """Terms of a reconstruction.
 
     Raises:
         ContractError: an unknown set-up.
     """
-    seen = np.where(reconstruction.weight > 0, reconstruction.object, np.complex64(1))
     return Export(
         positions_px=reconstruction.positions_px,
         probe=reconstruction.probe,
-        object=seen.astype(np.complex64),
+        object=illuminated(reconstruction),
         object_kind="reconstruction",
         origin_yx_px=reconstruction.origin_yx_px,
         geometry=complete_geometry(geometry, reconstruction.probe.shape[-1], where=where),
     )
+
+
+def illuminated(reconstruction: Reconstruction) -> NDArray[np.complex64]:
+    """The object with 1 where the weight is 0, because other suites have no weight."""
+    return np.where(reconstruction.weight > 0, reconstruction.object, np.complex64(1)).astype(np.complex64)
 
 
 def counts_of(scan: Scan) -> NDArray[Any]:

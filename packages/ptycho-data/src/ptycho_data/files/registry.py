@@ -10,6 +10,7 @@ from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError, Problem, nearest
 from ptycho_contracts.records import Scan
 
+from ptycho_data.files.containers.opened import first_bytes, kind_in_words
 from ptycho_data.files.door.applied import NORMALISED_INTENSITY
 from ptycho_data.files.door.corrected_scan import CORRECTIONS, SET_UP, corrected_scan, with_set_up
 from ptycho_data.files.door.imported import Imported, detector_images, imported
@@ -17,8 +18,10 @@ from ptycho_data.files.door.options import options_of
 from ptycho_data.files.formats import cxi, mapping, npz, ptychodus, ptyd, unknown_hdf5
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
 from ptycho_data.files.interpret.units import UNITS
+from ptycho_data.files.sources import refuse_companion
 from ptycho_data.foreign_content import reading
 from ptycho_data.input_files import checked_file
+from ptycho_data.tensor_files import is_safetensors
 
 
 class Format(Protocol):
@@ -86,6 +89,7 @@ def read_scan(
         ContractError: not a known format, or bad content, with all problems at once.
     """
     if mapping is not None or options:
+        refuse_companion(Path(path), None if companion is None else Path(companion), beside="a mapping or options")
         given = options_of(options)
         by = None if mapping is None else Path(mapping)
         return import_scan([path], options=given, mapping=by, measurement=measurement, nphotons=nphotons).scan
@@ -98,17 +102,18 @@ def read_scan(
                 return candidate.read(
                     path, measurement=measurement, nphotons=nphotons, companion=second, object_is_truth=object_is_truth
                 )
-    with path.open("rb") as stream:
-        first = stream.read(8)
-    raise ContractError(
-        Problem(
-            str(path),
-            "file.format",
-            f"a scan in a known format ({', '.join(f.NAME for f in FORMATS)})",
-            f"a file that begins with {first!r}",
-            "`ptycho-cli import FILE OUT` reads TIFF, NPY, MATLAB and more; or check that it was copied whole",
-        )
-    )
+    raise _no_scan(path)
+
+
+def _no_scan(path: Path) -> ContractError:
+    """What a file of no format of scans is, and what it is for."""
+    found, remedy = kind_in_words(path), "ptycho-cli import FILE OUT makes a scan of it and of its positions"
+    if is_safetensors(path):
+        found, remedy = "a trained model", "name the scan; infer takes the model first, then the scan"
+    elif found is None:
+        found, remedy = first_bytes(path), "check the path, and that the file was copied whole"
+    known = ", ".join(candidate.NAME for candidate in FORMATS)
+    return ContractError(Problem(str(path), "file.format", f"a scan in a known format ({known})", found, remedy))
 
 
 def import_scan(

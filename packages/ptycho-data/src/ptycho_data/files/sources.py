@@ -10,8 +10,8 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.input_files import checked_file
 
 
-def refuse_companion(path: Path, companion: Path | None) -> None:
-    """Refuse a second file where the first one holds the whole scan.
+def refuse_companion(path: Path, companion: Path | None, *, beside: str | None = None) -> None:
+    """Refuse a second file where the first one holds the whole scan, or where something else says how to read it.
 
     Raises:
         ContractError: a companion was given.
@@ -21,7 +21,7 @@ def refuse_companion(path: Path, companion: Path | None) -> None:
             Problem(
                 str(companion),
                 "scan.companion",
-                f"no second file beside {path}, which holds a whole scan",
+                f"no second file beside {beside or f'{path}, which holds a whole scan'}",
                 "a second file",
                 "give one of them",
             )

@@ -285,6 +285,16 @@ def _checked_count(pools: Sequence[_Pool], request: _Request) -> int:
     rounds = request.oversampling or 1
     full = sum(int(pool.draws(count, rounds).sum()) for pool in pools)
     requested = full if request.n_groups is None else request.n_groups
+    if bound == 0:
+        raise ContractError(
+            Problem(
+                "group: min_distance_px, max_distance_px",
+                "groups.count",
+                f"{count} neighbours of a pattern within these distances, for groups of {count + 1}",
+                f"at most {max(int(np.max(pool.available)) for pool in pools)} of any pattern",
+                "widen the distances, or lower `gridsize`",
+            )
+        )
     if not 1 <= requested <= bound:
         parts = " + ".join(_words(pool, count) for pool in pools[:4]) + (" + ..." if len(pools) > 4 else "")
         raise ContractError(
@@ -293,7 +303,7 @@ def _checked_count(pools: Sequence[_Pool], request: _Request) -> int:
                 "groups.count",
                 f"1 to {bound} different groups (patterns * binom(K, C - 1): {parts})",
                 str(requested),
-                "lower n_groups, raise neighbor_count or widen the distances",
+                "lower `n_groups`, raise `neighbor_count` or widen the distances",
             )
         )
     return requested

@@ -146,17 +146,18 @@ def _check(N: int, aperture: float, radius_px: float, modes: int, mode_decay: fl
     problems = []
     if N < 8:
         problems.append(Problem("N", "simulate.probe", "8 or more", repr(N), "give a larger N"))
-    if not 1.5 / max(N, 1) < aperture <= 0.4:
+    # Of a small N follow the other two.
+    if N >= 8 and not 1.5 / N < aperture <= 0.4:
         problems.append(
             Problem(
                 "aperture",
                 "simulate.probe",
-                f"{1.5 / max(N, 1):.3g} < aperture <= 0.4 cycles per pixel",
+                f"{1.5 / N:.3g} < aperture <= 0.4 cycles per pixel",
                 repr(aperture),
                 "give an aperture that fits the detector",
             )
         )
-    if not 0 <= radius_px <= 0.4 * N:
+    if N >= 8 and not 0 <= radius_px <= 0.4 * N:
         problems.append(
             Problem(
                 "radius_px",

@@ -116,7 +116,7 @@ def training_payload(
     scan = combined_scan(train_data_file, given)
     resolved = _resolve(sections, given, execution_config, scan)
     data = resolved[DataConfig]
-    _require_size(scan, data.N)
+    _require_size(scan, data.N, "leave `N` out, or import the file with `crop`, `pad` or `bin`")
     exact = scan.probe is not None and scan.probe_kind == "exact"
     require_effects("train", resolved.applied, resolved.sections.values(), exact_probe=exact)
     return TrainingPayload(
@@ -181,7 +181,8 @@ def inference_payload(
         )
     require_read_so(test_data_file, given)
     scan = combined_scan(test_data_file, given)
-    _require_size(scan, model.data.N)
+    remedy = f"import the file with `crop`, `pad` or `bin`, or train a model for {scan.N} x {scan.N}"
+    _require_size(scan, model.data.N, remedy)
     # The bundle decides how groups are made, but not how this file's patterns are read.
     frozen = {name: value for name, value in to_dict(model.data).items() if name in _BUNDLE_OPTIONS}
     resolved = _resolve((DataConfig, InferenceConfig, ExecutionConfig), given, execution_config, scan, frozen=frozen)
@@ -251,15 +252,7 @@ def _require_files(paths: Sequence[ScanOrFile], message: str) -> None:
         raise MissingFileError(missing)
 
 
-def _require_size(scan: Scan, side: int) -> None:
+def _require_size(scan: Scan, side: int, remedy: str) -> None:
     where = str(scan.metadata.get("source", "Scan"))
     if side != scan.N:
-        raise ContractError(
-            Problem(
-                where,
-                "scan.size",
-                f"patterns of {side} x {side}",
-                f"{scan.N} x {scan.N}",
-                "leave N out, or crop or bin the patterns",
-            )
-        )
+        raise ContractError(Problem(where, "scan.size", f"patterns of {side} x {side}", f"{scan.N} x {scan.N}", remedy))

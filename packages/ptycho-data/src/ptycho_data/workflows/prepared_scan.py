@@ -14,9 +14,9 @@ from ptycho_data.batches import GroupSource, mean_counts
 from ptycho_data.canvas import CanvasGeometry, Sites, canvas_geometry, scan_sites
 from ptycho_data.checks.requirements import (
     require_canvas_memory,
-    require_no_outliers,
     require_one_scan,
     require_photons,
+    require_sound_positions,
 )
 from ptycho_data.grouping import HoldOut, group, held_out_indices, used_indices
 from ptycho_data.workflows.options import grouping_options
@@ -67,7 +67,7 @@ def prepare_scan(scan: Scan, hold_out: HoldOut, seed: int, *, correct_positions:
     """
     where = str(scan.metadata.get("source", "Scan"))
     require_one_scan(scan.scan_index, where=where)
-    require_no_outliers(scan)
+    require_sound_positions(scan)
     held = held_out_indices(hold_out, len(scan), seed)
     used = used_indices(held, len(scan))
     means = mean_counts(scan, allowed=used)

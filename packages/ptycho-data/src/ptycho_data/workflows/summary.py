@@ -18,6 +18,7 @@ from ptycho_contracts.effects import settings_read
 from ptycho_contracts.records import Scan
 
 from ptycho_data.deadline import Deadline
+from ptycho_data.files import geometry_of
 from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
 from ptycho_data.fitting.probes import mode_powers, overlap
 from ptycho_data.metrics import residual_map
@@ -269,4 +270,5 @@ def _of_scan(prepared: PreparedScan, scan: Scan) -> Summary:
         "mean_counts": prepared.mean_counts,
         "measurement": scan.metadata.get("measurement"),
         "object_pixel_size_m": prepared.pixel_size_m,
+        "geometry": geometry_of(scan),
     }

@@ -18,7 +18,12 @@ from ptycho_contracts.records import Scan
 from ptycho_data.batches import GroupBatches, common_canvas_shape, mean_counts
 from ptycho_data.batches.truths import has_truth, require_truth
 from ptycho_data.bundle_file import Bundle, require_same_network
-from ptycho_data.checks.requirements import require_canvas_memory, require_light, require_no_outliers, require_photons
+from ptycho_data.checks.requirements import (
+    require_canvas_memory,
+    require_light,
+    require_photons,
+    require_sound_positions,
+)
 from ptycho_data.checksums import checksum_of, sha256_of
 from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import TrainingCheckpoints, TrainingInterrupted, TrainingOutcome
@@ -99,7 +104,7 @@ def _trained(
     validation_scan = None if validation is None else combined_scan(validation, reading)
     require_light(payload.scan)
     for scan in (payload.scan, *([] if validation_scan is None else [validation_scan])):
-        require_no_outliers(scan)
+        require_sound_positions(scan)
     earlier = None if training.start_from is None else _earlier(backend, payload, Path(training.start_from))
     stages = Stages()
     payload.output_dir.mkdir(parents=True, exist_ok=True)  # the process that holds the folder may be on another machine

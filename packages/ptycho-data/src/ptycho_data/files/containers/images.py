@@ -94,7 +94,7 @@ class ImageFile:
                     str(self.path),
                     "image.reader",
                     f"the reader of {'TIFF' if self._is_tiff else 'EDF and CBF'} files",
-                    f"none ({error})",
+                    "none installed",
                     f"pip install 'ptycho-data[{extra}]'",
                 )
             ) from error

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import ContractError, Problem
 
+from ptycho_data.files.containers.mat5_structures import STRUCTURE, ElementStream, arrays_within
 from ptycho_data.files.containers.npy import native
 from ptycho_data.files.containers.zipped import LARGEST_RATIO, RATIO_FREE_BYTES
 from ptycho_data.free_memory import require_memory
@@ -29,7 +30,7 @@ _MOST_VARIABLES = 10_000
 _VALUES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 """Types in which values are stored; small ones stand for those of the class."""
 _BROKEN = (struct.error, zlib.error, ValueError, OverflowError, UnicodeDecodeError, EOFError)
-# MATLAB's classes of plain numbers; cells, structures, objects and functions are not read.
+# MATLAB's classes of plain numbers; cells, objects and functions are not read.
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _COMPLEX_FLAG, _LOGICAL_FLAG = 0x0800, 0x0200
 
@@ -44,6 +45,14 @@ class _Variable:
     stored_bytes: int
     declared_bytes: int
     is_complex: bool = False
+    is_structure: bool = False
+    part: slice | None = None
+    """Of a field of a packed structure: its element, in what is unpacked."""
+
+    @property
+    def body_bytes(self) -> int:
+        """Of its own element."""
+        return self.declared_bytes if self.part is None else self.part.stop - self.part.start
 
 
 def is_mat5(path: Path) -> bool:
@@ -99,6 +108,7 @@ class MatFile:
             content = memoryview(unpacker.decompress(content, variable.declared_bytes + 8))[8:]
             if len(content) != variable.declared_bytes or not _ends(unpacker):
                 raise ValueError("packed data of another size than declared")
+            content = content if variable.part is None else content[variable.part]
         place = 16
         for _ in ("dimensions", "name"):
             _, place = _element(content, place, self._order)
@@ -137,7 +147,9 @@ class MatFile:
                 declared = stored
             if kind == _MATRIX:
                 variable = _variable(head, order, place + 8, packed, stored, declared)
-                variables[variable.name] = variable
+                stream.seek(place + 8)
+                within = _fields(stream, order, variable) if variable.is_structure else {}
+                variables |= within or {variable.name: variable}
             place += 8 + stored
         return variables
 
@@ -149,7 +161,7 @@ class MatFile:
                     where,
                     "mat.class",
                     "an array of numbers",
-                    "a cell, structure, text or object",
+                    "a cell, text, object, or several structures",
                     "save the array as a variable of its own, or with -v7.3",
                 )
             )
@@ -157,7 +169,7 @@ class MatFile:
         needed = elements * variable.dtype.itemsize
         unpacked = max(needed, variable.declared_bytes)
         # The values take at least a byte each in the element.
-        if elements > variable.declared_bytes or (
+        if elements > variable.body_bytes or (
             unpacked > RATIO_FREE_BYTES and unpacked > 8 * LARGEST_RATIO * max(variable.stored_bytes, 1)
         ):
             raise ContractError(
@@ -197,19 +209,47 @@ def _variable(head: bytes, order: str, start: int, packed: bool, stored: int, de
     if len(shape) < 2 or min(shape) < 0:
         raise ValueError(f"dimensions {shape}")
     (kind, name), place = _element(head, place, order)
-    dtype = _CLASSES.get(flags & 0xFF)
-    if dtype is None:
-        return _Variable(name.decode("latin-1"), shape, None, start, packed, stored, declared)
+    numbers, is_complex = _numbers(flags), bool(flags & _COMPLEX_FLAG)
+    if numbers is None:
+        is_structure = flags & 0xFF == STRUCTURE
+        return _Variable(
+            name.decode("latin-1"), shape, None, start, packed, stored, declared, is_structure=is_structure
+        )
     kind, size = struct.unpack(order + "II", head[place : place + 8])
     if not kind >> 16 and size > declared:
         raise ValueError(f"values of {size} bytes in an element of {declared}")
-    numbers = np.dtype(dtype)
-    is_complex = bool(flags & _COMPLEX_FLAG)
-    if is_complex:
-        numbers = np.dtype("c16" if numbers.itemsize > 4 or numbers.kind != "f" else "c8")
-    elif flags & _LOGICAL_FLAG:
-        numbers = np.dtype(bool)
     return _Variable(name.decode("latin-1"), shape, numbers, start, packed, stored, declared, is_complex)
+
+
+def _numbers(flags: int) -> np.dtype[Any] | None:
+    """The dtype of an array by its flags; None for no plain numbers."""
+    dtype = _CLASSES.get(flags & 0xFF)
+    if dtype is None:
+        return None
+    numbers = np.dtype(dtype)
+    if flags & _COMPLEX_FLAG:
+        return np.dtype("c16" if numbers.itemsize > 4 or numbers.kind != "f" else "c8")
+    return np.dtype(bool) if flags & _LOGICAL_FLAG else numbers
+
+
+def _fields(stream: IO[bytes], order: str, whole: _Variable) -> dict[str, _Variable]:
+    """Arrays in a structure, as variables; the stream is at its stored bytes."""
+    found: dict[str, _Variable] = {}
+    content = ElementStream(stream, whole.stored_bytes, is_packed=whole.is_packed)
+    for field in arrays_within(content, order, whole.name, whole.declared_bytes):
+        numbers = _numbers(field.flags)
+        if numbers is None or len(found) >= _MOST_VARIABLES:
+            continue
+        is_complex = bool(field.flags & _COMPLEX_FLAG)
+        if whole.is_packed:
+            place, stored, declared = whole.place, whole.stored_bytes, whole.declared_bytes
+            part: slice | None = slice(field.start, field.start + field.size)
+        else:
+            place, stored, declared, part = whole.place + field.start, field.size, field.size, None
+        found[field.path] = _Variable(
+            field.path, field.shape, numbers, place, whole.is_packed, stored, declared, is_complex, part=part
+        )
+    return found
 
 
 def _ends(unpacker: Any) -> bool:

@@ -19,6 +19,7 @@ from ptycho_data.files.containers.npy import NPY_MAGIC, read_header, read_npy
 from ptycho_data.files.containers.text_table import TextTable, is_text_table
 from ptycho_data.files.containers.zipped import NpzArchive, is_npz
 from ptycho_data.input_files import checked_file
+from ptycho_data.tensor_files import is_safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,14 +167,27 @@ def _is_npy(path: Path) -> bool:
         return stream.read(len(NPY_MAGIC)) == NPY_MAGIC
 
 
-_KINDS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Container]], ...] = (
-    (is_npz, _Npz),
-    (_is_npy, _Npy),
-    (is_hdf5, _Hdf5),
-    (is_mat5, lambda path: _Listed(MatFile(path))),
-    (is_image, lambda path: _Listed(ImageFile(path))),
-    (is_text_table, lambda path: _Listed(TextTable(path))),
+_KINDS: tuple[tuple[str, Callable[[Path], bool], Callable[[Path], Container]], ...] = (
+    ("an NPZ archive", is_npz, _Npz),
+    ("a NumPy array", _is_npy, _Npy),
+    ("an HDF5 file", is_hdf5, _Hdf5),
+    ("a MATLAB file", is_mat5, lambda path: _Listed(MatFile(path))),
+    ("a picture", is_image, lambda path: _Listed(ImageFile(path))),
+    ("a table in text", is_text_table, lambda path: _Listed(TextTable(path))),
 )
+
+
+def kind_in_words(path: Path) -> str | None:
+    """What a regular file is, such as ``"a NumPy array"``, by its content; None if its arrays cannot be read."""
+    return next((words for words, matches, _ in _KINDS if matches(path)), None)
+
+
+def first_bytes(path: Path) -> str:
+    """What a file of no known kind is, for a message: a model, or how it begins."""
+    if is_safetensors(path):
+        return "a trained model"
+    with path.open("rb") as stream:
+        return f"a file that begins with {stream.read(8).decode('latin-1')!r}"
 
 
 def open_container(path: Path | str) -> Container:
@@ -194,17 +208,15 @@ def opener_of(path: Path | str) -> Callable[[Path], Container]:
         ContractError: of no kind that can be read.
     """
     path = checked_file(path)
-    for matches, opened in _KINDS:
+    for _, matches, opened in _KINDS:
         if matches(path):
             return opened
-    with path.open("rb") as stream:
-        first = stream.read(8)
     raise ContractError(
         Problem(
             str(path),
             "file.format",
             "a file of arrays: NPZ, NPY, HDF5, MATLAB, TIFF, EDF, CBF, or a table in text",
-            f"a file that begins with {first!r}",
+            first_bytes(path),
             "convert it, or check that it was copied whole",
         )
     )

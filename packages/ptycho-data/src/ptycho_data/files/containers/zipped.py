@@ -52,14 +52,11 @@ class NpzArchive:
         try:
             self._zip = zipfile.ZipFile(self.path)
         except _BROKEN as error:
+            found, remedy = f"a damaged one ({error})", "the file is truncated; copy or write it again"
+            if not is_npz(self.path):
+                found, remedy = "a file of another kind", "check the path"
             raise ContractError(
-                Problem(
-                    str(self.path),
-                    "npz.truncated",
-                    "a whole NPZ archive",
-                    f"a damaged one ({error})",
-                    "the file is truncated or not an NPZ; copy or write it again",
-                )
+                Problem(str(self.path), "npz.truncated", "a whole NPZ archive", found, remedy)
             ) from error
         self._check_directory()
         members = [info for info in self._zip.infolist() if info.filename.endswith(".npy")]

@@ -35,6 +35,7 @@ class Images:
 
     mask: Path | None = None
     dark: Path | None = None
+    flat: Path | None = None
 
 
 def scan_by(
@@ -52,7 +53,7 @@ def scan_by(
     Args:
         tables: The mapping.
         source: Its open files.
-        images: Files of a mask and a dark.
+        images: Files of detector images.
         where: The mapping, for messages.
         decisions: JSON values for ``Scan.metadata``.
         measurement: Overrules the mapping's ``unit``; ``"auto"`` keeps it.
@@ -72,12 +73,15 @@ def scan_by(
     kept = selected(stored, declared.get("select"))
     stored, positions = compact(stored[kept]), positions[kept]
     unit = measurement if measurement != "auto" else declared["unit"]
+    if unit == "auto" and stored.dtype.kind in "iu" and (images.dark or images.flat):
+        unit = "counts"  # which the images make fractions of
     done = corrected(
         stored,
         _mask(source, tables.get("mask")),
         tables.get("detector", {}),
         zero_frequency=_place(declared["zero_frequency"]),
         dark=None if images.dark is None else image_of(images.dark),
+        flat=None if images.flat is None else image_of(images.flat),
         mask=None if images.mask is None else image_of(images.mask) != 0,
         is_amplitude=lambda frames, bad: _is_amplitude(frames, bad, unit, str(source.path)),
         where=str(source.path),

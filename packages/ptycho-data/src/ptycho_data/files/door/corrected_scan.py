@@ -15,7 +15,9 @@ from ptycho_data.files.door.positions import turned
 from ptycho_data.files.door.told import told
 from ptycho_data.files.interpret.assemble import mean_photons
 
-CORRECTIONS = frozenset({"select", "dark", "threshold", "mask", "centre", "crop", "bin", "turn", "rotate"})
+CORRECTIONS = frozenset(
+    {"select", "dark", "flat", "threshold", "mask", "centre", "crop", "bin", "pad", "turn", "rotate"}
+)
 """Options that any scan can take; the others tell how to read a file."""
 
 
@@ -53,6 +55,7 @@ def corrected_scan(scan: Scan, options: ImportOptions, images: Images) -> Scan:
         tables.get("detector", {}),
         zero_frequency="centre",
         dark=None if images.dark is None else image_of(images.dark),
+        flat=None if images.flat is None else image_of(images.flat),
         mask=None if images.mask is None else image_of(images.mask) != 0,
         is_amplitude=lambda *_: scan.unit == "amplitude",
         where=str(scan.metadata.get("source", "scan")),

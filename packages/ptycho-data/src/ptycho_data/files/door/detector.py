@@ -19,6 +19,7 @@ _DEAD_COUNTS = 20.0
 """A pixel without a count is dead where its neighbours have this many in all patterns together."""
 _HOT_RATIO = 20.0
 """A hot pixel's mean, relative to the median of its 5 x 5 neighbourhood."""
+_LARGEST_PAD = 8
 _BLOCK_BYTES = 1 << 25
 
 
@@ -50,6 +51,7 @@ def corrected(
     *,
     zero_frequency: str | tuple[float, float] | None,
     dark: NDArray[Any] | None = None,
+    flat: NDArray[Any] | None = None,
     mask: NDArray[np.bool_] | None = None,
     is_amplitude: Any = None,
     where: str,
@@ -59,20 +61,21 @@ def corrected(
     Args:
         frames: (M, y, x) as stored.
         bad: (y, x) or None, on the same pixels.
-        declared: ``mask`` ("auto"), ``threshold``, ``centre`` ("auto" or [y, x]), ``crop``, ``bin``.
+        declared: ``mask`` ("auto"), ``threshold``, ``centre`` ("auto" or [y, x]), ``crop``, ``bin``, ``pad``.
         zero_frequency: As in ``centred``; not used where a centre is declared.
         mask: (y, x), further bad pixels, or None.
         dark: (y, x), subtracted; what becomes negative becomes 0.
-        is_amplitude: Called with patterns and bad pixels before float values are binned: whether they
-            are amplitudes, whose squares are summed.
+        flat: (y, x), by which values are divided, relative to its mean; where it is not positive pixels are bad.
+        is_amplitude: Called with patterns and bad pixels before float values are corrected or binned: whether
+            they are amplitudes, whose squares are corrected and summed.
         where: For messages.
 
     Raises:
-        ContractError: a mask or dark of another shape, or a window that cannot be.
+        ContractError: an image of another shape or without any response, or a window that cannot be.
     """
     height, width = frames.shape[1:]
     record: dict[str, Any] = {}
-    for name, image in (("mask", bad), ("mask", mask), ("dark", dark)):
+    for name, image in (("mask", bad), ("mask", mask), ("dark", dark), ("flat", flat)):
         if image is not None and image.shape != (height, width):
             raise ContractError(
                 Problem(
@@ -89,9 +92,15 @@ def corrected(
         found, kinds = automatic_mask(frames)
         bad = found if bad is None else bad | found
         record["mask"] = kinds
-    if dark is not None or declared.get("threshold") is not None:
-        frames = _cleaned(frames, dark, float(declared.get("threshold", 0)))
-    if bad is not None and "mask" in record:
+    gain = None
+    if flat is not None:
+        gain, dead = _gain(flat, bad, where)
+        bad = dead if bad is None else bad | dead
+    if dark is not None or gain is not None or declared.get("threshold") is not None:
+        images = dark is not None or gain is not None
+        squares = images and frames.dtype.kind == "f" and is_amplitude is not None and is_amplitude(frames, bad)
+        frames = _cleaned(frames, dark, gain, float(declared.get("threshold", 0)), squares=squares)
+    if bad is not None and ("mask" in record or gain is not None):
         frames = frames if frames.flags.writeable else frames.copy()
         frames[:, bad] = 0
     if "mask" in record and frames.dtype.kind in "if":
@@ -117,6 +126,10 @@ def corrected(
         squares = frames.dtype.kind == "f" and is_amplitude is not None and is_amplitude(frames, bad)
         frames, bad = _binned(frames, bad, binned, squares=squares)
         record["bin"] = binned
+    if declared.get("pad") is not None:
+        frames, bad = _padded(frames, bad, int(declared["pad"]), where)
+        window = frames.shape[-1] * binned
+        record["pad"] = frames.shape[-1]
     return Corrected(patterns=frames, bad_pixels=bad, zero=zero, window=window, binned=binned, record=record)
 
 
@@ -190,14 +203,37 @@ def _blocks(frames: NDArray[Any]) -> list[NDArray[Any]]:
     return np.array_split(frames, max(1, min(len(frames), frames.nbytes // _BLOCK_BYTES)))
 
 
-def _cleaned(frames: NDArray[Any], dark: NDArray[Any] | None, threshold: float) -> NDArray[Any]:
-    """Dark subtracted and small values cut, float32 where the dark is no whole number."""
-    whole = frames.dtype.kind in "iu" and (dark is None or dark.dtype.kind in "iu")
+def _gain(
+    flat: NDArray[Any], bad: NDArray[np.bool_] | None, where: str
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The response of each pixel relative to the mean of those that respond, and which do not."""
+    response = flat.astype(np.float64)
+    dead = ~(np.isfinite(response) & (response > 0))
+    live = ~dead if bad is None else ~(dead | bad)
+    if not live.any():
+        expected = "an image of the detector's response to even light, positive somewhere"
+        raise ContractError(Problem(f"{where}: flat", "door.flat", expected, "no such pixel", "give another `flat`"))
+    return np.where(dead, 1.0, response / response[live].mean()), dead
+
+
+def _cleaned(
+    frames: NDArray[Any],
+    dark: NDArray[Any] | None,
+    gain: NDArray[np.float64] | None,
+    threshold: float,
+    *,
+    squares: bool,
+) -> NDArray[Any]:
+    """Dark subtracted, gain divided out and small values cut, float32 where dark or gain leave no whole numbers."""
+    whole = frames.dtype.kind in "iu" and gain is None and (dark is None or dark.dtype.kind in "iu")
     clean = np.empty(frames.shape, frames.dtype if whole or frames.dtype.kind == "f" else np.float32)
     for block, target in zip(_blocks(frames), _blocks(clean), strict=True):
-        values = block.astype(np.float64) - (0 if dark is None else dark)
-        lowest = values if dark is None else np.clip(values, 0, None)
-        target[...] = np.where(lowest < threshold, 0, lowest) if threshold > 0 else lowest
+        values = block.astype(np.float64)
+        values = np.square(values) if squares else values
+        values = values if dark is None else np.clip(values - dark, 0, None)
+        values = values if gain is None else values / gain
+        values = np.sqrt(values) if squares else values
+        target[...] = np.where(values < threshold, 0, values) if threshold > 0 else values
     return clean
 
 
@@ -259,6 +295,23 @@ def _window(
     outside = np.ones((side, side), bool)
     outside[target[0], target[1]] = False if bad is None else bad[inside[0], inside[1]]
     return window, outside
+
+
+def _padded(
+    frames: NDArray[Any], bad: NDArray[np.bool_] | None, side: int, where: str
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """The patterns in the middle of larger ones, whose other pixels are 0 and bad."""
+    N = frames.shape[-1]
+    if not N <= side <= _LARGEST_PAD * N:
+        expected = f"{N}, the side of the patterns, to {_LARGEST_PAD * N}"
+        raise ContractError(Problem(f"{where}: pad", "door.pad", expected, str(side), "give another `pad`, or `crop`"))
+    start = side // 2 - N // 2
+    inside = slice(start, start + N)
+    padded = np.zeros((len(frames), side, side), frames.dtype)
+    padded[:, inside, inside] = frames
+    outside = np.ones((side, side), bool)
+    outside[inside, inside] = False if bad is None else bad
+    return padded, outside
 
 
 def _binned(

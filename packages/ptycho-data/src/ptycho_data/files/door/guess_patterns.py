@@ -47,12 +47,12 @@ def guessed_patterns(source: Source, key: str | None, axes: str | None, counts: 
     if axes is None:
         axes = _axes(source, entry, counts)
     words = axes.split()
-    if len(words) != len(entry.shape) or not {"y", "x"} <= set(words):
+    if len(words) != len(entry.shape) or set(words) not in ({"pattern", "y", "x"}, {"row", "column", "y", "x"}):
         raise ContractError(
             Problem(
                 f"{source.path}: {entry.key}",
                 "door.axes",
-                f"a word for each of the {len(entry.shape)} axes of {entry.shape}",
+                f"pattern, y and x, or row, column, y and x, for the {len(entry.shape)} axes of {entry.shape}",
                 repr(axes),
                 "give `axes`, such as 'pattern y x', 'y x pattern' or 'row column y x'",
             )
@@ -132,9 +132,9 @@ def _images_first(source: Source, entry: Entry, counts: set[int]) -> bool:
     if len(shape) == 3:
         square = shape[1] == shape[2], shape[0] == shape[1]
         counted = shape[0] in counts, shape[2] in counts
-        for last, first in (square, counted):
-            if last != first:
-                return first
+        told = {first for last, first in (square, counted) if last != first}
+        if len(told) == 1:
+            return told.pop()
     else:
         large = min(shape[2:]) >= _LEAST_SIDE, min(shape[:2]) >= _LEAST_SIDE
         if large[0] != large[1]:

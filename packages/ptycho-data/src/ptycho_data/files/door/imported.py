@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
 from itertools import takewhile
@@ -87,7 +87,10 @@ def imported(
     located = mappings.located(mapping, _without_named(tables, images, beside), data)
     if data.is_dir() and files[0].is_dir():
         main = located[0]
-    images = Images(mask=images.mask or located[2].mask, dark=images.dark or located[2].dark)
+    beside_data = located[2]
+    images = Images(
+        mask=images.mask or beside_data.mask, dark=images.dark or beside_data.dark, flat=images.flat or beside_data.flat
+    )
     with Source(main, beside or located[1]) as source:
         tables = _with_files(tables, source, files, nphotons)
         return _applied(tables, source, images, (f"by mapping {mapping}",), str(mapping), nphotons, data)
@@ -123,8 +126,16 @@ def _applied(
     return Imported(scan, tables, lines, data)
 
 
-def _words(record: Any) -> str:
-    return ", ".join(f"{key} {value}" for key, value in record.items())
+def _words(record: Mapping[str, Any]) -> str:
+    """What was done, such as ``mask (marked 3, dead 0), centre 8 9``."""
+    words = []
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            value = f"({_words(value)})"
+        elif isinstance(value, list | tuple):
+            value = " ".join(map(str, value))
+        words.append(f"{key.replace('_', ' ')} {value}")
+    return ", ".join(words)
 
 
 def _roles(
@@ -159,6 +170,8 @@ def _holds_patterns(path: Path, key: str | None) -> bool:
         with Source(path) as source:
             guessed_patterns(source, key, None, set())
     except ContractError as error:
+        if not all(code.startswith("door.") for code in error.codes):
+            raise  # a file that cannot be read has no role
         return "door.patterns" in error.codes and "one array" in str(error)
     return True
 
@@ -184,12 +197,12 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
 
 
 def detector_images(options: ImportOptions) -> Images:
-    """Files of a mask and a dark that the user names.
+    """Files of detector images that the user names.
 
     Raises:
         MissingFileError: no such file.
     """
-    return Images(mask=_image(options.mask), dark=_image(options.dark))
+    return Images(mask=_image(options.mask), dark=_image(options.dark), flat=_image(options.flat))
 
 
 def _image(given: str | Path | None) -> Path | None:
@@ -233,8 +246,9 @@ def _without_named(tables: Tables, images: Images, beside: Path | None) -> Table
     tables = {name: dict(table) for name, table in tables.items()}
     if images.mask is not None:
         tables.pop("mask", None)
-    if images.dark is not None:
-        tables.get("detector", {}).pop("dark", None)
+    for name in ("dark", "flat"):
+        if getattr(images, name) is not None:
+            tables.get("detector", {}).pop(name, None)
     if beside is not None:
         tables["positions"].pop("file", None)
     return tables

@@ -102,11 +102,10 @@ def numbers_of(name: str, text: str, count: tuple[int, ...], *, whole: bool = Fa
         ContractError: another count, or no numbers.
     """
     try:
-        values = [float(part) for part in text.split(",")]
-    except ValueError:
+        values = [float(int(part) if whole else part) for part in text.split(",")]
+    except (ValueError, OverflowError):
         values = []
-    fits = len(values) in count and all(math.isfinite(value) for value in values)
-    if not fits or (whole and any(value != int(value) for value in values)):
+    if len(values) not in count or not all(math.isfinite(value) for value in values):
         kind = "whole numbers" if whole else "numbers"
         words = " or ".join(map(str, count))
         raise ContractError(

@@ -11,6 +11,7 @@ from ptycho_contracts.problems import ContractError, Problem
 
 from ptycho_data.files.door.options import geometry_tables, numbers_of
 from ptycho_data.files.door.positions import orientation_of
+from ptycho_data.files.formats.mapping_axes import SLICE, ZERO_FREQUENCIES
 
 Tables = dict[str, dict[str, Any]]
 _WAVELENGTHS = ("photon_energy_ev", "wavelength_m", "electron_kv")
@@ -58,14 +59,22 @@ def _patterns(tables: Tables, options: ImportOptions) -> None:
     for name in ("axes", "select"):
         if getattr(options, name) is not None:
             table[name] = getattr(options, name)
+    if options.select is not None and SLICE.fullmatch(options.select) is None:
+        expected = "START:STOP or START:STOP:STEP, whole numbers"
+        raise ContractError(Problem("select", "door.select", expected, repr(options.select), "correct `select`"))
     place = options.zero_frequency
     if place is not None:
         table["zero_frequency"] = _pixel("zero_frequency", place) if "," in place else place
+        if isinstance(table["zero_frequency"], str) and place not in ZERO_FREQUENCIES:
+            expected = f"{', '.join(ZERO_FREQUENCIES)} or Y,X"
+            raise ContractError(
+                Problem("zero_frequency", "door.zero_frequency", expected, repr(place), "correct `zero_frequency`")
+            )
 
 
 def _detector(tables: Tables, options: ImportOptions) -> None:
     table = tables.setdefault("detector", {})
-    for name in ("crop", "bin", "threshold"):
+    for name in ("crop", "bin", "pad", "threshold"):
         if getattr(options, name) is not None:
             table[name] = getattr(options, name)
     if options.centre is not None:
@@ -75,8 +84,9 @@ def _detector(tables: Tables, options: ImportOptions) -> None:
     elif options.mask is not None:
         table.pop("mask", None)
         tables["mask"] = {"file": Path(options.mask).name}
-    if options.dark is not None:
-        table["dark"] = Path(options.dark).name
+    for name in ("dark", "flat"):
+        if getattr(options, name) is not None:
+            table[name] = Path(getattr(options, name)).name
 
 
 def _positions(tables: Tables, options: ImportOptions) -> None:

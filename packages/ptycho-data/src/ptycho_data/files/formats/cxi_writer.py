@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 from ptycho_contracts.records import Scan
 
 from ptycho_data.atomic_files import atomic_write
@@ -30,31 +31,48 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as file:
         file["cxi_version"] = VERSION
         entry = file.create_group("entry_1")
-        instrument = entry.create_group("instrument_1")
-        _source(instrument, export)
-        detector = instrument.create_group("detector_1")
+        store_source(entry, export.geometry["photon_energy_ev"])
+        detector = store_detector(entry, export.geometry)
         store_patterns(detector, "data", counts_of(scan))
-        detector["distance"] = export.geometry["detector_distance_m"]
-        detector["x_pixel_size"] = detector["y_pixel_size"] = export.geometry["detector_pixel_size_m"]
         if scan.bad_pixels is not None:
             store_array(detector, "mask", np.where(scan.bad_pixels, _INVALID, 0).astype(np.uint32))
-        translation = np.zeros((len(scan), 3))
-        translation[:, :2] = positions
-        store_array(entry, "sample_1/geometry_1/translation", translation).attrs["units"] = "m"
+        store_translation(entry, positions)
         entry["data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
         entry["data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
-        _images(entry, export)
-        _additions(entry, export, centre, len(scan))
+        store_images(entry, export)
+        store_additions(entry, export, centre, len(scan))
         _extension(file.create_group(EXTENSION), scan, export)
 
 
-def _source(instrument: h5py.Group, export: Export) -> None:
-    source = instrument.create_group("source_1")
-    source["energy"] = export.geometry["photon_energy_ev"] / EV_PER_J
-    source["energy"].attrs["units"] = "J"
+def store_source(entry: h5py.Group, energy_ev: float) -> None:
+    """The photons' energy, in J."""
+    energy = entry.create_dataset("instrument_1/source_1/energy", data=energy_ev / EV_PER_J)
+    energy.attrs["units"] = "J"
 
 
-def _images(entry: h5py.Group, export: Export) -> None:
+def store_detector(entry: h5py.Group, geometry: Mapping[str, float]) -> h5py.Group:
+    """Its distance and pixels in m, as far as they are known; returns its group."""
+    detector = entry.create_group("instrument_1/detector_1")
+    for name, key in (
+        ("distance", "detector_distance_m"),
+        ("x_pixel_size", "detector_pixel_size_m"),
+        ("y_pixel_size", "detector_pixel_size_m"),
+    ):
+        if geometry.get(key) is not None:
+            detector[name] = geometry[key]
+            detector[name].attrs["units"] = "m"
+    return detector
+
+
+def store_translation(entry: h5py.Group, positions_m: NDArray[np.float64]) -> None:
+    """Positions (M, 2) ``[x, y]`` in m, as x, y and z."""
+    translation = np.zeros((len(positions_m), 3))
+    translation[:, :2] = positions_m
+    store_array(entry, "sample_1/geometry_1/translation", translation).attrs["units"] = "m"
+
+
+def store_images(entry: h5py.Group, export: Export) -> None:
+    """Probe and object, with their sizes in m."""
     side = export.geometry["object_pixel_size_m"]
     for name, array, axes in (
         ("image_1", export.probe[None], "coherent:incoherent:y:x"),
@@ -66,7 +84,8 @@ def _images(entry: h5py.Group, export: Export) -> None:
         image["image_size"] = np.array([side * array.shape[-1], side * array.shape[-2], 0.0])
 
 
-def _additions(entry: h5py.Group, export: Export, centre: Any, M: int) -> None:
+def store_additions(entry: h5py.Group, export: Export, centre: Any, M: int) -> None:
+    """What Ptychodus needs beyond CXI."""
     own = entry.create_group("ptychodus")
     store_array(own, "probe_position_indexes", np.arange(M, dtype=np.int64))
     for name in ("probe_pixel_width_m", "probe_pixel_height_m", "object_pixel_width_m", "object_pixel_height_m"):

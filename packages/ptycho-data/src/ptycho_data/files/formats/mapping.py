@@ -14,13 +14,21 @@ from ptycho_data.files.door.sources import Source, frames_in
 from ptycho_data.files.formats.mapping_axes import layout_problems
 from ptycho_data.files.interpret.optics import GEOMETRY_KEYS
 from ptycho_data.files.sources import file_sha256
-from ptycho_data.foreign_content import from_toml
+from ptycho_data.foreign_content import from_toml_bytes
 from ptycho_data.input_files import checked_file
 
 NAME = "mapping"
 SUFFIXES: tuple[str, ...] = ()
 LARGEST_BYTES = 1 << 20
 _NUMBER = (int, float)
+_WORDS: dict[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
 TABLES: dict[str, dict[str, tuple[type, ...]]] = {
     "file": {"path": (str,)},
     "frames": {"names": (str,)},
@@ -35,10 +43,12 @@ TABLES: dict[str, dict[str, tuple[type, ...]]] = {
     "detector": {
         "mask": (str,),
         "dark": (str,),
+        "flat": (str,),
         "threshold": _NUMBER,
         "centre": (str, list),
         "crop": (int,),
         "bin": (int,),
+        "pad": (int,),
     },
     "positions": {
         "file": (str,),
@@ -120,10 +130,16 @@ def parsed(path: Path) -> dict[str, Any]:
         ContractError: not TOML.
     """
     try:
-        return from_toml(path.read_bytes().decode())
+        return from_toml_bytes(path.read_bytes())
     except ValueError as error:
         raise ContractError(
-            Problem(str(path), "mapping.toml", "a TOML file", f"{error}".split("\n")[0][:200], "correct the syntax")
+            Problem(
+                str(path),
+                "mapping.toml",
+                "a TOML file",
+                f"{error}".split("\n")[0][:200],
+                "ptycho-cli import writes one; or correct it",
+            )
         ) from error
 
 
@@ -147,16 +163,18 @@ def checked(path: Path, tables: dict[str, Any]) -> dict[str, dict[str, Any]]:
             if key not in TABLES[table]:
                 problems.append(Problem(where, "option.unknown", "a known key", repr(key), nearest(key, TABLES[table])))
             elif not _is(value, TABLES[table][key]):
-                words = " or ".join(kind.__name__ for kind in TABLES[table][key])
-                problems.append(Problem(where, "option.type", words, type(value).__name__, "correct the value"))
+                words = " or ".join(_WORDS[kind] for kind in TABLES[table][key])
+                problems.append(Problem(where, "option.type", words, repr(value)[:60], "correct the value"))
     for table, keys in _REQUIRED.items():
         content = tables.get(table)
         content = content if isinstance(content, dict) else {}
-        problems += [
-            Problem(f"{path}: {table}.{key}", "mapping.missing", "a declaration", "nothing", "it is never guessed")
-            for key in keys
-            if key not in content
-        ]
+        missing = [key for key in keys if key not in content]
+        if missing:
+            expected, remedy = (
+                f"{', '.join(missing)}, declared",
+                "never guessed; ptycho-cli import writes a whole mapping",
+            )
+            problems.append(Problem(f"{path}: {table}", "mapping.missing", expected, "nothing", remedy))
     if not problems:
         problems = layout_problems(path, tables)
     if problems:
@@ -186,6 +204,7 @@ def located(
         "other": tables["positions"].get("file"),
         "mask": tables.get("mask", {}).get("file"),
         "dark": tables.get("detector", {}).get("dark"),
+        "flat": tables.get("detector", {}).get("flat"),
     }
     found = {
         name: checked_file(_within(data.parent, text.replace("{stem}", data.stem), f"{path}: file of {name}"))
@@ -193,7 +212,8 @@ def located(
         if text is not None
     }
     main: Path | Sequence[Path] = frames_in(data, tables.get("frames", {}).get("names")) if data.is_dir() else data
-    return main, found.get("other"), Images(mask=found.get("mask"), dark=found.get("dark"))
+    other = found.pop("other", None)
+    return main, other, Images(**found)
 
 
 def _is(value: Any, kinds: tuple[type, ...]) -> bool:

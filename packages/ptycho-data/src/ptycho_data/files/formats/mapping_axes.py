@@ -18,7 +18,8 @@ _LEGAL_AXES = {
     "patterns": (("pattern", "y", "x"), ("row", "column", "y", "x")),
     "probe": (("y", "x"), ("mode", "y", "x")),
 }
-_SLICE = re.compile(r"-?\d*:-?\d*(:-?[1-9]\d*)?")
+ZERO_FREQUENCIES = ("centre", "corner", "measured")
+SLICE = re.compile(r"-?\d*:-?\d*(:-?[1-9]\d*)?")
 _OURS = ("row", "column", "pattern", "mode", "y", "x")
 
 
@@ -43,10 +44,10 @@ def layout_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
     problems = [*_axes_problems(path, tables), *_position_problems(path, positions, tables.get("geometry", {}))]
     choices = [("patterns.unit", patterns["unit"], (*UNITS, "normalised-intensity", "auto"))]
     if isinstance(patterns["zero_frequency"], str):
-        choices.append(("patterns.zero_frequency", patterns["zero_frequency"], ("centre", "corner", "measured")))
+        choices.append(("patterns.zero_frequency", patterns["zero_frequency"], ZERO_FREQUENCIES))
     elif not _numbers(patterns["zero_frequency"]):
         problems.append(_choice(path, "patterns.zero_frequency", patterns["zero_frequency"], ("[y, x]",)))
-    if "select" in patterns and _SLICE.fullmatch(patterns["select"]) is None:
+    if "select" in patterns and SLICE.fullmatch(patterns["select"]) is None:
         problems.append(_choice(path, "patterns.select", patterns["select"], ("START:STOP", "START:STOP:STEP")))
     if "dataset" in tables.get("mask", {}):
         choices.append(("mask.bad", tables["mask"].get("bad"), ("nonzero", "zero")))
@@ -60,7 +61,7 @@ def layout_problems(path: Path, tables: dict[str, Any]) -> list[Problem]:
         problems.append(_choice(path, "detector.centre", centre, ("auto", "[y, x]")))
     problems += [
         _choice(path, f"detector.{key}", detector[key], ("a whole number above 0",))
-        for key in ("crop", "bin")
+        for key in ("crop", "bin", "pad")
         if detector.get(key, 1) < 1
     ]
     return problems + [_choice(path, key, value, legal) for key, value, legal in choices if value not in legal]

@@ -121,6 +121,16 @@ def _first(arrays: Mapping[str, NDArray[Any]], keys: tuple[str, ...]) -> NDArray
 def _check_names(path: Path, names: list[str]) -> None:
     """Refuse an archive without patterns or positions before anything is unpacked."""
     held = ", ".join(sorted(names)) or "no arrays"
+    if {"object", "origin_yx_px", "weight"} <= set(names):
+        raise ContractError(
+            Problem(
+                str(path),
+                "scan.no_patterns",
+                "a scan, with its patterns",
+                "a reconstruction (object.npz)",
+                "name the scan that it was made of",
+            )
+        )
     problems = []
     if not set(PATTERN_KEYS) & set(names):
         problems.append(

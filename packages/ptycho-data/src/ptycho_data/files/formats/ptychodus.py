@@ -248,6 +248,7 @@ def _pair(diffraction: Path, product_path: Path, said: str) -> Raw:
                 "patterns": len(indexes),
                 "positions": len(product.indexes),
                 "positions_without_pattern": len(product.indexes) - len(indexes),
+                **({} if np.array_equal(indexes, np.arange(len(indexes))) else {"indexes": indexes.tolist()}),
             },
             **({"ptychodus": dict(product.notes)} if product.notes else {}),
         },

@@ -17,20 +17,20 @@ from ptycho_data.input_files import checked_file
 KEYS = tuple(spec.name for spec in RECONSTRUCTION_ARRAYS)
 
 
-def write_reconstruction(path: Path | str, reconstruction: Reconstruction) -> None:
+def write(path: Path, reconstruction: Reconstruction, *, pixel_size_m: float | None) -> None:
     """Write the five arrays of a reconstruction and, if it is known, ``pixel_size_m``, atomically.
 
     Raises:
         MissingFileError: the folder does not exist.
     """
     arrays = {key: getattr(reconstruction, key) for key in KEYS}
-    if reconstruction.pixel_size_m is not None:
-        arrays[PIXEL_SIZE.name] = np.float64(reconstruction.pixel_size_m)
-    write_arrays(Path(path), arrays)
+    if pixel_size_m is not None:
+        arrays[PIXEL_SIZE.name] = np.float64(pixel_size_m)
+    write_arrays(path, arrays)
 
 
 def read_reconstruction(path: Path | str) -> Reconstruction:
-    """Read what :func:`write_reconstruction` wrote.
+    """Read what :func:`ptycho_data.files.write_reconstruction` wrote.
 
     Raises:
         MissingFileError: no such file.

@@ -239,13 +239,33 @@ def _range_problems(raw: Raw, probe: NDArray[Any] | None) -> list[Problem]:
 
 def _pattern_layout(raw: Raw) -> list[Problem]:
     patterns = raw.patterns
+    if patterns is not None and patterns.dtype.kind == "c":
+        return [
+            Problem(
+                f"{raw.path}: patterns",
+                "scan.complex_patterns",
+                "photons or their square roots, which are real",
+                f"{patterns.dtype}",
+                "store numpy.abs(patterns) ** 2; phases are not measured",
+            )
+        ]
+    if patterns is not None and patterns.ndim == 2:
+        return [
+            Problem(
+                f"{raw.path}: patterns",
+                "array.shape",
+                "(pattern, y, x)",
+                f"one image, shape {patterns.shape}",
+                "store all patterns in one array; ptycho-cli import FRAMES... OUT joins images",
+            )
+        ]
     if patterns is None or patterns.ndim != 3:
         return []
     M, height, width = patterns.shape
     if height == width:
         return []
     where = f"{raw.path}: patterns"
-    if height == M:
+    if height == M and len(raw.positions) != M:
         return [
             Problem(
                 where,
@@ -261,7 +281,7 @@ def _pattern_layout(raw: Raw) -> list[Problem]:
             "scan.not_square",
             "square patterns",
             f"shape {patterns.shape}",
-            "crop or pad them to a square, the zero frequency at [N // 2, N // 2]",
+            "ptycho-cli import FILE OUT crops them; or store squares, the zero frequency at [N // 2, N // 2]",
         )
     ]
 
@@ -343,7 +363,7 @@ def _in_unit(
             Problem(
                 f"{raw.path}: nphotons",
                 "scan.nphotons",
-                "the mean photons per pattern, for normalised amplitude",
+                "the mean photons per pattern, for normalised patterns",
                 found,
                 "give `nphotons`, or store the key 'nphotons'",
             )

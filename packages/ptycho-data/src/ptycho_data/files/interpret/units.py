@@ -15,6 +15,10 @@ UNITS: tuple[Unit, ...] = ("counts", "amplitude", "normalised-amplitude")
 SAMPLE = 128
 """Patterns whose values are measured, at most (UNIT-2)."""
 _REMEDY = "say what the patterns hold: `measurement=counts|amplitude|normalised-amplitude`"
+_QUESTION = (
+    "photons, their roots, or scaled roots (with `nphotons`)? `measurement=counts|amplitude|normalised-amplitude`; "
+    "scaled photons: import with `measurement=normalised-intensity`"
+)
 _INTEGER_TOLERANCE = 1e-3
 """Distance from an integer that still counts as one (UNIT-2)."""
 _LEAST_PIXELS = 16
@@ -82,7 +86,7 @@ def _check_word(word: str, decided_by: str, evidence: dict[str, Any], where: str
                 f"{where}: measurement",
                 "scan.unit_contradicted",
                 f"{word}, as declared by the {decided_by}",
-                f"{opposite}, by the values and by the probe's energy: {_text(evidence)}",
+                f"{opposite}, by the values and by the probe's energy",
                 _REMEDY,
             )
         )
@@ -98,17 +102,17 @@ def _measured(evidence: dict[str, Any], where: str) -> UnitDecision:
         return UnitDecision(energy, "measured: probe energy", evidence)
     raise ContractError(
         Problem(
-            f"{where}: patterns",
-            "scan.unit_undeclared",
-            "patterns whose unit is declared or can be measured",
-            f"undecided: {_text(evidence)}",
-            _REMEDY,
+            f"{where}: patterns", "scan.unit_undeclared", "patterns of a known unit", _undecided(evidence), _QUESTION
         )
     )
 
 
-def _text(evidence: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in evidence.items())
+def _undecided(evidence: dict[str, Any]) -> str:
+    """What the patterns show, in words."""
+    values, energy = evidence["values"], evidence["probe_energy"]
+    if values is not None:
+        return f"values that look like {values}, but a probe with the energy of {energy}"
+    return f"fractions, in sum {evidence['mean_sum']:.4g} per pattern"
 
 
 def _evidence(measurements: NDArray[Any], probe: NDArray[Any] | None, bad: NDArray[np.bool_] | None) -> dict[str, Any]:
