@@ -2,8 +2,9 @@
 
     PTYCHO_SHARED_DATA=FOLDER python benchmarks/orientation.py
 
-Each orientation is given twice: once the positions are swapped and turned, once the patterns are
-(about zero frequency, while positions and probe stay as in the file). Baseline: the residual of a
+Each orientation is given three times: once the positions are swapped and turned, once the patterns are
+(about zero frequency, while positions and probe stay as in the file), and once the positions without the probe.
+Baseline: the residual of a
 uniform object with the given probe on the same patterns, which contains no information.
 """
 
@@ -57,12 +58,14 @@ def main() -> None:
         moved = np.ascontiguousarray(orientation.apply(star.positions_px))
         scan = Scan(measurements=star.measurements, unit=star.unit, positions_px=moved, probe=star.probe)
         cases[f"positions: {orientation}"] = evaluated(scan, star.positions_px)
+        scan = Scan(measurements=star.measurements, unit=star.unit, positions_px=moved)
+        cases[f"no probe: {orientation}"] = evaluated(scan, star.positions_px)
         turned = turned_patterns(star.measurements, orientation)
         scan = Scan(measurements=turned, unit=star.unit, positions_px=star.positions_px, probe=star.probe)
         cases[f"patterns: {orientation}"] = evaluated(scan, moved)
     good = {
         words: sum(bool(case["right"] or case["twin_named"]) for name, case in cases.items() if words in name)
-        for words in ("positions", "patterns")
+        for words in ("positions", "no probe", "patterns")
     }
     modulus = np.sqrt(np.sum(np.abs(np.fft.fft2(star.probe, norm="ortho")) ** 2, axis=0))
     measured = np.fft.ifftshift(np.sqrt(star.counts()), axes=(1, 2))

@@ -540,3 +540,20 @@ def test_a_measured_scan_under_other_names(shared_data, tmp_path):
     np.testing.assert_array_equal(found.measurements, known.measurements)
     np.testing.assert_array_equal(found.positions_px, known.positions_px)
     np.testing.assert_array_equal(found.probe, known.probe)
+
+
+@pytest.mark.parametrize("words", ["x{x}_y{y}", "run3_col{x:03d}_row{y:03d}", "c{x}r{y}", "max_{y}_{x}"])
+def test_names_that_say_row_and_column(tmp_path, words):
+    """DOOR-2: where a name gives the column first, and says so, the frames still are row by row."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    rows, columns = 3, 5
+    for y in range(rows):
+        for x in range(columns):
+            frame = np.full((16, 16), 100 * y + x, np.uint16)
+            np.save(folder / (words.format(x=x + 8, y=y + 8) + ".npy"), frame)
+    scan = read([folder], step="2", position_unit="px").scan
+    value = scan.measurements[:, 0, 0].astype(int)
+    np.testing.assert_array_equal(value, [100 * y + x for y in range(rows) for x in range(columns)])
+    steps = scan.positions_px - scan.positions_px[0]
+    np.testing.assert_array_equal(steps, [[2 * x, 2 * y] for y in range(rows) for x in range(columns)])

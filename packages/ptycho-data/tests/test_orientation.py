@@ -43,6 +43,45 @@ def test_the_right_orientation_is_determined(scan, given):
     assert residuals == sorted(residuals)
 
 
+@pytest.mark.parametrize("kind", ["dead_leaves", "random_field"])
+@pytest.mark.parametrize("given", [ORIENTATIONS[0], ORIENTATIONS[5]], ids=str)
+def test_without_a_probe_it_is_determined_up_to_the_twin(kind, given):
+    """ORI-2a: a defocus of the mean pattern's modulus that explains the patterns is found on the way."""
+    scan = simulate(object_kind=kind, N=32, n_patterns=144, step_px=3.0, photons_per_pattern=1e5, seed=4)
+    ranking = rank_orientations(turned(scan, given, probe=None))
+    assert ranking.decided
+    assert ranking.twin_is_equal
+    result = ranking.best.apply(given.apply(scan.positions_px))
+    assert np.array_equal(result, scan.positions_px) or np.array_equal(result, -scan.positions_px)
+    values = dict(ranking.residuals)
+    assert all(values[one] == values[one.twin] for one in ORIENTATIONS)
+
+
+def test_a_guess_that_decides_nothing_is_replaced(scan):
+    """ORI-2a: but never a probe that the file calls exact."""
+    flat = np.ones_like(scan.probe)
+    given = ORIENTATIONS[6]
+    assert rank_orientations(turned(scan, given, probe=flat)).decided
+    assert not rank_orientations(turned(scan, given, probe=flat, probe_kind="exact")).decided
+
+
+def test_a_dense_raster_is_thinned():
+    """ORI-2: 144 neighbours at 1 px would all see the same; without a probe, by dim patterns of electrons."""
+    scan = simulate(
+        object_kind="dead_leaves",
+        scan_kind="raster",
+        N=32,
+        n_patterns=1600,
+        step_px=1.0,
+        photons_per_pattern=5e3,
+        seed=3,
+    )
+    ranking = rank_orientations(turned(scan, ORIENTATIONS[4], probe=None))
+    assert ranking.decided
+    assert ranking.best.swap_xy
+    assert ranking.patterns == 144
+
+
 def test_a_symmetric_start_does_not_decide_between_twins(scan):
     """ORI-3: with a probe that is its own conjugate twin, both orientations start equal; the twin is named."""
     symmetric = np.real(scan.probe) + np.roll(np.flip(np.real(scan.probe), (1, 2)), 1, (1, 2))

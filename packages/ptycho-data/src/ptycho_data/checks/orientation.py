@@ -14,6 +14,8 @@ from ptycho_contracts.records import Scan
 from scipy import fft
 from scipy.spatial import cKDTree
 
+from ptycho_data.fitting.probes import from_mean_pattern
+
 Progress = Callable[[str, int, int], None]
 
 _SIDE_PX = 128
@@ -24,6 +26,15 @@ _CLEAR = 0.5
 """Fraction of the gain by which another orientation must be worse than the best (ORI-3)."""
 _LEAST_GAIN = 0.1
 """Least gain that decides, as a fraction of the median residual (ORI-3)."""
+_SPACING = 1 / 16
+"""Least distance of the patterns that are used, as a fraction of N: a dense scan's neighbours all see the same."""
+_DEFOCUS_CYCLES = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+"""Defoci that are tried where no probe decides; the negative ones are those of the conjugate twins (ORI-2a)."""
+_SEARCH_ITERATIONS = 3
+_CANDIDATES = 64
+"""Patterns among which each of those that are used is looked for."""
+_FEWEST = 25
+"""Patterns below which the nearest ones are taken, however near."""
 
 
 @dataclass(frozen=True)
@@ -83,20 +94,21 @@ class OrientationRanking:
 
 
 def rank_orientations(
-    scan: Scan, *, iterations: int = 5, patterns: int = 100, seed: int = 0, progress: Progress | None = None
+    scan: Scan, *, iterations: int = 5, patterns: int = 144, seed: int = 0, progress: Progress | None = None
 ) -> OrientationRanking:
     """Rank the eight swaps and reversals of the position axes by how well an object explains the patterns.
 
     For each orientation, some passes of ePIE [EPIE] from a uniform object and the scan's probe, both
     updated, over neighbouring patterns of the first scan. Positions are rounded to pixels; large
-    patterns are cropped to their centre.
+    patterns are cropped to their centre. Without a probe, or where a guess does not decide, probes of the mean
+    pattern's modulus and several defoci are tried; conjugate twins are then equal.
 
     Args:
-        scan: Scan or Store. Without a probe the modulus of the mean pattern makes one, and conjugate twins are equal.
+        scan: Scan or Store.
         iterations: Passes over the patterns.
         patterns: Neighbouring patterns used, at most.
         seed: Seed of the order of patterns.
-        progress: Called as ``progress("orientation", done, 8)``.
+        progress: Called as ``progress("orientation", done, total)``.
 
     Raises:
         ContractError: fewer than 4 patterns, or patterns without a photon.
@@ -105,30 +117,45 @@ def rank_orientations(
     positions = scan.positions_px[chosen]
     side = _cropped_side(scan.N, positions)
     amplitude, good = _amplitude(scan, chosen, side)
-    probe = _start_probe(scan, amplitude, side)
-    results = []
-    for number, orientation in enumerate(ORIENTATIONS, 1):
-        where = orientation.apply(positions) * (side / scan.N)
-        results.append((orientation, _residual(amplitude, good, where, probe, iterations, np.random.default_rng(seed))))
-        if progress is not None:
-            progress("orientation", number, len(ORIENTATIONS))
-    return _ranked(results, len(chosen))
+    done = 0
+
+    def ranked(probe: NDArray[np.complex64], passes: int, total: int) -> dict[Orientation, float]:
+        nonlocal done
+        results = {}
+        for orientation in ORIENTATIONS:
+            where = orientation.apply(positions) * (side / scan.N)
+            results[orientation] = _residual(amplitude, good, where, probe, passes, np.random.default_rng(seed))
+            done += 1
+            if progress is not None:
+                progress("orientation", done, total)
+        return results
+
+    trials = len(ORIENTATIONS)
+    if scan.probe is not None:
+        ranking = _ranked(ranked(_start_probe(scan, amplitude, side), iterations, trials), len(chosen))
+        if ranking.decided or scan.probe_kind == "exact":
+            return ranking
+    total = done + trials * len(_DEFOCUS_CYCLES)
+    tried = [ranked(_defocused(amplitude, cycles), _SEARCH_ITERATIONS, total) for cycles in _DEFOCUS_CYCLES]
+    # A probe of the opposite defocus is the conjugate twin's.
+    least = {one: min(min(each[one], each[one.twin]) for each in tried) for one in ORIENTATIONS}
+    searched = _ranked(least, len(chosen))
+    return searched if scan.probe is None or searched.decided else ranking
 
 
-def _ranked(results: list[tuple[Orientation, float]], patterns: int) -> OrientationRanking:
+def _ranked(results: dict[Orientation, float], patterns: int) -> OrientationRanking:
     """Rank and decide: gains are relative to the median residual, at which no object explains the patterns."""
-    residuals = tuple(sorted(results, key=lambda entry: entry[1]))
+    residuals = tuple(sorted(results.items(), key=lambda entry: entry[1]))
     best, least = residuals[0]
-    by_orientation = dict(residuals)
     rest = [value for orientation, value in residuals if orientation not in (best, best.twin)]
     gain = float(np.median(rest)) - least
     decided = gain > _LEAST_GAIN * float(np.median(rest)) and min(rest) - least > _CLEAR * gain
-    twin_is_equal = not decided or by_orientation[best.twin] - least < _CLEAR * gain
+    twin_is_equal = not decided or results[best.twin] - least < _CLEAR * gain
     return OrientationRanking(residuals, decided, twin_is_equal, patterns)
 
 
 def _neighbourhood(scan: Scan, patterns: int) -> NDArray[np.int64]:
-    """The patterns nearest to the middle one of the first scan, ascending."""
+    """The patterns nearest to the middle one of the first scan, not nearer to each other than a spacing; ascending."""
     members = np.flatnonzero(scan.scan_index == scan.scan_index[0])
     if len(members) < 4:
         raise ContractError(
@@ -143,8 +170,15 @@ def _neighbourhood(scan: Scan, patterns: int) -> NDArray[np.int64]:
     points = scan.positions_px[members]
     tree = cKDTree(points)
     middle = tree.query(np.median(points, axis=0))[1]
-    nearest = tree.query(points[middle], k=min(patterns, len(points)))[1]
-    return np.sort(members[nearest])
+    nearest = tree.query(points[middle], k=min(_CANDIDATES * patterns, len(points)))[1]
+    chosen: list[int] = []
+    for candidate in nearest:
+        distances = np.linalg.norm(points[chosen] - points[candidate], axis=1)
+        if not chosen or distances.min() >= _SPACING * scan.N:
+            chosen.append(int(candidate))
+        if len(chosen) == patterns:
+            break
+    return np.sort(members[chosen if len(chosen) >= _FEWEST else nearest[:patterns]])
 
 
 def _cropped_side(N: int, positions: NDArray[np.float64]) -> int:
@@ -174,14 +208,19 @@ def _amplitude(scan: Scan, chosen: NDArray[np.int64], side: int) -> tuple[NDArra
 
 
 def _start_probe(scan: Scan, amplitude: NDArray[np.float32], side: int) -> NDArray[np.complex64]:
-    """(modes, side, side), normalised to the mean counts of these patterns."""
-    if scan.probe is None:
-        mean = np.sqrt(np.mean(np.square(amplitude), axis=0))
-        probe = fft.fftshift(fft.ifft2(mean), axes=(0, 1))[None]
-    else:
-        cut = _centre(scan.N, side)
-        far = fft.fftshift(fft.fft2(fft.ifftshift(scan.probe, axes=(1, 2))), axes=(1, 2))[:, cut, cut]
-        probe = fft.fftshift(fft.ifft2(fft.ifftshift(far, axes=(1, 2))), axes=(1, 2))
+    """(modes, side, side), the scan's probe, normalised to the mean counts of these patterns."""
+    cut = _centre(scan.N, side)
+    far = fft.fftshift(fft.fft2(fft.ifftshift(scan.probe, axes=(1, 2))), axes=(1, 2))[:, cut, cut]
+    return _normalised(fft.fftshift(fft.ifft2(fft.ifftshift(far, axes=(1, 2))), axes=(1, 2)), amplitude)
+
+
+def _defocused(amplitude: NDArray[np.float32], cycles: float) -> NDArray[np.complex64]:
+    """(1, side, side), the probe of the mean pattern's modulus and a defocus."""
+    mean = np.sqrt(np.mean(np.square(amplitude, dtype=np.float64), axis=0))
+    return _normalised(from_mean_pattern(fft.fftshift(mean), defocus_cycles=cycles), amplitude)
+
+
+def _normalised(probe: NDArray[Any], amplitude: NDArray[np.float32]) -> NDArray[np.complex64]:
     scale = np.sum(np.square(amplitude), dtype=np.float64) / len(amplitude) / np.sum(np.abs(probe) ** 2)
     return np.asarray(probe * np.sqrt(scale), dtype=np.complex64)
 

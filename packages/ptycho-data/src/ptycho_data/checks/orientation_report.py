@@ -45,7 +45,7 @@ def judged(ranking: OrientationRanking) -> Check:
     if given == ranking.best or (given == ranking.twin and ranking.twin_is_equal):
         other = f"; the twin image ({given.twin}) explains the data as well: only a better probe distinguishes them"
         return Check("orientation", "ok", f"{text}, the best" + (other if ranking.twin_is_equal else ""))
-    text += f", {residuals[ranking.best]:.4g} with {ranking.best}: change the positions accordingly"
+    text += f', {residuals[ranking.best]:.4g} with {ranking.best}: import it with --turn "{ranking.best}"'
     return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""), grave=True)
 
 

@@ -20,6 +20,7 @@ from ptycho_data.free_memory import require_memory
 from ptycho_data.input_files import checked_file
 
 FRAME_SUFFIXES = (".tif", ".tiff", ".edf", ".cbf", ".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".mat", ".npz")
+_COLUMN_THEN_ROW = re.compile(r"(?i)((?<![a-z])(?:x|c|col|column)[-_=]?)(\d+)(.*?(?<![a-z])(?:y|r|row)[-_=]?)(\d+)")
 
 
 class Source:
@@ -169,18 +170,25 @@ def frames_in(folder: Path, names: str | None = None) -> list[Path]:
 
 
 def natural_order(path: Path) -> tuple[tuple[int, int, str], ...]:
-    """Sort key of a name in which numbers count as numbers.
+    """Sort key of a name in which numbers count as numbers, and a row before its columns.
 
     >>> sorted([Path("a_10.tif"), Path("a_9.tif")], key=natural_order)[0].name
     'a_9.tif'
+    >>> sorted([Path("x1_y2.tif"), Path("x2_y1.tif")], key=natural_order)[0].name
+    'x2_y1.tif'
     """
-    parts = re.split(r"(\d+)", path.name)
+    parts = re.split(r"(\d+)", _rows_first(path.name))
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts)
+
+
+def _rows_first(name: str) -> str:
+    """The name with its numbers of row and column exchanged, if it says which is which and the column comes first."""
+    return _COLUMN_THEN_ROW.sub(r"\1\4\3\2", name, count=1)
 
 
 def grid_of_names(paths: Sequence[Path]) -> tuple[int, int] | None:
     """Rows and columns, if exactly two numbers vary in the names and every pair of them occurs once, row by row."""
-    numbers = [[int(part) for part in re.findall(r"\d+", path.stem)] for path in paths]
+    numbers = [[int(part) for part in re.findall(r"\d+", _rows_first(path.stem))] for path in paths]
     if len({len(row) for row in numbers}) != 1 or len(paths) < 4:
         return None
     columns = [tuple(column) for column in zip(*numbers, strict=True)]
