@@ -19,11 +19,9 @@ import shutil
 import statistics
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from command_runs import against_truth, command, training_figures
 from measuring import machine, show
 from ptycho_contracts.records import Scan
@@ -116,12 +114,8 @@ def parity(work: Path, python: dict[str, str], given: argparse.Namespace) -> dic
 
 
 def with_truth(path: Path) -> Scan:
-    """The scan with its true object: that of its own, or ``objectGuess``."""
-    scan = read_scan(path)
-    if scan.object_truth is not None:
-        return scan
-    with np.load(path) as file:
-        return replace(scan, object_truth=file["objectGuess"].astype(np.complex64))
+    """The scan with its true object, whatever the file says of it."""
+    return read_scan(path, object_is_truth=True)
 
 
 def overlap(rows: dict[str, list[dict[str, Any]]], figure: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def scans(synthetic: Path | None) -> Iterator[tuple[str, Scan]]:
     """Scans with their truths, by name."""
     yield "demo", simulate(n_patterns=1500, step_px=5.0, photons_per_pattern=1e5, seed=2)
     if synthetic is not None:
-        yield synthetic.stem, read_scan(synthetic)
+        yield synthetic.stem, read_scan(synthetic, object_is_truth=True)
     for seed, kind in enumerate(OBJECTS, start=1):
         probe = annular_probe(64, seed=seed)
         step = 0.55 * rms_radius_px(probe)

@@ -23,7 +23,7 @@ class CommandFailed(RuntimeError):
 
 
 def command(out: Path, *words: str | Path, interpreter: str = sys.executable) -> dict[str, Any]:
-    """Run ``ptycho-cli words... --output-dir out --quiet`` with one thread, by this or another interpreter.
+    """Run ``ptycho-cli words... --output-dir out --overwrite --quiet`` with one thread, by this or another interpreter.
 
     Returns:
         Its ``summary.json``, with ``process_cpu_s``: CPU seconds of the whole process, imports included.
@@ -32,7 +32,7 @@ def command(out: Path, *words: str | Path, interpreter: str = sys.executable) ->
         CommandFailed: another exit code than 0.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    line = [interpreter, "-m", "ptycho_cli", *map(str, words), "--output-dir", str(out), "--quiet"]
+    line = [interpreter, "-m", "ptycho_cli", *map(str, words), "--output-dir", str(out), "--overwrite", "--quiet"]
     done = subprocess.run(line, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode and "training.collapsed" not in done.stderr:  # then all files are there, and say so

@@ -4,7 +4,7 @@ Imported by ``crash.py --results N``. A child runs ``reconstruct`` (into a free 
 ``train``; it kills itself (SIGKILL) before the n-th time that it opens, makes, links, renames or removes anything in
 its folder, n drawn from all of them. Then the folder must hold nothing, the old results, the new ones, or files that
 ``inspect`` tells do not belong together; and the next run in it (a training resumes, where it has a checkpoint) must
-succeed, with the bits of a run that was not killed, and leave no other names.
+succeed (with ``--overwrite``), with the bits of a run that was not killed, and leave no other names.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def results_of_kills(place: Path, kills: int, seed: int, backend: str) -> dict[s
 def run(out: Path, scan: Path, kind: str, backend: str, *, left: int | None = None, resume: bool = False) -> int:
     """Run a command in a child, which kills itself after so many file operations; the number that it did, if not."""
     command = ["train", *TRAINING] if kind == "train" else ["reconstruct", "--epochs", "2"]
-    words = [*command, str(scan), "--output-dir", str(out), "--backend", backend, "--quiet"]
+    words = [*command, str(scan), "--output-dir", str(out), "--overwrite", "--backend", backend, "--quiet"]
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:

@@ -64,7 +64,7 @@ def main() -> None:
 def command(out: Path, words: tuple[str, ...], common: tuple[str, ...]) -> dict[str, Any]:
     """Run one command; figures of its summary, with CPU seconds and peak memory of the whole process."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    line = [sys.executable, "-m", "ptycho_cli", *words, "--output-dir", str(out), *common]
+    line = [sys.executable, "-m", "ptycho_cli", *words, "--output-dir", str(out), "--overwrite", *common]
     done = subprocess.run(line, env={**os.environ, **ONE_THREAD}, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(line)} failed:\n{done.stderr}")

@@ -75,7 +75,7 @@ def pairs(given: argparse.Namespace) -> dict[str, tuple[Scan, Scan]]:
         )
     }
     if given.scan is not None:
-        scan = replace(read_scan(given.scan), probe_kind="exact")
+        scan = replace(read_scan(given.scan, object_is_truth=True), probe_kind="exact")
         own = simulate(n_patterns=given.patterns, seed=given.seed, photons_per_pattern=1e5, probe=scan.probe, **recipe)
         rows["synth"] = (own, scan)
     return rows

@@ -148,7 +148,7 @@ def main() -> None:
 def scan_of(given: argparse.Namespace) -> Scan:
     """The scan with its truth; its probe is called exact."""
     if given.scan is not None:
-        return replace(read_scan(given.scan), probe_kind="exact")
+        return replace(read_scan(given.scan, object_is_truth=True), probe_kind="exact")
     return simulate(
         object_kind="dead_leaves", n_patterns=given.patterns, photons_per_pattern=given.photons, seed=given.seed
     )

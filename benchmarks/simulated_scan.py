@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--passes", type=int, default=4)
     given = parser.parse_args()
-    scan = read_scan(given.scan)
+    scan = read_scan(given.scan, object_is_truth=True)
     with np.load(given.scan) as file:
         truth, wrong = file["objectGuess"], file["probeWrong"].astype(np.complex64)[None]
     with tempfile.TemporaryDirectory() as folder:

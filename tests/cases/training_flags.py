@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 from ptycho_data.bundle_file import read_bundle
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import read_scan, write_scan
 from ptycho_data.fitting import Attempts
 from ptycho_data.fitting.mlflow_run import mlflow_files
@@ -200,7 +201,8 @@ class TrainingFlags:
         assert train("--epochs", "3").summary["training"]["epochs"] == 3
 
     def test_max_seconds(self, train, monkeypatch):
-        """By a clock that is a second later at each look: two or three in a step."""
+        """By a clock that is a second later at each look: two or three in a step. Before it no time passes."""
+        monkeypatch.setitem(Deadline.__init__.__kwdefaults__, "clock", lambda: 0.0)
         monkeypatch.setitem(Attempts.__init__.__kwdefaults__, "clock", partial(next, itertools.count()))
         training = train("--epochs", "1000000", "--max-seconds", "12").summary["training"]
         assert training["stopped_by"] == "max_seconds"

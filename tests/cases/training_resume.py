@@ -119,7 +119,6 @@ class ResumesTraining:
             ({"learning_rate": 0.5}, "settings.learning_rate: expected 0.5, as this run has it, found 0.001"),
             ({"seed": 3}, "settings.seed: expected 3"),
             ({"hold_out": "0.2"}, "used: expected "),
-            ({"epochs": 7}, "settings.epochs: expected 7"),
         ],
     )
     def test_of_another_run_is_refused(self, change, words, trained, tmp_path):
@@ -137,6 +136,25 @@ class ResumesTraining:
         with pytest.raises(Interrupted):
             trained(tmp_path, after=12, stop=interrupt)
         trained(tmp_path, resume=True, checkpoint_save_top_k=-1, num_workers=1, logger_backend="csv")
+
+    @pytest.mark.parametrize("epochs", [4, 9])
+    def test_the_budget_may_be_changed(self, epochs, trained, tmp_path):
+        """CKP-9: of 6 epochs two are done; more or fewer follow, and the schedule ends with them."""
+        options = {"scheduler": "cosine"}
+        with pytest.raises(Interrupted):
+            trained(tmp_path, after=12, stop=interrupt, **options)
+        _, summary = trained(tmp_path, resume=True, epochs=epochs, max_seconds=1e6, **options)
+        assert (summary["training"]["epochs"], summary["training"]["stopped_by"]) == (epochs, "epochs")
+        assert summary["training"]["steps"] == 5 * epochs
+
+    def test_fewer_epochs_than_are_done(self, trained, tmp_path):
+        """One clear error; the checkpoint stays."""
+        with pytest.raises(Interrupted):
+            trained(tmp_path, after=12, stop=interrupt)
+        before = checkpoint_of(tmp_path).read_bytes()
+        with pytest.raises(ContractError, match=r"more epochs than the 2 that are done.*checkpoint\.budget"):
+            trained(tmp_path, resume=True, epochs=2)
+        assert checkpoint_of(tmp_path).read_bytes() == before
 
     def test_without_checkpoints_a_signal_leaves_the_model_as_it_is(self, trained, tmp_path):
         """TRN-17; a training that learned nothing so far is not restarted then."""

@@ -76,8 +76,8 @@ class RecordingBackend:
         self.calls["payload"] = {"model": model_path, "data": test_data_file, "overrides": overrides}
         return self._payload(INFER_SECTIONS, output_dir, overrides)
 
-    def train(self, payload, *, validation=None, progress=None, checkpoint=None, resume=False):
-        self.calls["train"] = {"validation": validation, "checkpoint": checkpoint, "resume": resume}
+    def train(self, payload, *, validation=None, progress=None, deadline=None, **options):
+        self.calls["train"] = {"validation": validation, "deadline": deadline, **options}
         self._work(progress)
         payload.output_dir.mkdir(parents=True, exist_ok=True)
         (payload.output_dir / "model.safetensors").write_bytes(b"weights")

@@ -302,7 +302,7 @@ def test_inference_with_a_collapsed_model_warns(backend, data_file, tmp_path, ca
     assert error.count("\n") == 1
     assert "its training collapsed" in error
     reported["training_collapsed"] = False
-    assert main(argv) == 0
+    assert main([*argv, "--overwrite"]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -330,5 +330,5 @@ def test_the_hint_is_one_more_line_on_stdout(backend, data_file, tmp_path, capsy
     argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]
     assert main(argv) == 0
     assert capsys.readouterr().out.splitlines()[1:] == ["R 0.016 is above its floor 0.006: try --modes 3"]
-    assert main([*argv, "--quiet"]) == 0
+    assert main([*argv, "--quiet", "--overwrite"]) == 0
     assert capsys.readouterr().out == ""

@@ -38,10 +38,10 @@ def earlier(checkpoint):
 
 
 def test_the_backend_receives_its_path(backend, command, checkpoint, earlier):
-    for words, resume in (((), False), (("--resume",), True)):
+    for word, resume in (("--overwrite", False), ("--resume", True)):
         earlier.parent.mkdir(exist_ok=True)
         earlier.write_bytes(b"an earlier state")
-        assert command(*words) == 0
+        assert command(word) == 0
         call = backend.calls[command.name]
         assert (call["checkpoint"], call["resume"]) == (checkpoint, resume)
 
@@ -62,20 +62,15 @@ def test_other_files_beside_it_stay(backend, command, earlier):
     other = earlier.with_name("epoch=3.ckpt")
     other.write_bytes(b"of a training")
     backend.checkpoints = 1
-    assert command() == 0
+    assert command("--overwrite") == 0
     assert [path.name for path in earlier.parent.iterdir()] == [other.name]
 
 
-def test_an_earlier_one_outlives_a_run_that_wrote_none(backend, command, earlier):
-    assert command() == 0
-    assert earlier.read_bytes() == b"an earlier state"
-
-
-@pytest.mark.parametrize("words", [(), ("--resume",)])
-def test_it_outlives_a_failure(backend, command, earlier, words):
+@pytest.mark.parametrize("word", ["--overwrite", "--resume"])
+def test_it_outlives_a_failure(backend, command, earlier, word):
     """A run that fails removes nothing."""
     backend.error = RuntimeError("out of memory")
-    assert command(*words) == 1
+    assert command(word) == 1
     assert earlier.read_bytes() == b"an earlier state"
 
 
@@ -90,6 +85,26 @@ def test_it_outlives_pictures_that_cannot_be_drawn(backend, command, checkpoint,
     backend.checkpoints = 1
     assert command() == 1
     assert checkpoint.exists()
+
+
+@pytest.mark.parametrize(("written", "stays"), [(1, True), (0, False)])
+def test_a_run_that_its_time_limit_ended_can_be_given_more_time(backend, command, earlier, written, stays, monkeypatch):
+    """CLI-27: its checkpoint stays beside the results, and `--resume` replaces these; another run's does not."""
+    fit = backend._fit
+
+    def by_time(*args, **options):
+        image, report = fit(*args, **options)
+        return image, {**report, "stopped_by": "max_seconds"}
+
+    monkeypatch.setattr(backend, "_fit", by_time)
+    backend.checkpoints = written
+    assert command("--overwrite") == 0
+    assert earlier.exists() is stays
+    if stays:
+        assert command() == 2
+        assert command("--resume") == 0
+        assert backend.calls[command.name]["resume"] is True
+        assert earlier.exists()
 
 
 def test_nothing_to_resume_is_reported_before_any_work(backend, command, capsys):

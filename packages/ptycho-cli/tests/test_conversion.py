@@ -186,7 +186,7 @@ def test_a_conversion_that_fails_leaves_the_target_as_it_was(data_file, tmp_path
     """CLI-20."""
     target = tmp_path / "b.h5"
     target.write_bytes(b"earlier")
-    assert main(["convert", str(data_file), str(target)]) == 2
+    assert main(["convert", str(data_file), str(target), "--overwrite"]) == 2
     assert "--geometry KEY=VALUE" in capsys.readouterr().err
     assert target.read_bytes() == b"earlier"
 

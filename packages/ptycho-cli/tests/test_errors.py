@@ -207,7 +207,7 @@ def test_failed_work_is_exit_1_and_leaves_earlier_results_as_they_were(
         before[name] = name.encode()
     backend.error = work_failed
     files = [str(data_file)] * (2 if command == "infer" else 1)
-    assert main([command, *files, "--output-dir", str(out)]) == 1
+    assert main([command, *files, "--output-dir", str(out), "--overwrite"]) == 1
     err = capsys.readouterr().err
     assert err == f"ptycho-cli: error: {work_failed}\n"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
@@ -267,7 +267,7 @@ def test_progress_is_one_line_per_stage_and_quiet_silences_all(backend, data_fil
     loud = capsys.readouterr()
     assert loud.err == "working: 2/2\n"
     assert loud.out == f"wrote {tmp_path / 'out' / 'object.npz'}; residual used 0.2500\n"
-    assert main([*argv, "--quiet"]) == 0
+    assert main([*argv, "--quiet", "--overwrite"]) == 0
     quiet = capsys.readouterr()
     assert (quiet.out, quiet.err) == ("", "")
     assert backend.calls["reconstruct"]["progress"] is None

@@ -13,9 +13,12 @@ from PIL import Image
 from ptycho_cli.main import main
 from ptycho_cli.options import RECONSTRUCT_OPTIONS
 from ptycho_cli.output.evaluation import in_words
+from ptycho_contracts.config import ExecutionConfig, ReconstructionConfig
 from ptycho_contracts.records import Reconstruction
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import read_scan, write_reconstruction, write_scan
 from ptycho_data.metrics import FrcCurve, frc
+from ptycho_data.workflows import evaluate_scan
 from ptycho_data.workflows.evaluate import split_in_halves
 
 M, N = 40, 16
@@ -111,6 +114,29 @@ def test_a_scan_without_truth_is_refused_with_the_reason(data_file, tmp_path, ca
     assert "evaluate the scan without truth: --scan FILE" in err
 
 
+def test_an_object_that_may_be_a_reconstruction_is_no_truth(truth_file, tmp_path, capsys):
+    """CLI-16, SCAN-3: without a word of the file it is a question; the flag answers it."""
+    with np.load(truth_file) as content:
+        arrays = {name: content[name] for name in content.files if name != "object_kind"}
+    np.savez(tmp_path / "unstated.npz", **arrays)
+    write_reconstruction(tmp_path / "image.npz", image_of(texture(0)))
+    words = ["evaluate", str(tmp_path / "image.npz"), "--truth", str(tmp_path / "unstated.npz")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "it may be a reconstruction" in error
+    assert "or give --object-is-truth if it is" in error
+    told, known = evaluated(capsys, *words[1:], "--object-is-truth"), evaluated(capsys, *words[1:3], truth_file)
+    assert (told["figures"], told["frc"]) == (known["figures"], known["frc"])
+
+
+@pytest.mark.parametrize("words", [["--scan", "{scan}"], ["{image}", "--truth", "{image}"]])
+def test_the_flag_needs_an_object_that_leaves_it_open(words, truth_file, tmp_path, capsys):
+    write_reconstruction(tmp_path / "image.npz", image_of(texture(0)))
+    files = {"scan": truth_file, "image": tmp_path / "image.npz"}
+    assert main(["evaluate", *(word.format(**files) for word in words), "--object-is-truth"]) == 2
+    assert "object-is-truth" in capsys.readouterr().err
+
+
 def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp_path, capsys):
     """CLI-18: text, JSON and pictures; other files of the folder stay."""
     write_reconstruction(tmp_path / "object.npz", image_of(texture(0)))
@@ -129,7 +155,7 @@ def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp
     for name in ("comparison.png", "frc.png"):
         with Image.open(tmp_path / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 5
-    assert main([*words, "--quiet"]) == 0
+    assert main([*words, "--quiet", "--overwrite"]) == 0
     assert capsys.readouterr().out == ""
 
 
@@ -187,7 +213,7 @@ class HalvesBackend:
     def __init__(self) -> None:
         self.runs: list[dict] = []
 
-    def reconstruct(self, backend, scan, *, config, execution_config, hold_out, progress=None):
+    def reconstruct(self, backend, scan, *, config, execution_config, hold_out, deadline, progress=None):
         used = np.setdiff1d(np.arange(len(scan)), hold_out)
         noise = np.random.default_rng(len(self.runs)).standard_normal((48, 52, 2)) @ [0.3, 0.3j]
         self.runs.append(
@@ -195,6 +221,7 @@ class HalvesBackend:
                 "config": config,
                 "used": used,
                 "probe": scan.probe,
+                "deadline": deadline,
                 "mean_counts": scan.counts().sum((1, 2), dtype=np.float64).mean(),
                 "image": texture(0) + noise / config.epochs,
             }
@@ -252,6 +279,17 @@ def test_a_scan_is_halved_and_its_halves_are_compared(halves, truth_file, tmp_pa
     assert report["advice"][0]["code"] == "residual.above"
     names = {"comparison.png", "convergence.png", "evaluation.json", "frc.png", "prior.png", "report.html"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names == {"evaluation.json", *report["outputs"]}
+
+
+def test_the_reconstructions_share_the_time(halves, backend, truth_file):
+    """TIME-1: by patterns and epochs; what one leaves is for the next ones. The clock stands still."""
+    clock = lambda: 0.0  # noqa: E731
+    config, execution = ReconstructionConfig(epochs=6), ExecutionConfig()
+    evaluate_scan(
+        backend, read_scan(truth_file), config=config, execution_config=execution, deadline=Deadline(100.0, clock=clock)
+    )
+    given = [run["deadline"].left() for run in halves.runs]
+    assert given == pytest.approx([100 / 3.5, 100 * 0.5 / 2.5, 100 * 0.5 / 2, 100 * 0.25 / 1.5, 100 * 0.25 / 1.25, 100])
 
 
 @pytest.mark.parametrize(

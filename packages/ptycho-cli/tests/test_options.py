@@ -89,7 +89,8 @@ def test_each_flag_of_infer_reaches_the_backend_and_nothing_else_does(backend, d
     model = tmp_path / "model.safetensors"
     model.write_bytes(b"a bundle")
     for value in values(row)[-2:]:
-        argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
+        argv = ["infer", str(model), str(data_file), "--output-dir", str(tmp_path / "out"), "--overwrite"]
+        argv += words(row, value)
         companions = INFER_COMPANIONS.get(row.name, {})
         assert main(argv + flags(companions)) == 0
         assert backend.calls["payload"]["overrides"] == {row.name: value, **companions}
@@ -100,7 +101,8 @@ def test_each_flag_of_reconstruct_reaches_the_backend(backend, data_file, tmp_pa
     """CLI-2: the backend receives whole sections; only the given option differs from its default."""
     companions = RECONSTRUCT_COMPANIONS.get(row.name, {})
     for value in values(row)[-2:]:
-        argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), *words(row, value)]
+        argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out"), "--overwrite"]
+        argv += words(row, value)
         assert main(argv + flags(companions)) == 0
         call = backend.calls["reconstruct"]
         owner = {"reconstruction": call["config"], "execution": call["execution_config"]}.get(row.section)
@@ -179,7 +181,7 @@ def test_a_flag_beats_the_configuration_file_and_the_file_beats_the_default(back
     argv += [] if row.name in OWN_GROUP_COUNT else ["--n-groups", "5"]
     assert main(argv) == 0
     assert backend.calls["payload"]["overrides"][row.name] == low
-    assert main(argv + words(row, high)) == 0
+    assert main([*argv, *words(row, high), "--overwrite"]) == 0
     assert backend.calls["payload"]["overrides"][row.name] == high
 
 
@@ -227,7 +229,7 @@ def test_a_configuration_file_may_use_tables_flag_spellings_and_name_backend_and
 
 def test_several_validation_files_all_count(backend, data_file, tmp_path, capsys):
     """CLI-4, CLI-10: flags beat the configuration file; each file is read, and looked for before any work."""
-    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out")]
+    argv = ["train", str(data_file), "--output-dir", str(tmp_path / "out"), "--overwrite"]
     assert main([*argv, "--validation", str(data_file), "--validation", str(data_file)]) == 0
     assert len(backend.calls["train"]["validation"]) == 24
     config = tmp_path / "config.toml"
@@ -329,7 +331,7 @@ def test_a_deprecated_flag_that_asks_for_nothing_has_no_meaning_on_infer(backend
     model.write_bytes(b"a bundle")
     for command, files in (("infer", [model, data_file]), ("reconstruct", [data_file])):
         with pytest.warns(DeprecationWarning, match=f"no meaning for {command}"):
-            assert main([command, *map(str, files), "--output-dir", str(tmp_path / "out"), "--disable_mlflow"]) == 0
+            assert main([command, *map(str, files), "--output-dir", str(tmp_path / command), "--disable_mlflow"]) == 0
     assert backend.calls["payload"]["overrides"] == {}
 
 

@@ -170,7 +170,7 @@ def test_an_evaluation_has_a_page_that_replaces_none_of_a_run(run, tmp_path, cap
     assert "complex correlation 1.0000" in page.text
     assert len(page.attributes("img")) == 2
     assert main(["inspect", str(alone)]) == 0
-    assert run(out="alone") == 0
+    assert run("--overwrite", out="alone") == 0
     capsys.readouterr()
     assert main(["inspect", str(alone)]) == 0
     assert "ok   report.html" in capsys.readouterr().out

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ptycho_cli.main import main
 from ptycho_cli.plots import reconstructions
@@ -105,7 +106,7 @@ def test_an_evaluation_of_another_image_is_told(run, backend, reconstruction, da
     assert main(words) == 0
     assert inspected(out, capsys)[0] == 0
     backend.result = replace(reconstruction, object=2 * reconstruction.object)
-    assert run() == 0
+    assert run("--overwrite") == 0
     code, said = inspected(out, capsys)
     assert code == 2
     assert "evaluation.json: expected an evaluation of object.npz as it is" in said
@@ -114,14 +115,24 @@ def test_an_evaluation_of_another_image_is_told(run, backend, reconstruction, da
 @pytest.mark.slow
 @pytest.mark.usefixtures("_quick_pictures")
 @pytest.mark.parametrize("replacing", [False, True], ids=["new", "replacing"])
-def test_killed_before_each_file_operation(replacing, run, backend, reconstruction, tmp_path, capsys):
-    """CLI-34: old, new, or a mixture that `inspect` tells; the next run in the folder leaves no trace of it."""
-    out = tmp_path / "out"
+def test_killed_before_each_file_operation(replacing, run, backend, reconstruction, tmp_path, capsys, monkeypatch):
+    """CLI-34: old, new, or a mixture that `inspect` tells; the next run in the folder leaves no trace of it.
+
+    The old set has a picture that the new one lacks (CLI-45).
+    """
+    out, draw = tmp_path / "out", reconstructions.draw_run
+
+    def of_the_old_also_losses(image, summary, folder):
+        draw(image, summary, folder)
+        if np.array_equal(image.object, reconstruction.object):
+            (folder / "losses.png").write_bytes(b"\x89PNG\r\n\x1a\n" + 8 * b"losses")
+
+    monkeypatch.setattr(reconstructions, "draw_run", of_the_old_also_losses)
     images = {"old": reconstruction, "new": replace(reconstruction, object=2 * reconstruction.object)}
     digests, states = {}, []
     for name in images:
         backend.result = images[name]
-        assert run() == 0
+        assert run("--overwrite") == 0
         digests[name] = hashlib.sha256((out / "object.npz").read_bytes()).hexdigest()
     for moment in range(300):
         for path in out.iterdir():
@@ -133,7 +144,7 @@ def test_killed_before_each_file_operation(replacing, run, backend, reconstructi
         pid = os.fork()
         if not pid:
             killing(str(out), moment)
-            os._exit(run())
+            os._exit(run("--overwrite"))
         _, status = os.waitpid(pid, 0)
         code, said = inspected(out, capsys)
         content = out / "object.npz"
@@ -147,7 +158,7 @@ def test_killed_before_each_file_operation(replacing, run, backend, reconstructi
         if not os.WIFSIGNALED(status):
             assert os.WEXITSTATUS(status) == 0
             break
-        assert run() == 0
+        assert run("--overwrite") == 0
         assert {path.name for path in out.iterdir()} == NAMES
         assert inspected(out, capsys)[0] == 0
     else:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ptycho_contracts.problems import ContractError, MissingFileError, WorkFailedError
 from ptycho_data.canvas import canvas_geometry, scan_sites
 from ptycho_data.fitting import joint_reconstruction, to_pairs
-from ptycho_data.fitting.checkpoints import CheckpointPlan, Checkpoints, checkpoint_plan
+from ptycho_data.fitting.checkpoints import CheckpointPlan, Checkpoints, FitStart, checkpoint_plan
 from ptycho_data.simulate import simulate
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -95,11 +95,9 @@ def interrupted(tmp_path):
 
 
 DIFFERENCES = {
-    "epochs": {"epochs": 9},
     "seed": {"seed": 3},
     "loss": {"loss": "poisson"},
     "rates": {"object_learning_rate": 0.1},
-    "max_seconds": {"max_seconds": 1e6},
     "patience": {"patience": 3},
     "batch_size": {"batch_size": 7},
     "mean_counts": {"mean_counts": 31.0},
@@ -117,6 +115,38 @@ def test_the_same_run_resumes(interrupted):
     """PHY-32."""
     result = fit(checkpoints=keeping(interrupted, resume=True))
     assert (result.history.resumed_from_epoch, len(result.losses)) == (4, 8)
+
+
+@pytest.mark.parametrize("epochs", [4, 5, 20])
+def test_the_budget_may_be_changed(interrupted, epochs):
+    """CKP-5: more epochs or fewer, down to those that are done; any time."""
+    result = fit(checkpoints=keeping(interrupted, resume=True), epochs=epochs, max_seconds=1e6)
+    assert (result.history.resumed_from_epoch, len(result.losses)) == (4, epochs)
+
+
+def test_fewer_epochs_than_are_done(interrupted):
+    """One clear error; the checkpoint stays."""
+    before = interrupted.read_bytes()
+    with pytest.raises(ContractError, match=r"more epochs than the 4 that are done.*found 3.*checkpoint\.budget"):
+        fit(checkpoints=keeping(interrupted, resume=True), epochs=3)
+    assert interrupted.read_bytes() == before
+
+
+def test_the_start_of_a_run_is_not_made_again(tmp_path):
+    """CKP-10: what a limited time has made of it is kept, bit for bit; nothing but the first run makes it."""
+    path = tmp_path / "joint_fit.safetensors"
+    probes = {"modes": SCAN.probe * np.complex64(1 + 2j), "probe": SCAN.probe[:, ::-1]}
+    first = FitStart(probes, {"search": {"losses": [0.5]}, "levels_px": (8,), "from_object": True})
+    plan = keeping(path)
+    assert plan.start(lambda: first) is first
+    fit(checkpoints=plan)
+    again = keeping(path, resume=True).start(lambda: pytest.fail("made again"))
+    assert again.facts == {"search": {"losses": [0.5]}, "levels_px": [8], "from_object": True}
+    assert set(again.probes) == set(probes)
+    for name, probe in probes.items():
+        np.testing.assert_array_equal(again.probes[name], probe, strict=True)
+    fit(checkpoints=keeping(path))
+    assert keeping(path, resume=True).start(lambda: first) is first  # of a fit that has none
 
 
 def test_other_backend_or_version(tmp_path):

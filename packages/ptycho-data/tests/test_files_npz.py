@@ -127,6 +127,7 @@ def test_bright_pixel_of_the_truth_is_at_its_position(tmp_path):
         probeGuess=probe[0],
         objectGuess=truth,
         object_origin_yx_px=origin,
+        object_kind="truth",
         measurement="counts",
         probe_kind="exact",
     )
@@ -137,6 +138,21 @@ def test_bright_pixel_of_the_truth_is_at_its_position(tmp_path):
         reference.extract_patches(scan.object_truth, scan.positions_px, 8, scan.object_origin_yx_px), scan.probe
     )
     np.testing.assert_allclose(again, scan.counts(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "used"), [(None, False), ("truth", True), ("reconstruction", False), ("", False)])
+def test_an_object_is_the_truth_only_where_the_file_says_so(tmp_path, kind, used):
+    """SCAN-3: else it may be a reconstruction; whoever knows better says so on reading."""
+    image = np.exp(1j * np.random.default_rng(0).normal(size=(60, 60)))
+    changes = {} if kind is None else {"object_kind": kind}
+    path = saved(tmp_path, objectGuess=image, **changes)
+    scan = read_scan(path)
+    assert (scan.object_truth is not None) is used
+    assert scan.metadata["object"]["used_as_truth"] is used
+    assert scan.metadata["object"]["kind"] == ("unstated" if kind is None else kind)
+    known = read_scan(path, object_is_truth=True)
+    np.testing.assert_array_equal(known.object_truth, image.astype(np.complex64))
+    assert known.metadata["object"]["kind"] == scan.metadata["object"]["kind"]
 
 
 @pytest.mark.parametrize(
@@ -279,25 +295,27 @@ def test_where_nothing_can_be_written(tmp_path):
 
 @pytest.mark.shared_data
 @pytest.mark.parametrize(
-    ("name", "unit", "M", "N", "photons", "truth"),
+    ("name", "unit", "M", "N", "photons", "holds"),
     [
         ("siemens_star.npz", "amplitude", 516, 128, 461213, False),
         ("synth64.npz", "amplitude", 1521, 64, 100354, True),
         ("ptychodus/train_data.npz", "counts", 120, 64, 903614, True),
     ],
 )
-def test_shared_files(shared_data, name, unit, M, N, photons, truth):
-    """Invariant 1: measured, simulated and exported files each in their own unit."""
+def test_shared_files(shared_data, name, unit, M, N, photons, holds):
+    """Invariant 1: measured, simulated and exported files each in their own unit. None says that its object is true."""
     scan = read_scan(shared_data / name)
     assert (scan.unit, len(scan), scan.N) == (unit, M, N)
     assert scan.metadata["nphotons"] == pytest.approx(photons, rel=1e-5)
-    assert (scan.object_truth is not None) == truth
+    assert scan.object_truth is None
+    assert ("does not say that its object is the true one" in scan.metadata["object"]["reason"]) == holds
+    assert (read_scan(shared_data / name, object_is_truth=True).object_truth is not None) == holds
 
 
 @pytest.mark.shared_data
 def test_truth_of_the_simulated_file_explains_its_patterns(shared_data):
     """Invariant 12, 21: file -> Scan -> truth at the positions -> patterns, to the photon noise."""
-    scan = read_scan(shared_data / "synth64.npz")
+    scan = read_scan(shared_data / "synth64.npz", object_is_truth=True)
     rows = np.arange(0, len(scan), 100)
     patches = reference.extract_patches(scan.object_truth, scan.positions_px[rows], 64, scan.object_origin_yx_px)
     simulated, measured = reference.simulate_counts(patches, scan.probe), scan.counts(rows)

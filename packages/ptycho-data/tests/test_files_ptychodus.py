@@ -30,7 +30,7 @@ def folder(shared_data, tmp_path):
 
 def read_way(folder, way):
     companion = folder / "diffraction.h5" if way == "product_NPZ.npz" else None
-    return read_scan(folder / way, companion=companion)
+    return read_scan(folder / way, companion=companion, object_is_truth=True)
 
 
 @pytest.mark.shared_data
@@ -59,12 +59,23 @@ def test_each_file_is_the_same_scan(folder, way):
 
 
 @pytest.mark.shared_data
+@pytest.mark.parametrize("way", WAYS)
+def test_a_reconstruction_is_never_silently_the_truth(folder, way):
+    """SCAN-3: Ptychodus writes what it reconstructed under the same names; it is still compared with the patterns."""
+    companion = folder / "diffraction.h5" if way == "product_NPZ.npz" else None
+    scan = read_scan(folder / way, companion=companion)
+    assert scan.object_truth is None
+    assert "it may be a reconstruction" in scan.metadata["object"]["reason"]
+    assert scan.metadata["object"]["agreement"]["explains"]
+
+
+@pytest.mark.shared_data
 def test_half_a_pixel_is_what_the_counts_say(folder):
     """Invariant 12: with the truth at hand, no other shift of the patches explains the patterns as well.
 
     The oracle is a plain simulation with patches by Fourier shift, not the reader's own check.
     """
-    scan = read_scan(folder / "product.h5")
+    scan = read_scan(folder / "product.h5", object_is_truth=True)
     probe, truth = scan.probe.astype(complex), scan.object_truth.astype(complex)
     height, width = truth.shape
     frequencies = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]

@@ -159,8 +159,13 @@ def test_the_clock_ends_the_schedule(clock):
     assert result.stopped_by == "max_seconds"
     assert (fit.taken, len(result.losses), len(result.val_losses)) == (10, 3, 4)
     np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * np.arange(10) / 10)) / 2)
-    slow = fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5)
-    assert len(slow.losses) == 1
+    fit = MeanFit(np.ones(10), after=tick)
+    slow = fitted(fit, epochs=100, batch_size=4, max_seconds=1.5, validation=np.array([9]))
+    assert (slow.stopped_by, fit.taken) == ("max_seconds", 2)
+    assert (len(slow.losses), slow.best_epoch) == (1, 1)  # of the steps that there was time for
+    assert (
+        slow.losses[0] < fitted(MeanFit(np.ones(10), after=tick), epochs=100, batch_size=4, max_seconds=0.5).losses[0]
+    )
 
 
 @pytest.mark.parametrize("where", ["fit", "validation", "last step"])
@@ -229,8 +234,9 @@ def test_resumed_is_as_if_never_interrupted(tmp_path_factory, dies, epochs, vali
     assert steps == list(range(3 * epochs_kept + 1, 3 * len(expected.losses) + 1))
 
 
-def test_the_clock_continues_where_it_was(tmp_path, clock):
-    """PHY-32: of 10 seconds 6 are over at the last checkpoint; 4 are left."""
+@pytest.mark.parametrize("limit", [10.0, 4.0])
+def test_the_schedule_continues_where_it_was(tmp_path, clock, limit):
+    """PHY-32: 6 seconds are over at the last checkpoint; the run that resumes has its own, and goes on in between."""
 
     def tick(fit):
         clock.now += 1.0
@@ -242,8 +248,11 @@ def test_the_clock_continues_where_it_was(tmp_path, clock):
         fitted(MeanFit(np.ones(10), after=tick), checkpoints=keeping(tmp_path / "c"), **options)
     clock.now += 1e6
     fit = MeanFit(np.ones(10), after=lambda fit: setattr(clock, "now", clock.now + 1.0))
+    options["max_seconds"] = limit
     result = fitted(fit, checkpoints=keeping(tmp_path / "c", resume=True), **options)
-    assert (result.resumed_from_epoch, result.stopped_by, len(fit.rows)) == (2, "max_seconds", 4)
+    assert (result.resumed_from_epoch, result.stopped_by, len(fit.rows)) == (2, "max_seconds", int(limit))
+    done = (6 + np.arange(limit)) / (6 + limit)
+    np.testing.assert_allclose(fit.factors, 0.02 + 0.98 * (1 + np.cos(np.pi * done)) / 2)
 
 
 def test_checkpoints_cost_at_most_a_twentieth(tmp_path, monkeypatch):

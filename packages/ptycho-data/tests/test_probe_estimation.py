@@ -91,7 +91,8 @@ def test_a_part_of_the_scan_calibrates():
     np.testing.assert_array_equal(source.counts(), SCAN.counts(mine))
     np.testing.assert_array_equal(positions_px, SCAN.positions_px[mine])
     np.testing.assert_array_equal(probe, SCAN.probe)
-    assert options == {"mean_counts": 7.0, "config": CONFIG, "stage": "calibration", "progress": None}
+    expected = {"mean_counts": 7.0, "config": CONFIG, "max_seconds": None, "stage": "calibration", "progress": None}
+    assert options == expected
     assert fit.losses == (9.0, 9.0, 1.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import WorkFailedError
+from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import Attempts
 from ptycho_tf import training as training_module
 from ptycho_tf.framework import keras, tf
@@ -65,6 +66,7 @@ def run(make_model, make_task, monkeypatch):
         model = model or make_model(seed=seed)
         training = TrainingConfig(batch_size=BATCH, epochs=epochs, seed=seed, max_seconds=max_seconds)
         task = make_task(training, ExecutionConfig(**(execution or {})), model=model)
+        task = replace(task, deadline=Deadline(max_seconds, clock=lambda: 0.0))
         outcome = fit(model, task, progress=progress)
         return Done(
             outcome,

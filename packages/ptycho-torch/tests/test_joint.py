@@ -256,7 +256,7 @@ def clock(monkeypatch):
 
 
 def test_max_seconds_ends_the_schedule(view, clock):
-    """Steps of a second, 7 in an epoch: of ten seconds one epoch is whole; of half a second, too."""
+    """Steps of a second, 7 in an epoch: of ten seconds one epoch is whole; half a second is for one step of it."""
 
     def tick(*report):
         clock.now += 1.0

@@ -20,6 +20,7 @@ import pytest
 import torch
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.problems import ContractError, WorkFailedError
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import write_scan
 from ptycho_data.fitting import Attempts
 from ptycho_torch import training as training_module
@@ -259,7 +260,9 @@ def test_bad_data_is_refused(run, scan):
 
 @pytest.fixture
 def a_second_a_look(monkeypatch):
-    """A clock that is a second later at each look; a step looks at its beginning and its end."""
+    """A clock that is a second later at each look; a step looks at its beginning and its end. Before the training no
+    time passes."""
+    monkeypatch.setitem(Deadline.__init__.__kwdefaults__, "clock", lambda: 0.0)
     monkeypatch.setitem(Attempts.__init__.__kwdefaults__, "clock", partial(next, itertools.count()))
 
 

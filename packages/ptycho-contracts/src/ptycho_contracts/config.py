@@ -269,7 +269,7 @@ class TrainingConfig(Section):
     )
     max_seconds: float | None = option(
         None,
-        "stop training after this many seconds of wall time",
+        "end the whole run within this many seconds of wall time",
         when="a first try, or a job with a time limit",
         common=True,
         above=0.0,
@@ -429,7 +429,7 @@ class ReconstructionConfig(Section):
     )
     max_seconds: float | None = option(
         None,
-        "stop after this many seconds of wall time",
+        "end the whole run within this many seconds of wall time",
         when="a first try, or a job with a time limit",
         common=True,
         above=0.0,

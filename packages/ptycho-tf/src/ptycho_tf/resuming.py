@@ -42,7 +42,7 @@ class Saver(keras.callbacks.Callback):
         self._keeper, self._counting = keeper, counting
         self._pending = checkpoints.state
         if self._pending is not None:
-            attempts.resume(self._pending.content["attempts"])
+            attempts.resume(self._pending.content["attempts"], done=self._pending.epochs)
 
     @property
     def epochs(self) -> int:

@@ -153,7 +153,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
             training.batch_size, lambda batch: model.uniform_loss(batch, kind=training.loss, mask=mask)
         ),
         epochs=training.epochs,
-        max_seconds=training.max_seconds,
+        max_seconds=task.deadline.max_seconds(),
         steps=training.epochs * batches // execution.accum_steps,
         signals=task.signals,
     )

@@ -36,7 +36,8 @@ class Saver(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         kept = checkpoint["ptycho"]
-        self._attempts.resume(kept["attempts"])
+        assert self._checkpoints.state is not None
+        self._attempts.resume(kept["attempts"], done=self._checkpoints.state.epochs)
         trainer.fit_loop.max_epochs = self._attempts.last_epoch
         if kept["best"] is not None and not Path(kept["best_path"]).exists():
             SafetensorsCheckpoints().save_checkpoint(kept["best"], kept["best_path"])

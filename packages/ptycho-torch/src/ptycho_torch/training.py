@@ -145,7 +145,7 @@ def fit(model: PtychoModel, task: TrainingTask, *, progress: Progress | None = N
     attempts = Attempts(
         uniform_loss=uniform_loss,
         epochs=training.epochs,
-        max_seconds=training.max_seconds,
+        max_seconds=task.deadline.max_seconds(),
         steps=1,
         signals=task.signals,
     )

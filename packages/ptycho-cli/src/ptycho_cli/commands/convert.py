@@ -13,7 +13,8 @@ from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.atomic_files import make_folder
 
-from ptycho_cli.commands.parameters import MappingFile, Measurement, Quiet
+from ptycho_cli.commands.parameters import MappingFile, Measurement, Overwrite, Quiet
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import OBJECT_FILES, SUMMARY
 
@@ -50,6 +51,7 @@ def convert(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised amplitude.")
     ] = None,
+    overwrite: Overwrite = False,
     mapping: MappingFile = None,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +68,7 @@ def convert(
     _require_effects(measurement, nphotons, patterns=not is_image or companion is not None)
     how: dict[str, Any] = {"measurement": measurement, "nphotons": nphotons, "mapping": mapping}
     written_as = _check_target(image, target, format, is_image=is_image)
+    require_new_files([target], overwrite=overwrite)
     if is_image:
         words = _write_image(image, target, written_as, companion, scalars, how)
     else:

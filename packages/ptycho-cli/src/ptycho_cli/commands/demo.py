@@ -9,15 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import load_backend
 from ptycho_cli.commands.infer import run_infer
-from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Quiet, Typed
-from ptycho_cli.commands.train import MODEL_NAME, run_train
+from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Overwrite, Quiet, Typed
+from ptycho_cli.commands.train import run_train
+from ptycho_cli.output.earlier import content_of, is_as_recorded, outputs_of, results_folder
 from ptycho_cli.output.progress import Progress, progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
-from ptycho_cli.output.report import SUMMARY, finished, versions, with_page
+from ptycho_cli.output.report import (
+    IMAGE_FILES,
+    MODEL_FILES,
+    MODEL_NAME,
+    REPORT,
+    SUMMARY,
+    finished,
+    versions,
+    with_page,
+)
 from ptycho_cli.output.run_page import IMAGE, pictures_in
 
 if TYPE_CHECKING:
@@ -25,6 +34,9 @@ if TYPE_CHECKING:
 
 TRAIN_SEED, TEST_SEED = 1, 2
 TRAIN_FILE, TEST_FILE = "train.npz", "test.npz"
+MODEL = "model"
+"""Folder of what the demonstration trains, below its own."""
+OWN_FILES = (SUMMARY, REPORT, "report.md", "comparison.png", TRAIN_FILE, TEST_FILE)
 PATTERNS, SIDE_PX, STEP_PX, PHOTONS = 1500, 64, 5.0, 1e5
 LEAST_SECONDS = 30.0
 RESERVE = 0.3
@@ -45,17 +57,26 @@ def demo(
     output_dir: OutputDir = Path("demo-output"),
     max_seconds: Annotated[float, Parameter(name="--max-seconds", help="Wall time in seconds.")] = 170.0,
     backend: BackendFlag = None,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     typed: Typed = (),
 ) -> None:
     """Simulate two objects, train on one, infer the other, compare with the truth."""
-    lines = run_demo(output_dir, max_seconds=max_seconds, backend=backend or "torch", quiet=quiet, command=typed)
+    lines = run_demo(
+        output_dir, max_seconds=max_seconds, backend=backend or "torch", overwrite=overwrite, quiet=quiet, command=typed
+    )
     if not quiet:
         print("\n".join(lines))
 
 
 def run_demo(
-    output_dir: Path, *, max_seconds: float, backend: str = "torch", quiet: bool = False, command: Sequence[str] = ()
+    output_dir: Path,
+    *,
+    max_seconds: float,
+    backend: str = "torch",
+    overwrite: bool = False,
+    quiet: bool = False,
+    command: Sequence[str] = (),
 ) -> list[str]:
     """Run the demonstration and return what to print.
 
@@ -72,24 +93,30 @@ def run_demo(
         )
     require_output_dir(output_dir)
     load_backend(backend)
-    with run_folder(output_dir, command), progress_on(quiet=quiet) as progress:
+    replaces = overwrite or _is_as_a_demo_left_it(output_dir)
+    with (
+        results_folder(output_dir, command, writes=_written(), overwrite=replaces),
+        progress_on(quiet=quiet) as progress,
+    ):
         train_file = _simulated(output_dir, TRAIN_FILE, TRAIN_SEED, progress)[0]
         test_file, test_scan = _simulated(output_dir, TEST_FILE, TEST_SEED, progress)
         left = max_seconds * (1 - RESERVE) - (time.monotonic() - started)
         drawing = {"enable_progress_bar": not quiet}
         trained = run_train(
             [train_file],
-            output_dir=output_dir / "model",
+            output_dir=output_dir / MODEL,
             overrides={"gridsize": 2, "seed": 0, "max_seconds": max(left, 1.0), **drawing},
+            overwrite=True,
             backend=backend,
             command=command,
             progress=progress,
         )
         image, inferred = run_infer(
-            output_dir / "model" / MODEL_NAME,
+            output_dir / MODEL / MODEL_NAME,
             test_file,
             output_dir=output_dir / IMAGE,
             overrides=drawing,
+            overwrite=True,
             backend=backend,
             command=command,
             progress=progress,
@@ -111,6 +138,23 @@ def run_demo(
         _write_report(output_dir, comparison, image, summary, figures)
     first = f"trained on one simulated object and inferred another one, in {summary['seconds']:.0f} s"
     return [first, *table, f"wrote {output_dir / 'report.md'}, comparison.png, summary.json"]
+
+
+def _written() -> list[str]:
+    """Paths below its folder that the demonstration may write."""
+    folders = ((MODEL, MODEL_FILES), (IMAGE, IMAGE_FILES))
+    return [*OWN_FILES, *(f"{folder}/{name}" for folder, names in folders for name in names)]
+
+
+def _is_as_a_demo_left_it(output_dir: Path) -> bool:
+    """Whether all that stands there is what an earlier demonstration wrote, unaltered."""
+    summary = content_of(output_dir / SUMMARY)
+    if not isinstance(summary, Mapping) or "train" not in summary or "infer" not in summary:
+        return False
+    parts = ((Path(), summary), (Path(MODEL), summary["train"]), (Path(IMAGE), summary["infer"]))
+    recorded = {str(folder / name): sha256 for folder, part in parts for name, sha256 in outputs_of(part).items()}
+    standing = [name for name in _written() if (output_dir / name).exists() and Path(name).name != SUMMARY]
+    return all(name in recorded and is_as_recorded(output_dir / name, recorded[name]) for name in standing)
 
 
 def _simulated(output_dir: Path, name: str, seed: int, progress: Progress | None) -> tuple[Path, Scan]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
-from ptycho_data.run_folder import run_folder
+from ptycho_data.deadline import Deadline
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -19,19 +19,31 @@ from ptycho_cli.commands.parameters import (
     ConfigFile,
     Json,
     MappingFile,
+    Overwrite,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.evaluation import lines
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import EVALUATION, Summary, described_files, published_evaluation
+from ptycho_cli.output.report import (
+    EVALUATION,
+    EVALUATION_FILES,
+    Summary,
+    described_files,
+    evaluation_page,
+    published_evaluation,
+)
 
+EVALUATION_PICTURES = 2.0
+"""What there is to align and draw, in units of one image's pictures."""
 BESIDE_TRUTH = "evaluate beside a truth"
 
 
@@ -43,6 +55,14 @@ def evaluate(
     truth: Annotated[
         Path | None, Parameter(name="--truth", help="Scan with its true object, or another object.npz.")
     ] = None,
+    object_is_truth: Annotated[
+        bool,
+        Parameter(
+            name="--object-is-truth",
+            negative=(),
+            help="With --truth: the file's object is the true one, although the file does not say so.",
+        ),
+    ] = False,
     scan: Annotated[
         Path | None,
         Parameter(name="--scan", help="Scan to evaluate without a truth: reconstructs it and two halves of it."),
@@ -50,6 +70,7 @@ def evaluate(
     output_dir: Annotated[
         Path | None, Parameter(name="--output-dir", help="Write evaluation.json and figures into this folder.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
@@ -59,16 +80,25 @@ def evaluate(
 ) -> None:
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
-    _check_evaluation(image, truth, scan, backend, mapping, settings)
+    _check_evaluation(image, truth, scan, backend, mapping, settings, object_is_truth=object_is_truth)
     if image is not None and truth is not None:
         settings.pop("backend", None)
-        report = run_compare(image, truth, output_dir=output_dir, overrides=settings, command=typed)
+        report = run_compare(
+            image,
+            truth,
+            output_dir=output_dir,
+            overrides=settings,
+            object_is_truth=object_is_truth,
+            overwrite=overwrite,
+            command=typed,
+        )
     else:
         assert scan is not None
         report = run_evaluate(
             scan,
             output_dir=output_dir,
             overrides=settings,
+            overwrite=overwrite,
             backend=chosen_backend(backend, settings),
             mapping=mapping,
             command=typed,
@@ -82,7 +112,14 @@ def evaluate(
 
 
 def run_compare(
-    image: Path, truth: Path, *, output_dir: Path | None, overrides: Mapping[str, Any], command: Sequence[str] = ()
+    image: Path,
+    truth: Path,
+    *,
+    output_dir: Path | None,
+    overrides: Mapping[str, Any],
+    object_is_truth: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] = (),
 ) -> Summary:
     """Score an image against a truth; writes ``evaluation.json`` and figures if a folder is given.
 
@@ -90,6 +127,8 @@ def run_compare(
         image, truth: An object.npz, and a scan with its truth or another object.npz.
         output_dir: Folder for the results, or None.
         overrides: Of the options, ``measurement`` and ``nphotons``.
+        object_is_truth: Whether the object of the truth's file is the true one although the file does not say so.
+        overwrite: Whether an earlier evaluation in the folder is replaced.
         command: The words of the command line.
 
     Raises:
@@ -100,10 +139,11 @@ def run_compare(
     require_files([("Image", image), ("Truth", truth)])
     if output_dir is not None:
         require_output_dir(output_dir)
-    from ptycho_data.workflows import compare_with_truth
+    with _folder(output_dir, command, overwrite=overwrite):
+        from ptycho_data.workflows import compare_with_truth
 
-    evaluation = compare_with_truth(image, truth, **reading(overrides))
-    return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
+        evaluation = compare_with_truth(image, truth, **reading(overrides), object_is_truth=object_is_truth)
+        return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
 
 def run_evaluate(
@@ -111,9 +151,11 @@ def run_evaluate(
     *,
     output_dir: Path | None,
     overrides: Mapping[str, Any],
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """R with its floor and the FRC of two half scans; writes as :func:`run_compare`.
@@ -124,26 +166,37 @@ def run_evaluate(
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
     require_effects("evaluate", resolved.applied, resolved.sections.values(), validation=False)
-    execution = resolved[ExecutionConfig]
+    config, execution = resolved[ReconstructionConfig], resolved[ExecutionConfig]
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
-    with nullcontext() if output_dir is None else run_folder(output_dir, command):
+    with _folder(output_dir, command, overwrite=overwrite):
         worker = load_backend(backend)
         from ptycho_data.files import read_scan
 
         inputs = described_files([data, *([] if mapping is None else [mapping])])
-        scan = data if mapping is None else read_scan(data, **reading(overrides, mapping))
+        scan = read_scan(data, **reading(overrides, mapping))
+        drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
         with progress_for(execution, progress) as callback:
             evaluation = worker.evaluate(
                 scan,
-                config=resolved[ReconstructionConfig],
+                config=config,
                 execution_config=execution,
                 measurement=resolved[DataConfig].measurement,
                 nphotons=overrides.get("nphotons"),
+                deadline=before_publishing(until, scan, pictures=drawing),
                 progress=callback,
             )
         return published_evaluation(output_dir, command, inputs, evaluation)
+
+
+def _folder(path: Path | None, command: Sequence[str], *, overwrite: bool) -> AbstractContextManager[None]:
+    """The folder of an evaluation's results, if there is one."""
+    if path is None:
+        return nullcontext()
+    writes = (*EVALUATION_FILES, evaluation_page(path))
+    return results_folder(path, command, writes=writes, overwrite=overwrite)
 
 
 def _check_evaluation(
@@ -153,6 +206,8 @@ def _check_evaluation(
     backend: str | None,
     mapping: Path | None,
     settings: Mapping[str, Any],
+    *,
+    object_is_truth: bool,
 ) -> None:
     """Refuse what is neither an image with a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
     problems = []
@@ -175,5 +230,8 @@ def _check_evaluation(
     elif image is not None and mapping is not None:
         found = f"{mapping}, which has none: scans that are read by a mapping hold no truth"
         problem("config.no_effect", "a mapping that has an effect", found, "leave `mapping` out")
+    if object_is_truth and truth is None:
+        found = "--object-is-truth without --truth"
+        problem("usage.truth", "--truth, the file whose object is the true one", found, "name it, or leave it out")
     if problems:
         raise ContractError(problems)

@@ -11,8 +11,9 @@ from cyclopts import Parameter
 from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError, Problem
 
-from ptycho_cli.commands.parameters import MappingFile, Quiet
+from ptycho_cli.commands.parameters import MappingFile, Overwrite, Quiet
 from ptycho_cli.options import IMPORT_OPTIONS, with_options
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_output_dir, staged
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ def import_(
     nphotons: Annotated[
         float | None, Parameter(name="--nphotons", help="Mean photons per pattern, for normalised patterns.")
     ] = None,
-    overwrite: Annotated[
-        bool, Parameter(name="--overwrite", negative=(), help="Replace OUT and its mapping if they exist.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
     overrides: dict[str, Any],
 ) -> None:
@@ -85,7 +84,7 @@ def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[li
             Problem("import", "usage.files", "FILES... and OUT, the file to write", found, "name both: FILES... OUT")
         )
     *sources, out = files
-    existing = [path for path in (out, out.with_suffix(".toml")) if path.exists()]
+    written = (out, out.with_suffix(".toml"))
     problems = []
     if out.suffix.lower() not in SUFFIXES:
         legal = ", ".join(SUFFIXES)
@@ -94,15 +93,11 @@ def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[li
         )
     elif out.is_dir():
         problems.append(Problem(str(out), "output.is_a_folder", "a file name", "a folder", "choose another name"))
-    elif any(source.exists() and path.samefile(source) for path in existing for source in sources):
+    elif any(path.exists() and source.exists() and path.samefile(source) for path in written for source in sources):
         problems.append(Problem(str(out), "import.same_file", "another file than FILES", "one of them", "rename OUT"))
-    elif existing and not overwrite:
-        problems += [
-            Problem(str(path), "output.exists", "no file there yet", "a file", "give --overwrite, or rename OUT")
-            for path in existing
-        ]
     if problems:
         raise ContractError(problems)
+    require_new_files(written, overwrite=overwrite)
     require_output_dir(out.parent, named=str(out))
     return sources, out
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import PRETRAINED, ExecutionConfig, InferenceConfig, resolve
 from ptycho_contracts.effects import require_effects
-from ptycho_data.run_folder import run_folder
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -19,6 +18,7 @@ from ptycho_cli.commands.parameters import (
     Formats,
     MappingFile,
     OutputDir,
+    Overwrite,
     Resume,
     Typed,
     chosen_backend,
@@ -27,11 +27,12 @@ from ptycho_cli.commands.parameters import (
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import INFER_OPTIONS, INFER_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments
+from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, published
+from ptycho_cli.output.report import Summary, described_files, image_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -48,6 +49,7 @@ def infer(
     *,
     output_dir: OutputDir,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -63,6 +65,7 @@ def infer(
         output_dir=output_dir,
         overrides=settings,
         resume=resume,
+        overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         formats=format,
@@ -80,6 +83,7 @@ def run_infer(
     output_dir: Path,
     overrides: Mapping[str, Any],
     resume: bool = False,
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     formats: Collection[str] = (),
@@ -99,7 +103,8 @@ def run_infer(
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
-    with run_folder(output_dir, command):
+    writes = (*image_files(formats), *([str(CHECKPOINT)] if kept["checkpoint"] else []))
+    with results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume):
         worker = load_backend(backend)
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
@@ -111,4 +116,6 @@ def run_infer(
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
             result, report = worker.infer(payload, **kept, progress=callback)
-        return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)
+        return published(
+            output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"], formats=formats, scan=scan
+        )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ptycho_cli.commands.parameters import Json, MappingFile, Measurement
+from ptycho_cli.commands.parameters import Json, MappingFile, Measurement, Overwrite
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.publish import require_output_dir
 from ptycho_cli.output.terminal import printable
@@ -23,6 +23,7 @@ def inspect(
     output_dir: Annotated[
         Path | None, Parameter(name="--output-dir", help="Draw previews into this folder (scans and reconstructions).")
     ] = None,
+    overwrite: Overwrite = False,
     measurement: Annotated[
         Measurement | None, Parameter(name="--measurement", help="What the patterns are (default: auto).")
     ] = None,
@@ -42,10 +43,12 @@ def inspect(
     ] = False,
 ) -> None:
     """Show what a file holds and whether it is fit for use; a bundle and a store are verified. Changes nothing."""
-    from ptycho_cli.output.inspection import draw_previews, inspect_file, lines
+    from ptycho_cli.output.earlier import require_new_files
+    from ptycho_cli.output.inspection import PREVIEWS, draw_previews, inspect_file, lines
 
     if output_dir is not None:
         require_output_dir(output_dir)
+        require_new_files([output_dir / name for name in PREVIEWS], overwrite=overwrite)
     content = inspect_file(
         file, measurement=measurement, nphotons=nphotons, companion=companion, mapping=mapping, orientation=orientation
     )

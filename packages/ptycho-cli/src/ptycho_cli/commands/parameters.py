@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.records import Scan
+from ptycho_data.deadline import Deadline
 
 from ptycho_cli.output.progress import Progress, progress_on
 
@@ -26,8 +28,15 @@ MappingFile = Annotated[
 Resume = Annotated[
     bool,
     Parameter(
-        name="--resume", negative=(), help="Resume from the checkpoint in OUT/checkpoints, with the same settings."
+        name="--resume",
+        negative=(),
+        help="Resume from the checkpoint in OUT/checkpoints, with the same settings; epochs and seconds may differ.",
     ),
+]
+_PUBLISHING_SECONDS, _PUBLISHING_SECONDS_PER_MPX = 4.0, 1.5
+"""Time to draw, write and hash results, and how it grows with the canvas: twice what an idle core needs."""
+Overwrite = Annotated[
+    bool, Parameter(name="--overwrite", negative=(), help="Replace what an earlier run left under the same names.")
 ]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
 ImageFormat = Literal["npz", "cxi", "ptychodus", "tiff"]
@@ -59,3 +68,19 @@ def reading(overrides: Mapping[str, Any], mapping: Path | None = None) -> dict[s
 def progress_for(execution: ExecutionConfig, given: Progress | None) -> Any:
     """The caller's callback, otherwise progress on stderr, unless the run is quiet."""
     return nullcontext(given) if given else progress_on(quiet=not execution.enable_progress_bar)
+
+
+def before_publishing(deadline: Deadline, scan: Scan | None = None, *, pictures: float = 1.0) -> Deadline:
+    """When the work itself must have ended, so that its results are drawn and written in time.
+
+    Args:
+        deadline: Of the command.
+        scan: Whose canvas is drawn; None: no pictures.
+        pictures: How much more there is to draw than of one image.
+    """
+    if scan is None or not deadline.limited:
+        return deadline.keeping(_PUBLISHING_SECONDS / 4)
+    from ptycho_data.canvas import canvas_geometry
+
+    height, width = canvas_geometry(scan.positions_px, scan.N).shape
+    return deadline.keeping(pictures * (_PUBLISHING_SECONDS + _PUBLISHING_SECONDS_PER_MPX * height * width / 1e6))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
-from ptycho_data.run_folder import run_folder
+from ptycho_data.deadline import Deadline
 
 from ptycho_cli.backends import DEFAULT, load_backend
 from ptycho_cli.commands.parameters import (
@@ -18,19 +18,22 @@ from ptycho_cli.commands.parameters import (
     Formats,
     MappingFile,
     OutputDir,
+    Overwrite,
     Resume,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments
+from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, published
+from ptycho_cli.output.report import Summary, described_files, image_files, published
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -43,6 +46,7 @@ def reconstruct(
     *,
     output_dir: OutputDir,
     resume: Resume = False,
+    overwrite: Overwrite = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -57,6 +61,7 @@ def reconstruct(
         output_dir=output_dir,
         overrides=settings,
         resume=resume,
+        overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         formats=format,
@@ -71,10 +76,12 @@ def run_reconstruct(
     output_dir: Path,
     overrides: Mapping[str, Any],
     resume: bool = False,
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     formats: Collection[str] = (),
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Joint reconstruction of object and probe; writes the reconstruction's files.
@@ -84,12 +91,14 @@ def run_reconstruct(
         WorkFailedError: the reconstruction diverged.
     """
     resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": overrides})
-    execution = resolved[ExecutionConfig]
+    config, execution = resolved[ReconstructionConfig], resolved[ExecutionConfig]
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     require_effects("reconstruct", resolved.applied, resolved.sections.values(), validation=False)
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
-    with run_folder(output_dir, command):
+    writes = (*image_files(formats), *([str(CHECKPOINT)] if kept["checkpoint"] else []))
+    with results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume):
         worker = load_backend(backend)
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
@@ -99,11 +108,14 @@ def run_reconstruct(
         with progress_for(execution, progress) as callback:
             result, report = worker.reconstruct(
                 scan,
-                config=resolved[ReconstructionConfig],
+                config=config,
                 execution_config=execution,
                 measurement=resolved[DataConfig].measurement,
                 nphotons=overrides.get("nphotons"),
                 **kept,
+                deadline=before_publishing(until, scan),
                 progress=callback,
             )
-        return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)
+        return published(
+            output_dir, command, inputs, result, report, checkpoint=kept["checkpoint"], formats=formats, scan=scan
+        )

@@ -8,7 +8,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 
-from ptycho_cli.commands.parameters import Quiet
+from ptycho_cli.commands.parameters import Overwrite, Quiet
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_files, require_output_dir
 
 DEFAULT = Path("report.html")
@@ -17,9 +18,7 @@ DEFAULT = Path("report.html")
 def report(
     *results: Annotated[Path, Parameter(help="Folders of results, of train, infer, reconstruct, evaluate or demo.")],
     output: Annotated[Path, Parameter(name="--output", help="Page to write, outside of folders of results.")] = DEFAULT,
-    overwrite: Annotated[
-        bool, Parameter(name="--overwrite", negative=(), help="Replace the page if it exists.")
-    ] = False,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Write one self-contained HTML page of a run, or of several beside each other, from their results."""
@@ -51,9 +50,7 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         found = f"{output.parent}, whose files are one set with its own report.html"
         remedy = "give --output a name outside of it"
         problems.append(Problem(str(output), "report.in_results", "a folder without results", found, remedy))
-    elif output.exists() and not overwrite:
-        remedy = "give --overwrite, or another name with --output"
-        problems.append(Problem(str(output), "output.exists", "no file there yet", "a file", remedy))
     if problems:
         raise ContractError(problems)
+    require_new_files([output], overwrite=overwrite)
     require_output_dir(output.parent)

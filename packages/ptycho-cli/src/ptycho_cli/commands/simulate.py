@@ -9,8 +9,9 @@ from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.atomic_files import make_folder
 
-from ptycho_cli.commands.parameters import Quiet
+from ptycho_cli.commands.parameters import Overwrite, Quiet
 from ptycho_cli.options import whole_number
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import require_files, require_output_dir
 
@@ -41,6 +42,7 @@ def simulate(
     seed: Annotated[
         int, Parameter(name="--seed", converter=whole_number, help="Seed of object, positions and noise.")
     ] = 0,
+    overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
     """Simulate a scan with photon noise and its true object; writes one .npz file."""
@@ -48,6 +50,7 @@ def simulate(
     from ptycho_data.files import write_scan
 
     _check_target(file)
+    require_new_files([file], overwrite=overwrite)
     if seed < 0:
         raise ContractError(Problem("--seed", "simulate.seed", "an integer >= 0", str(seed), "give another seed"))
     if probe_file is not None:

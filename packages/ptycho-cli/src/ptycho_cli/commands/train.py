@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from ptycho_contracts.config import ExecutionConfig, resolve
+from ptycho_contracts.config import ExecutionConfig, TrainingConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
-from ptycho_data.run_folder import is_first_process, run_folder
+from ptycho_data.deadline import Deadline
+from ptycho_data.run_folder import is_first_process
 from ptycho_data.signals import Interrupted
 
 from ptycho_cli.backends import DEFAULT, load_backend
@@ -20,8 +21,10 @@ from ptycho_cli.commands.parameters import (
     ConfigFile,
     MappingFile,
     OutputDir,
+    Overwrite,
     Resume,
     Typed,
+    before_publishing,
     chosen_backend,
     progress_for,
     reading,
@@ -29,12 +32,11 @@ from ptycho_cli.commands.parameters import (
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import TRAINING, checkpoint_arguments, discard_checkpoint
+from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
-from ptycho_cli.output.report import Summary, described_files, full_summary, publish_training
-
-MODEL_NAME = "model.safetensors"
+from ptycho_cli.output.report import MODEL_FILES, MODEL_NAME, Summary, described_files, full_summary, publish_training
 
 
 @with_options(TRAIN_OPTIONS)
@@ -50,6 +52,7 @@ def train(
         ),
     ] = (),
     resume: Resume = False,
+    overwrite: Overwrite = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -67,6 +70,7 @@ def train(
         overrides=settings,
         validation=validation or configured,
         resume=resume,
+        overwrite=overwrite,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         command=typed,
@@ -91,9 +95,11 @@ def run_train(
     overrides: Mapping[str, Any],
     validation: Sequence[Path] = (),
     resume: bool = False,
+    overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Summary:
     """Train on scans and write ``model.safetensors`` and ``summary.json``; returns the summary.
@@ -105,6 +111,7 @@ def run_train(
     resolved = resolve(TRAIN_SECTIONS, {"explicit": overrides})
     require_effects("train", resolved.applied, resolved.sections.values(), validation=bool(validation))
     execution = resolved[ExecutionConfig]
+    until = Deadline(resolved[TrainingConfig].max_seconds) if deadline is None else deadline
     require_output_dir(output_dir)
     earlier = [] if overrides.get("start_from") is None else [Path(str(overrides["start_from"]))]
     requested = [("Training data file", data), ("Validation file", validation), ("Model archive", earlier)]
@@ -112,7 +119,9 @@ def run_train(
     keeps = execution.enable_checkpointing
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume, name=TRAINING)
     alone = is_first_process(execution.devices * execution.num_nodes)
-    with run_folder(output_dir, command) if alone else nullcontext():
+    writes = (*MODEL_FILES, *([str(TRAINING)] if keeps else []))
+    folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
+    with folder if alone else nullcontext():
         worker = load_backend(backend)
         from ptycho_data.checks.advice import collapsed
         from ptycho_data.files import combine_scans, read_scan
@@ -128,13 +137,15 @@ def run_train(
         payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
         inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])
         with progress_for(payload.execution_config, progress) as callback:
-            bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
+            bundle, report = worker.train(
+                payload, validation=validating, **kept, deadline=before_publishing(until), progress=callback
+            )
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
-            summary = publish_training(output_dir, MODEL_NAME, summary)
-            if kept["checkpoint"] is not None:
-                discard_checkpoint(output_dir, TRAINING)
+            summary = publish_training(output_dir, summary)
             training = summary.get("training", {})
+            if training.get("stopped_by") != "max_seconds":  # it may be given more time (CLI-27)
+                discard_checkpoint(kept["checkpoint"])
             if training.get("stopped_by") == "interrupted":
                 words = f"the model after {training['steps']} steps is {output_dir / MODEL_NAME}"
                 raise Interrupted(training["interrupted_by"], words)

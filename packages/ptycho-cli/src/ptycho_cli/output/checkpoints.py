@@ -45,9 +45,10 @@ def checkpoint_arguments(output_dir: Path, *, keeps: bool, resume: bool, name: P
     return {"checkpoint": path if keeps else None, "resume": resume}
 
 
-def discard_checkpoint(output_dir: Path, name: Path = CHECKPOINT) -> None:
+def discard_checkpoint(path: Path | None) -> None:
     """Remove the checkpoint of a run whose results are written, and its folder if that is empty."""
-    path = output_dir / name
+    if path is None:
+        return
     path.unlink(missing_ok=True)
     with suppress(OSError):  # a training's checkpoints may be beside it
         path.parent.rmdir()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ptycho_cli.output.flags import with_flags
+from ptycho_cli.output.outcome import shortened_words
 
 FIGURES = (
     ("complex_correlation", "complex correlation"),
@@ -27,6 +28,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as lines of text."""
     for label, text in rows(report):
         yield f"{label:<36} {text}"
+    if report.get("shortened"):
+        yield shortened_words(report["shortened"])
     for entry in report.get("advice", ()):
         yield f"advice: {with_flags(entry['text'])}"
 

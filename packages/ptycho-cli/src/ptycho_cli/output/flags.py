@@ -11,7 +11,17 @@ from ptycho_cli.options import negative_flag
 
 _OPTION = re.compile(r"`([A-Za-z_]+)(?:=([^`]+))?`")
 _OPTIONS = {row.name: row for section in (*SECTIONS, ImportOptions) for row in schema(section)}
-_PARAMETERS = ("backend", "companion", "geometry", "mapping", "orientation", "resume", "scan", "validation")
+_PARAMETERS = (
+    "backend",
+    "companion",
+    "geometry",
+    "mapping",
+    "object_is_truth",
+    "orientation",
+    "resume",
+    "scan",
+    "validation",
+)
 """Parameters of commands that are no options of the schema."""
 
 
@@ -31,5 +41,5 @@ def _flag(match: re.Match[str]) -> str:
         return match[0]
     if row is not None and row.type is bool:
         return str(negative_flag(row)) if value == "False" else row.flag
-    flag = f"--{name}" if row is None else row.flag
+    flag = f"--{name.replace('_', '-')}" if row is None else row.flag
     return flag if value is None else f"{flag} {value}"

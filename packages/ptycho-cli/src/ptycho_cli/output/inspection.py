@@ -114,6 +114,10 @@ def _kind(path: Path) -> str:
     return "bundle" if path.suffix == ".safetensors" else "reconstruction" if is_reconstruction(path) else "scan"
 
 
+PREVIEWS = ("mean_pattern.png", "positions.png", "probe.png", "amplitude.png", "phase.png", "coverage.png")
+"""Names that previews may have."""
+
+
 def draw_previews(content: Found, output_dir: Path) -> list[Path]:
     """Pictures of the content; none for a bundle or a store."""
     if content.scan is None and content.reconstruction is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ptycho_cli.output.flags import with_flags
@@ -31,9 +31,16 @@ def say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping[
         if isinstance(figures, Mapping):
             words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if _is_finite(value)]
     print("; ".join(words))
+    if summary.get("shortened"):
+        print(shortened_words(summary["shortened"]))
     advice = hint(command, summary)
     if advice is not None:
         print(with_flags(advice))
+
+
+def shortened_words(shortened: Sequence[str]) -> str:
+    """What was shortened or left out for the time limit, in one line."""
+    return "shortened for --max-seconds: " + "; ".join(shortened)
 
 
 def _is_finite(value: Any) -> bool:

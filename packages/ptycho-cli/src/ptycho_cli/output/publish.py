@@ -16,6 +16,8 @@ from ptycho_data.atomic_files import move_into_place, sync_file, temporary_name
 from ptycho_data.run_folder import run_folder
 from ptycho_data.signals import signals_wait
 
+from ptycho_cli.output.earlier import recorded, remove_left_out
+
 
 def require_output_dir(path: Path, *, named: str = "--output-dir") -> None:
     """Refuse an output folder that cannot be made, before any work. Creates nothing.
@@ -62,7 +64,8 @@ def staged(output_dir: Path, *, summary: str | None = None) -> Iterator[Path]:
 
     Args:
         output_dir: Made if missing; no other run may be writing into it.
-        summary: Name of the file that moves last: it says which files belong together.
+        summary: Name of the file that moves last: it says which files belong together. Files of the set that it
+            replaces go first, unless they belong to both.
     """
     with run_folder(output_dir):
         stage = output_dir / temporary_name("partial")
@@ -74,6 +77,8 @@ def staged(output_dir: Path, *, summary: str | None = None) -> Iterator[Path]:
                 sync_file(file)
             with signals_wait():
                 for file in files:
+                    if file.name == summary:
+                        remove_left_out(output_dir, summary, recorded(file))
                     move_into_place(file, output_dir / file.name)
         finally:
             shutil.rmtree(stage, ignore_errors=True)

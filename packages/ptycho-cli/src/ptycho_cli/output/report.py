@@ -24,6 +24,17 @@ SUMMARY, EVALUATION = "summary.json", "evaluation.json"
 REPORT, EVALUATION_REPORT = "report.html", "evaluation.html"
 """Pages of a run, and of an evaluation in the folder of a run."""
 
+MODEL_NAME = "model.safetensors"
+MODEL_FILES = (SUMMARY, MODEL_NAME, REPORT)
+"""Names that a training's results may have."""
+OBJECT_FILES = {"npz": "object.npz", "cxi": "object.cxi", "ptychodus": "product.h5", "tiff": "object.tif"}
+"""The image's file in each format."""
+PICTURES = ("amplitude.png", "phase.png", "coverage.png", "probe.png", "losses.png")
+IMAGE_FILES = (SUMMARY, OBJECT_FILES["npz"], *PICTURES, REPORT)
+"""Names that an image's results may have."""
+EVALUATION_FILES = (EVALUATION, "comparison.png", "frc.png", "convergence.png", "prior.png")
+"""Names that an evaluation's results may have."""
+
 _SUITE = tuple(f"ptycho-{name}" for name in ("cli", "contracts", "data", "torch", "tf"))
 _PACKAGES = (*_SUITE, "numpy", "scipy", "torch", "lightning")
 
@@ -69,16 +80,22 @@ def full_summary(
     return {**head, **{key: value for key, value in backend_summary.items() if key not in head}}
 
 
-def publish_training(output_dir: Path, model_name: str, summary: Mapping[str, Any]) -> Summary:
+def publish_training(output_dir: Path, summary: Mapping[str, Any]) -> Summary:
     """Write page and ``summary.json`` beside the model that the backend has written; returns the whole summary."""
     with staged(output_dir, summary=SUMMARY) as stage:
-        whole = with_page(stage, {**summary, "outputs": digests([output_dir / model_name])})
+        whole = with_page(stage, {**summary, "outputs": digests([output_dir / MODEL_NAME])})
         write_json(stage / SUMMARY, whole)
     return whole
 
 
-OBJECT_FILES = {"npz": "object.npz", "cxi": "object.cxi", "ptychodus": "product.h5", "tiff": "object.tif"}
-"""The image's file in each format."""
+def image_files(formats: Collection[str]) -> tuple[str, ...]:
+    """Names that an image's results may have, with those of further formats."""
+    return (*IMAGE_FILES, *(OBJECT_FILES[name] for name in sorted(set(formats) - {"npz"})))
+
+
+def evaluation_page(output_dir: Path) -> str:
+    """Name of an evaluation's page: not that of the page of a run in the same folder."""
+    return EVALUATION_REPORT if (output_dir / SUMMARY).exists() else REPORT
 
 
 def publish_reconstruction(
@@ -145,14 +162,19 @@ def published(
     result: Reconstruction,
     report: Mapping[str, Any],
     *,
+    checkpoint: Path | None,
     formats: Collection[str] = (),
     scan: Scan | None = None,
 ) -> tuple[Reconstruction, Summary]:
-    """Publish the results and remove the run's checkpoint; returns the reconstruction and the whole summary."""
+    """Publish the results; returns the reconstruction and the whole summary.
+
+    The run's checkpoint goes, unless the run ended by its time limit: it may be given more time (CLI-27).
+    """
     whole = full_summary(command, inputs, report)
     summary = publish_reconstruction(output_dir, result, whole, formats=formats, scan=scan)
-    if report.get("checkpoints_written") or report.get("resumed_from_epoch"):
-        discard_checkpoint(output_dir)
+    is_of_this_run = report.get("checkpoints_written") or report.get("resumed_from_epoch")
+    if not (is_of_this_run and report.get("stopped_by") == "max_seconds"):
+        discard_checkpoint(checkpoint)
     return result, summary
 
 
@@ -182,8 +204,7 @@ def publish_evaluation(output_dir: Path, evaluation: Evaluation, summary: Mappin
         if evaluation.prior is not None:
             maps = evaluation.report["what_the_prior_adds"]["residual_map"]
             draw_prior(evaluation.prior.alignment, maps, stage / "prior.png", image=image)
-        name = EVALUATION_REPORT if (output_dir / SUMMARY).exists() else REPORT
         whole = {**summary, "outputs": digests(sorted(stage.iterdir()))}
-        whole = with_page(stage, whole, evaluation=True, name=name)
+        whole = with_page(stage, whole, evaluation=True, name=evaluation_page(output_dir))
         write_json(stage / EVALUATION, whole)
     return whole

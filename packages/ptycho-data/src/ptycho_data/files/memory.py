@@ -79,7 +79,7 @@ def scan_from_arrays(
         object=None if object_truth is None else np.asarray(object_truth),
         object_origin_yx_px=None if object_origin_yx_px is None else np.asarray(object_origin_yx_px),
         scalars=scalars,
-        texts={"probe_kind": probe_kind},
+        texts={"probe_kind": probe_kind, "object_kind": "truth"},
         zero_frequency=zero_frequency,
         decisions={"positions": {"stored_unit": position_unit, "columns": position_order, "decided_by": "argument"}},
         sha256=hashlib.sha256(np.ascontiguousarray(patterns).tobytes()).hexdigest(),

@@ -34,7 +34,13 @@ class Format(Protocol):
         """Whether a file is of this format, by its content."""
 
     def read(
-        self, path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+        self,
+        path: Path,
+        *,
+        measurement: str = "auto",
+        nphotons: float | None = None,
+        companion: Path | None = None,
+        object_is_truth: bool = False,
     ) -> Scan:
         """Read one scan."""
 
@@ -57,6 +63,7 @@ def read_scan(
     nphotons: float | None = None,
     companion: Path | str | None = None,
     mapping: Path | str | None = None,
+    object_is_truth: bool = False,
     **options: Any,
 ) -> Scan:
     """Read a scan from a file of any known format, detected by content and not by suffix.
@@ -69,6 +76,7 @@ def read_scan(
         companion: Second file of formats that have two: Ptychodus' product beside its diffraction
             (or the reverse), or the data file of a mapping.
         mapping: A mapping that says how to read the file, as ``import`` writes it.
+        object_is_truth: Whether the file's object is the true one although the file does not say so (SCAN-3).
         options: Those of :class:`ImportOptions`, for files that do not say everything themselves.
 
     Returns:
@@ -91,7 +99,9 @@ def read_scan(
     with reading(path):
         for candidate in FORMATS:
             if candidate.matches(path):
-                return candidate.read(path, measurement=measurement, nphotons=nphotons, companion=second)
+                return candidate.read(
+                    path, measurement=measurement, nphotons=nphotons, companion=second, object_is_truth=object_is_truth
+                )
     raise _no_scan(path)
 
 

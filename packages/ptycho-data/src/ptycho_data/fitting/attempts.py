@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ptycho_data.fitting.checkpoints import no_epoch_left
 from ptycho_data.signals import Waiting
 
 COLLAPSE_FRACTION = 0.98
@@ -16,12 +17,13 @@ less than 0.01."""
 JUDGED_FROM = 0.25
 """Fraction of the budget after which a training is tested for collapse: learning may start late."""
 LEAST_LEFT = 0.25
-"""Fraction of the budget that a second attempt has at least."""
+"""Fraction of the epochs that a second attempt has at least; without that part of the time there is none."""
+_SOON = 1e-3
 SLOWER = 1 / 3
 """Learning rate of the second attempt, in units of that of the first."""
 
 
-_KEPT = ("restarts", "reason", "last_epoch", "rate", "stage", "first_step", "steps")
+_KEPT = ("restarts", "reason", "last_epoch", "first_epoch", "rate", "stage", "first_step", "steps")
 
 
 def no_better_than_uniform(val_loss: float, uniform_loss: float) -> bool:
@@ -51,7 +53,7 @@ class Attempts:
         last_epoch: Number of epochs after which the present attempt ends.
         rate: Learning rate of the present attempt, in units of the first one's.
         stage: Name of the present attempt, for progress.
-        first_step: Steps of the optimiser before the present attempt.
+        first_step, first_epoch: Steps of the optimiser, and epochs, before the present attempt.
     """
 
     def __init__(
@@ -66,8 +68,8 @@ class Attempts:
     ) -> None:
         self.uniform_loss, self.last_epoch = uniform_loss, epochs
         self.restarts, self.reason, self.rate, self.stage = 0, None, 1.0, "training"
-        self.first_step = 0
-        self._epochs, self._max_seconds, self._limit, self._clock = epochs, max_seconds, max_seconds, clock
+        self.first_step, self.first_epoch = 0, 0
+        self._epochs, self._limit, self._clock = epochs, max_seconds, clock
         self.steps = max(1, steps)
         self.interrupted_by, self.resumed = 0, False
         self._learned, self._signals = False, signals or Waiting()
@@ -107,13 +109,31 @@ class Attempts:
         """JSON values that :meth:`resume` takes."""
         return {
             "seconds": self._clock() - self._began,
-            **{name: getattr(self, name) for name in (*_KEPT, "_learned", "_limit")},
+            "epochs": self._epochs,
+            **{name: getattr(self, name) for name in (*_KEPT, "_learned")},
         }
 
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue from the state of another training, after its own time."""
-        for name in (*_KEPT, "_learned", "_limit"):
+    def resume(self, state: Mapping[str, Any], *, done: int) -> None:
+        """Continue from the state of another training, with the epochs and the time of this one (CKP-9).
+
+        Args:
+            state: From :meth:`state`.
+            done: Epochs that are done in it.
+
+        Raises:
+            ContractError: ``checkpoint.budget``, no epoch is left.
+        """
+        for name in (*_KEPT, "_learned"):
             setattr(self, name, state[name])
+        more = self._epochs - state["epochs"]
+        if more:
+            planned = self.last_epoch - self.first_epoch
+            self.last_epoch += more
+            self.steps = max(1, self.steps * (planned + more) // planned)
+        if self.last_epoch <= done:
+            raise no_epoch_left("training", done=done, epochs=self._epochs)
+        if self._limit is not None:
+            self._limit += state["seconds"]
         self._began, self.resumed = self._clock() - state["seconds"], True
 
     def fraction(self, step: int) -> float:
@@ -134,7 +154,9 @@ class Attempts:
         self._learned = self._learned or not no_better_than_uniform(val_loss, self.uniform_loss)
         if self.restarts or self._learned or not (ending or self.fraction(step) >= JUDGED_FROM):
             return False
-        self.restarts = 1
+        if self._limit is not None and self._seconds_left(self._limit) < LEAST_LEFT * self._limit:
+            return False
+        self.restarts, self.first_epoch = 1, epoch
         self.last_epoch = epoch + max(self._epochs - epoch, math.ceil(LEAST_LEFT * self._epochs))
         self.reason = (
             f"val_loss {val_loss:.4g} after epoch {epoch} of {self._epochs} was not below {COLLAPSE_FRACTION:g} of a "
@@ -143,14 +165,16 @@ class Attempts:
         return True
 
     def restart(self, step: int, steps: int) -> None:
-        """Start the second attempt: slower, with the steps and the time that are left.
+        """Start the second attempt: slower, with the steps and the time that are left; time never exceeds the limit.
 
         Args:
             step: Steps done.
             steps: Steps of the second attempt.
         """
-        now = self._clock()
-        if self._max_seconds is not None:
-            self._limit = max(self._max_seconds - (now - self._began), LEAST_LEFT * self._max_seconds)
-        self._began, self._elapsed, self.first_step, self.steps = now, 0.0, step, max(1, steps)
+        if self._limit is not None:
+            self._limit = max(self._seconds_left(self._limit), _SOON)
+        self._began, self._elapsed, self.first_step, self.steps = self._clock(), 0.0, step, max(1, steps)
         self.rate, self.stage = SLOWER, "training again"
+
+    def _seconds_left(self, limit: float) -> float:
+        return limit - (self._clock() - self._began)

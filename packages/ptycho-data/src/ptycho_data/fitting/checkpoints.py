@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,26 @@ from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, w
 FORMAT = "ptycho-joint-fit"
 SCHEMA = 1
 _SEALED = ("state", "facts")
+_START = "start."
+BUDGET = ("epochs", "max_seconds", "refine")
+"""Options that another run may change and yet resume: how long it lasts."""
 SPACING_SECONDS = 2.0
 """Least time between two checkpoints."""
 SPACING_FACTOR = 20.0
 """Least time between two checkpoints, in units of what the last one took: at most a twentieth is spent on them."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitStart:
+    """What a run makes before its fit, which depends on the time that it has; a resumed one takes it from the file.
+
+    Attributes:
+        probes: complex64, by name.
+        facts: JSON values.
+    """
+
+    probes: Mapping[str, NDArray[np.complex64]]
+    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +57,7 @@ class FitState:
         val_losses: Validation loss of each epoch, empty without validation.
         best_epoch: Number of the epoch of the lowest validation loss, from 1; 0 without validation.
         seconds: Wall time that the fit has taken.
+        start: What the run had made before the fit, or None (CKP-10).
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
@@ -50,6 +67,7 @@ class FitState:
     val_losses: tuple[float, ...] = ()
     best_epoch: int = 0
     seconds: float = 0.0
+    start: FitStart | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +79,14 @@ class CheckpointPlan:
         facts: JSON values that say what the run is: backend, versions, device, settings (CKP-5).
         resume: Whether to resume from the file.
         clock: Seconds, for the spacing.
+        begun: The start of the run, once it is known.
     """
 
     path: Path
     facts: Mapping[str, Any] = field(default_factory=dict)
     resume: bool = False
     clock: Callable[[], float] = time.monotonic
+    begun: list[FitStart] = field(default_factory=list)
 
     def check(self) -> None:
         """Before any work: refuse to resume from a file that is missing, broken or of another run.
@@ -77,9 +97,17 @@ class CheckpointPlan:
         if self.resume:
             Checkpoints(self.path, self.facts, resume=True)
 
+    def start(self, made: Callable[[], FitStart]) -> FitStart:
+        """The start of the run: from the file that it resumes from, else made now."""
+        kept = read_checkpoint(self.path)[1].start if self.resume else None
+        self.begun[:] = [made() if kept is None else kept]
+        return self.begun[0]
+
     def opened(self, facts: Mapping[str, Any]) -> Checkpoints:
         """The checkpoints of the fit itself, with the facts that the run and the fit have."""
-        return Checkpoints(self.path, {**self.facts, **facts}, resume=self.resume, clock=self.clock)
+        opened = Checkpoints(self.path, {**self.facts, **facts}, resume=self.resume, clock=self.clock)
+        opened.start = self.begun[0] if self.begun else None
+        return opened
 
 
 class Spacing:
@@ -116,6 +144,7 @@ class Checkpoints:
 
     Attributes:
         state: What to resume from; None for a new fit.
+        start: What the run had made before, to be kept with each state.
 
     Raises:
         MissingFileError: ``checkpoint.missing``.
@@ -127,6 +156,7 @@ class Checkpoints:
     ) -> None:
         self.path, self._facts, self._spacing = path, json.loads(json.dumps(facts)), Spacing(clock)
         self.state: FitState | None = None
+        self.start: FitStart | None = None
         if resume:
             kept, self.state = read_checkpoint(path)
             require_same(path, self._facts, kept)
@@ -142,7 +172,7 @@ class Checkpoints:
             WorkFailedError: ``checkpoint.write``, the disk refuses.
         """
         with self._spacing.measured():
-            write_checkpoint(self.path, state, self._facts)
+            write_checkpoint(self.path, replace(state, start=self.start), self._facts)
 
 
 def checkpoint_plan(
@@ -154,7 +184,7 @@ def checkpoint_plan(
         path: The file; None for none.
         resume: Whether to resume from it.
         enabled: Whether checkpoints are enabled.
-        settings: Options of the run; paths among them are no facts.
+        settings: Options of the run; its budget, and paths among them, are no facts.
         facts: JSON values that say whose state it is.
 
     Raises:
@@ -163,7 +193,7 @@ def checkpoint_plan(
     if not is_kept(path, resume=resume, enabled=enabled) or path is None:
         return None
     options = {name: value for section in settings for name, value in section.items()}
-    plan = CheckpointPlan(path, {"settings": without_file_names(options), **facts}, resume=resume)
+    plan = CheckpointPlan(path, {"settings": who_runs(options), **facts}, resume=resume)
     plan.check()
     return plan
 
@@ -189,10 +219,24 @@ def is_kept(path: Path | None, *, resume: bool, enabled: bool) -> bool:
     return False
 
 
-def without_file_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options without a file of held-out patterns: its content counts, wherever it lies."""
-    named = str(options.get("hold_out")).endswith(".npy")
-    return {name: value for name, value in options.items() if not (named and name == "hold_out")}
+def who_runs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that say whose state a checkpoint is: not those of the budget, nor a file of held-out patterns, whose
+    content counts, wherever it lies."""
+    left_out = {*BUDGET, *(["hold_out"] if str(options.get("hold_out")).endswith(".npy") else [])}
+    return {name: value for name, value in options.items() if name not in left_out}
+
+
+def no_epoch_left(where: str, *, done: int, epochs: int) -> ContractError:
+    """The error of a run that is to resume with fewer epochs than are done."""
+    return ContractError(
+        Problem(
+            where,
+            "checkpoint.budget",
+            f"more epochs than the {done} that are done in the checkpoint",
+            str(epochs),
+            "give more `epochs`, or start anew without `resume`",
+        )
+    )
 
 
 def require_same(path: Path, facts: Mapping[str, Any], kept: Mapping[str, Any]) -> None:
@@ -222,6 +266,10 @@ def write_checkpoint(path: Path, state: FitState, facts: Mapping[str, Any]) -> N
     tensors = {name: np.asarray(value, np.float32, order="C") for name, value in state.arrays.items()}
     names = ("epoch", "steps", "losses", "val_losses", "best_epoch", "seconds")
     content = {name: getattr(state, name) for name in names}
+    if state.start is not None:
+        content["start"] = state.start.facts
+        for name, probe in state.start.probes.items():
+            tensors[_START + name] = np.ascontiguousarray(probe, np.complex64).view(np.float32)
     header = {"format": FORMAT, "schema": str(SCHEMA), "state": json.dumps(content), "facts": json.dumps(facts)}
     try:
         write_tensors(path, tensors, header, sealed=_SEALED)
@@ -255,7 +303,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], FitState]:
         if any(value.dtype != np.float32 for value in tensors.values()):
             raise ValueError("tensors that are not float32")
         state, facts = from_json(header["state"]), from_json(header["facts"])
+        first = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_START)}
+        probes = {name.removeprefix(_START): value.view(np.complex64) for name, value in first.items()}
         return dict(facts), FitState(
+            start=FitStart(probes, dict(state["start"])) if probes else None,
             arrays=tensors,
             epoch=int(state["epoch"]),
             steps={str(name): int(steps) for name, steps in state["steps"].items()},

@@ -160,10 +160,8 @@ def joint_reconstruction(
     kept = None
     if checkpoints is not None:
         options: dict[str, Any] = {
-            "epochs": epochs,
             "batch_size": batch_size,
             "seed": seed,
-            "max_seconds": max_seconds,
             "patience": patience,
             "prior": None if prior is None else asdict(prior),
         }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.problems import Problem, WorkFailedError
 
-from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken
+from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken, no_epoch_left
 from ptycho_data.fitting.priors import JUDGED_GAIN, RELEASED, TARGETS_PER_EPOCH, Prior
 from ptycho_data.fitting.schedules import half_cosine
 from ptycho_data.signals import Interrupted, Waiting, signals_wait
@@ -34,7 +34,7 @@ class History:
     """How a fit went.
 
     Attributes:
-        losses: Mean training loss of each epoch that was finished.
+        losses: Mean training loss of each epoch that was finished, and of the first one if the time limit cut it short.
         stopped_by: ``"epochs"``, ``"max_seconds"`` or ``"early stopping"``.
         val_losses: Validation loss of each epoch, also of one that the time limit cut short; empty without validation.
         best_epoch: Epoch, from 1, whose state is returned; None without validation: the last one's.
@@ -175,7 +175,9 @@ class _Loop:
         order = np.random.default_rng((self.seed, epoch)).permutation(self.indices)
         for done, batch in enumerate(np.array_split(order, batches), epoch * batches):
             elapsed = 0.0 if self.max_seconds is None else self._seconds() / self.max_seconds
-            if elapsed >= 1 and self.losses:
+            if elapsed >= 1 and (self.losses or values):
+                if not self.losses:  # a first epoch that is cut short is all that there is
+                    self._close(values)
                 if values:
                     self._validate()
                 return False
@@ -189,15 +191,19 @@ class _Loop:
                 self.progress(self.stage, done + 1, steps)
             if self.signals.number:
                 raise Interrupted(self.signals.number, self._kept())
-        self.losses.append(float(np.mean([float(value) for value in values])))
-        if not math.isfinite(self.losses[-1]):
-            raise self._diverged(f"a loss of {self.losses[-1]} in epoch {len(self.losses)}")
+        self._close(values)
         self._validate()
         if self.checkpoints is not None and self.checkpoints.due():
             self.checkpoints.write(self._state())
             self.written += 1
             self.checkpointed = len(self.losses)
         return True
+
+    def _close(self, values: list[Any]) -> None:
+        """Note the loss of an epoch."""
+        self.losses.append(float(np.mean([float(value) for value in values])))
+        if not math.isfinite(self.losses[-1]):
+            raise self._diverged(f"a loss of {self.losses[-1]} in epoch {len(self.losses)}")
 
     def _validate(self) -> None:
         if self.validation is None:
@@ -245,8 +251,10 @@ class _Loop:
             if name.removeprefix("best.").split(".")[0] in parameters
         }
         kept = {name: value.shape for name, value in state.arrays.items()}
-        if kept != shapes or state.epoch != len(state.losses) or len(state.losses) > self.epochs:
+        if kept != shapes or state.epoch != len(state.losses):
             raise broken(self.checkpoints.path, "tensors of another fit")
+        if state.epoch > self.epochs:
+            raise no_epoch_left(self.stage, done=state.epoch, epochs=self.epochs)
         self.fit.restore({name: state.arrays[name] for name in names})
         self.fit.restore_moments(
             {
@@ -258,6 +266,8 @@ class _Loop:
         self.best_epoch = state.best_epoch
         self.best = {name: state.arrays[f"best.{name}" if best else name] for name in names}
         self.began -= state.seconds
+        if self.max_seconds is not None:  # the schedule goes on over the time before and that of this run
+            self.max_seconds += state.seconds
         self.checkpointed = state.epoch
         return state.epoch
 

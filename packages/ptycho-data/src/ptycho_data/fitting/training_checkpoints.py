@@ -15,7 +15,7 @@ from ptycho_contracts.config import ExecutionConfig, Section, to_dict
 from ptycho_contracts.problems import ContractError, MissingFileError, Problem, WorkFailedError
 from safetensors import SafetensorError
 
-from ptycho_data.fitting.checkpoints import Spacing, is_kept, require_checkpoint, require_same, without_file_names
+from ptycho_data.fitting.checkpoints import Spacing, is_kept, require_checkpoint, require_same, who_runs
 from ptycho_data.tensor_files import READ_ERRORS, read_tensors, tensor_digest, write_tensors
 
 FORMAT = "ptycho-training"
@@ -143,7 +143,7 @@ def training_checkpoints(
         path: The file; None for none.
         resume: Whether to resume from it.
         enabled: Whether checkpoints are enabled.
-        settings: Options of the run; those that change no bit, and paths, are no facts.
+        settings: Options of the run; those that change no bit, its budget, and paths, are no facts.
         facts: Makes JSON values that say whose state it is.
 
     Raises:
@@ -158,7 +158,7 @@ def training_checkpoints(
             names = {name: value for name, value in names.items() if name not in _WITHOUT_EFFECT}
         options |= names
     options.pop("start_from", None)
-    return TrainingCheckpoints(path, {"settings": without_file_names(options), **facts()}, resume=resume)
+    return TrainingCheckpoints(path, {"settings": who_runs(options), **facts()}, resume=resume)
 
 
 def disk_refused(where: Path, error: BaseException, kept: str) -> WorkFailedError:

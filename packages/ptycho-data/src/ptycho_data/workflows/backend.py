@@ -15,6 +15,7 @@ from ptycho_contracts.physics import PassSchedule
 from ptycho_data.batches import GroupBatches, ModuliStream, PatternSource
 from ptycho_data.bundle_file import Bundle
 from ptycho_data.canvas import Sites
+from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import FarFieldResidual, JointFit, Prior, TrainingCheckpoints, TrainingOutcome
 from ptycho_data.signals import Waiting
 from ptycho_data.stages import Progress
@@ -53,6 +54,7 @@ class TrainingTask:
         start: Model whose weights the training starts from, or None.
         checkpoints: Keeps the state between epochs, and holds what to resume from; None for none.
         signals: Ctrl-C and SIGTERM, which end the training after its present step.
+        deadline: When the training must have ended.
     """
 
     config: ModelConfig
@@ -66,6 +68,7 @@ class TrainingTask:
     start: Any | None = None
     checkpoints: TrainingCheckpoints | None = None
     signals: Waiting = field(default_factory=Waiting)
+    deadline: Deadline = field(default_factory=Deadline)
 
 
 @dataclass(frozen=True, eq=False)

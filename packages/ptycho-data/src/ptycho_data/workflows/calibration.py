@@ -33,6 +33,7 @@ def _fit(
     *,
     mean_counts: float,
     config: ReconstructionConfig,
+    max_seconds: float | None,
     stage: str,
     progress: Progress | None,
 ) -> JointFit:
@@ -45,6 +46,7 @@ def _fit(
         indices=np.arange(len(source)),
         mean_counts=mean_counts,
         epochs=config.epochs,
+        max_seconds=max_seconds,
         device=device,
         progress=progress,
         stage=stage,

@@ -14,7 +14,9 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.advice import Advice, advise, over_floor
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import is_reconstruction, read_reconstruction
+from ptycho_data.files.interpret.assemble import UNSTATED
 from ptycho_data.grouping import HoldOut, held_out_indices, used_indices
 from ptycho_data.metrics import Comparison, FrcCurve, compare
 from ptycho_data.stages import Progress
@@ -60,6 +62,7 @@ def compare_with_truth(
     *,
     measurement: str = "auto",
     nphotons: float | None = None,
+    object_is_truth: bool = False,
 ) -> Evaluation:
     """Score a reconstruction against the truth of a scan, or against another reconstruction.
 
@@ -67,6 +70,7 @@ def compare_with_truth(
         image: A reconstruction, or the path of its file.
         truth: A scan with its true object, another reconstruction, or the path of such a file.
         measurement, nphotons: How a scan's file is read.
+        object_is_truth: Whether the object of a scan's file is the true one although the file does not say so.
 
     Raises:
         MissingFileError: no such file.
@@ -76,10 +80,11 @@ def compare_with_truth(
     if isinstance(truth, Path | str) and is_reconstruction(Path(truth)):
         truth = read_reconstruction(Path(truth))
     if isinstance(truth, Reconstruction):
-        require_no_reading({"measurement": measurement, "nphotons": nphotons}, "a reconstruction holds no patterns")
+        given = {"measurement": measurement, "nphotons": nphotons, "object_is_truth": object_is_truth}
+        require_no_reading(given, "a reconstruction holds no patterns")
         other: Scan | Reconstruction = truth
     else:
-        other = opened_scan(truth, measurement=measurement, nphotons=nphotons)
+        other = opened_scan(truth, measurement=measurement, nphotons=nphotons, object_is_truth=object_is_truth)
     if isinstance(other, Reconstruction):
         true_object, origin, weight = other.object, other.origin_yx_px, other.weight
     else:
@@ -113,7 +118,8 @@ def _true_object(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.float64]
                 "scan.no_truth",
                 "a scan with its true object, or an object.npz",
                 "a scan without truth" + (f" ({reason})" if reason else ""),
-                "evaluate the scan without truth: `scan=FILE`",
+                "evaluate the scan without truth: `scan=FILE`"
+                + ("; or give `object_is_truth` if it is" if reason == UNSTATED else ""),
             )
         )
     return scan.object_truth, scan.object_origin_yx_px
@@ -140,6 +146,7 @@ def evaluate_scan(
     hold_out: HoldOut = None,
     measurement: str = "auto",
     nphotons: float | None = None,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Reconstruct a scan with and without a prior, two disjoint halves of it, and these with half the epochs (CLI-17).
@@ -150,12 +157,15 @@ def evaluate_scan(
         config, execution_config: Options of every reconstruction, and of the device.
         hold_out: Patterns in no half; default: as the options say.
         measurement, nphotons: How a file is read.
+        deadline: When it must have ended; default: after the seconds of the options, from now. The reconstructions
+            share that time by the patterns and epochs that they have.
         progress: Called as ``progress(stage, done, total)``, each stage named after its part.
 
     Raises:
         ContractError: bad data, or too few patterns to halve.
         WorkFailedError: a reconstruction diverged.
     """
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
     other = None if config.prior == "none" else replace(config, prior="none", prior_weight="auto")
     if config.prior is None and config.prior_weight == "auto":
@@ -166,14 +176,17 @@ def evaluate_scan(
     _require_enough(scan, used)
     halves = split_in_halves(used, config.seed)
 
+    shares = [1.0, 0.5, 0.5, *([0.25, 0.25] if config.epochs > 1 else []), *([] if other is None else [1.0])]
+
     def run(part: str, scan: Scan, config: ReconstructionConfig, members: NDArray[np.int64]) -> Run:
-        others = np.setdiff1d(np.arange(len(scan)), members)
+        others, share = np.setdiff1d(np.arange(len(scan)), members), shares.pop(0)
         return reconstruct(
             backend,
             scan,
             config=config,
             execution_config=execution_config,
             hold_out=others,
+            deadline=until.part(share / (share + sum(shares))),
             progress=named(part, progress),
         )
 
@@ -289,6 +302,7 @@ def _evaluated(
     report = {
         "kind": "half scans",
         **full,
+        "shortened": list(dict.fromkeys(full.get("shortened", ()))),
         "residual_over_floor": {part: over_floor(residual.get(part), floor.get(part)) for part in ("used", "held_out")},
         "frc": comparison.frc.to_dict(pixel_size_m=pixel),
         "agreement": comparison.to_dict(),

@@ -137,6 +137,7 @@ class Facade:
         what: Reconstruction | ScanOrFile,
         truth: Scan | Reconstruction | str | Path | None = None,
         *,
+        object_is_truth: bool = False,
         progress: Progress | None = None,
         **options: Any,
     ) -> Evaluation:
@@ -145,6 +146,7 @@ class Facade:
         Args:
             what: A reconstruction, with a truth; or a scan, without.
             truth: A scan with its true object, or another reconstruction.
+            object_is_truth: Whether the object of the truth's file is the true one although the file does not say so.
             progress: Called as ``progress(stage, done, total)``.
             options: For a scan without truth: as for :meth:`reconstruct`.
 
@@ -155,7 +157,8 @@ class Facade:
             image = what if isinstance(what, Reconstruction | str | Path) else None
             if image is None:
                 raise TypeError("evaluate(image, truth): image is a Reconstruction or the path of one, found a Scan")
-            return compare_with_truth(image, truth, **{name: reading[name] for name in ("measurement", "nphotons")})
+            given = {name: reading[name] for name in ("measurement", "nphotons")}
+            return compare_with_truth(image, truth, **given, object_is_truth=object_is_truth)
         if isinstance(what, Reconstruction):
             raise TypeError("evaluate(image) needs a truth: evaluate(image, truth), or evaluate(scan)")
         return evaluate_scan(self._backend, what, progress=progress, **_settings("evaluate", options))

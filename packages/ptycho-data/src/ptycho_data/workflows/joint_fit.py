@@ -13,8 +13,9 @@ from ptycho_contracts.physics import COARSE_PASSES, PRIOR_PASSES
 
 from ptycho_data.canvas import coarse_sides
 from ptycho_data.canvas.levels import LEAST_ENERGY
+from ptycho_data.deadline import Deadline, TimeOver
 from ptycho_data.fitting import JointFit, Prior
-from ptycho_data.fitting.checkpoints import CheckpointPlan
+from ptycho_data.fitting.checkpoints import CheckpointPlan, FitStart
 from ptycho_data.fitting.priors import RELEASED
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.grouping import validation_indices
@@ -30,6 +31,8 @@ FIRST_EPOCHS = 4
 (benchmarks/RESULTS.md): enough for four guesses; without them the levels of a wrong guess lead astray."""
 FULL_PASSES = 16
 """Passes with the prior at full resolution where no coarse level holds the probe. Measured (benchmarks/RESULTS.md)."""
+FIRST_EPOCHS_PART = 0.5
+"""Part of the time of the coarse levels for them, if it is limited."""
 SIGMA_FROM_OBJECT = 0.15
 """Noise level at the start of a fit whose object comes from coarse levels, or from a network."""
 COMPARED_PATTERNS = 64
@@ -58,6 +61,28 @@ class Start:
     probe: NDArray[np.complex64]
     levels_px: tuple[int, ...] = ()
     epochs: int = 0
+
+    def kept(self, modes: NDArray[np.complex64], search: dict[str, Any] | None) -> FitStart:
+        """What a checkpoint keeps of it; the object of a fit is in the state of the fit.
+
+        Args:
+            modes: (K, N, N) before the coarse levels.
+            search: What found them.
+        """
+        facts = {"levels_px": self.levels_px, "epochs": self.epochs, "from_object": self.object is not None}
+        return FitStart({"modes": modes, "probe": self.probe}, {**facts, "search": search})
+
+    @classmethod
+    def resumed(cls, first: FitStart, shape: tuple[int, int]) -> Start:
+        """The start of a fit that resumes: its object is replaced by that of the checkpoint.
+
+        Args:
+            first: From :meth:`kept`.
+            shape: Of the canvas.
+        """
+        facts = first.facts
+        object_ = np.ones(shape, np.complex64) if facts["from_object"] else None
+        return cls(object_, first.probes["probe"], tuple(facts["levels_px"]), int(facts["epochs"]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +149,7 @@ def start_from_levels(
     exact: NDArray[np.complex64] | None,
     levels: int | None,
     device: str,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> Start:
     """The object of a scan's coarse levels, or of passes with the prior at full resolution where no coarse level holds
@@ -143,7 +169,7 @@ def start_from_levels(
     if not coarse_sides(probe, levels=levels, photons_per_px=light) and not at_full:
         return Start(None, probe)
     before: NDArray[np.complex64] | None = None
-    found = exact
+    found, epochs, until = exact, 0, deadline or Deadline()
     if found is None:
         first = backend.joint_fit(
             prepared.source,
@@ -152,6 +178,7 @@ def start_from_levels(
             indices=guide.fitted,
             mean_counts=prepared.mean_counts,
             epochs=FIRST_EPOCHS,
+            max_seconds=until.part(FIRST_EPOCHS_PART).max_seconds(),
             prior=prior if acts else None,
             device=device,
             progress=progress,
@@ -160,7 +187,9 @@ def start_from_levels(
         )
         before, found = first.object, first.probe
         probe = found
-    epochs = FIRST_EPOCHS if exact is None else 0
+        epochs = len(first.losses)
+        if epochs < FIRST_EPOCHS:
+            until.note(f"first epochs, which find the probe: {epochs} of {FIRST_EPOCHS}")
     unit = normalised_probe(found, 1.0)
     least = LEAST_ENERGY if exact is not None else LEAST_ENERGY_FOUND
     sides = coarse_sides(unit, levels=levels, photons_per_px=light, least_energy=least)
@@ -172,7 +201,11 @@ def start_from_levels(
     if not sides:
         schedule = replace(schedule, passes=FULL_PASSES)
     options: dict[str, Any] = {"device": device, "prior": prior if acts else None, "progress": progress}
-    object_ = object_from_levels(backend, view, below, schedule, **options)
+    try:
+        object_ = object_from_levels(backend, view, below, schedule, deadline=until, **options)
+    except TimeOver:
+        until.note("coarse levels")
+        return Start(before, probe, epochs=epochs)
     if sides:
         object_ = lifted(object_, below[-1], finest)
     if _explains_better(backend, view, object_, np.ones_like(object_), unit, device):

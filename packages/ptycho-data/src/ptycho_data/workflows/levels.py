@@ -22,6 +22,7 @@ from ptycho_data.canvas import (
     scan_sites,
     sparse_subsets,
 )
+from ptycho_data.deadline import Deadline, TimeOver
 from ptycho_data.fitting import Prior
 from ptycho_data.stages import Progress
 from ptycho_data.workflows.backend import Backend, CanvasTask
@@ -101,6 +102,7 @@ def object_from_levels(
     num_workers: int = 0,
     device: str = "cpu",
     prior: Prior | None = None,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> NDArray[np.complex64]:
     """Passes without a network at coarse levels, each from the object of the one before (NET-12).
@@ -110,11 +112,16 @@ def object_from_levels(
         schedule: Of the passes at each.
         num_workers: Threads that read patterns ahead.
         prior: Of the object at full resolution; a coarse level has more light in each of its pixels.
+        deadline: When it must have ended; then the object is that of the levels that are done, and says so.
         progress: Called with the steps of all these levels.
 
     Returns:
         (h, w) on the canvas of the last level.
+
+    Raises:
+        TimeOver: no level is done.
     """
+    until = deadline or Deadline()
     steps = [schedule.passes * len(level.subsets) for level in levels]
     object_, before = None, 0
     for number, level in enumerate(levels):
@@ -126,10 +133,18 @@ def object_from_levels(
             device=device,
             start=start,
             prior=None if prior is None else prior.with_light((prepared.source.N / level.side) ** 2),
-            progress=continued(progress, before, sum(steps)),
+            progress=until.watched(continued(progress, before, sum(steps))),
         )
-        with task.moduli:
-            object_ = backend.passes_on_canvas(level.probe, task, schedule)
+        try:
+            with task.moduli:
+                object_ = backend.passes_on_canvas(level.probe, task, schedule)
+        except TimeOver:
+            if start is None:
+                raise
+            until.note(f"coarse levels: {number} of {len(levels)}")
+            for place in range(number + 1, len(levels)):
+                start = lifted(start, levels[place - 1], levels[place])
+            return start
         before += steps[number]
     assert object_ is not None
     return object_

@@ -30,16 +30,16 @@ def combined_scan(scans: ScanOrFile | Sequence[ScanOrFile], given: Mapping[str, 
 
     Args:
         scans: One scan or file, or several.
-        given: Options; of these ``measurement`` and ``nphotons`` say how files are read.
+        given: Options; of these ``measurement``, ``nphotons`` and ``object_is_truth`` say how files are read.
 
     Raises:
         MissingFileError, ContractError: as :func:`ptycho_data.files.read_scan`.
     """
-    reading = {name: given[name] for name in _READING if given.get(name) is not None}
+    reading = {name: given[name] for name in (*_READING, "object_is_truth") if given.get(name) is not None}
     return combine_scans([scan if isinstance(scan, Scan) else read_scan(scan, **reading) for scan in several(scans)])
 
 
-def opened_scan(scan: ScanOrFile, *, measurement: str, nphotons: float | None) -> Scan:
+def opened_scan(scan: ScanOrFile, *, measurement: str, nphotons: float | None, object_is_truth: bool = False) -> Scan:
     """A scan, read from its file if it is one.
 
     Raises:
@@ -47,7 +47,9 @@ def opened_scan(scan: ScanOrFile, *, measurement: str, nphotons: float | None) -
     """
     given = {"measurement": measurement, "nphotons": nphotons}
     require_read_so(scan, given)
-    return combined_scan(scan, given)
+    if object_is_truth and isinstance(scan, Scan):
+        require_no_reading({"object_is_truth": True}, "the scan in memory says itself what its object is")
+    return combined_scan(scan, {**given, "object_is_truth": object_is_truth or None})
 
 
 def require_read_so(scans: ScanOrFile | Sequence[ScanOrFile], given: Mapping[str, Any]) -> None:
@@ -82,7 +84,7 @@ def require_no_reading(given: Mapping[str, Any], reason: str) -> None:
     Raises:
         ContractError: ``config.no_effect``.
     """
-    problems = [_problem(name, given[name], reason) for name in _READING if given.get(name) not in (None, "auto")]
+    problems = [_problem(name, value, reason) for name, value in given.items() if value not in (None, False, "auto")]
     if problems:
         raise ContractError(problems)
 
@@ -99,4 +101,6 @@ def _parts(scan: Scan) -> list[tuple[str, float]]:
 
 def _problem(name: str, value: Any, reason: str) -> Problem:
     found = f"{value!r}, which has none: {reason}"
-    return Problem(f"data.{name}", CODE, "an option that has an effect", found, f"leave `{name}` out")
+    return Problem(
+        f"data.{name}" if name in _READING else name, CODE, "an option that has an effect", found, f"leave `{name}` out"
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,18 +11,22 @@ from ptycho_contracts.effects import changed, require_effects
 from ptycho_contracts.records import Reconstruction, Scan
 
 from ptycho_data.checks.requirements import require_light
-from ptycho_data.fitting.checkpoints import checkpoint_plan
-from ptycho_data.fitting.probe_estimation import find_probe
+from ptycho_data.deadline import Deadline
+from ptycho_data.fitting.checkpoints import FitStart, checkpoint_plan
+from ptycho_data.fitting.probe_estimation import SEARCH_PART, find_probe
 from ptycho_data.fitting.probes import with_modes
 from ptycho_data.grouping import HoldOut
 from ptycho_data.stages import Progress, Stages
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.calibration import solver
-from ptycho_data.workflows.joint_fit import guidance, guided, guided_fit, start_from_levels
+from ptycho_data.workflows.joint_fit import Start, guidance, guided, guided_fit, start_from_levels
 from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.reading import opened_scan
 from ptycho_data.workflows.results import reconstruction_of, residual_of
 from ptycho_data.workflows.summary import Summary, after_joint_fit, all_versions, reconstruction_summary, residuals
+
+LEVELS_PART, RESIDUAL_PART = 0.3, 0.08
+"""Parts of the time that is left for the coarse levels, and of the whole for the residual, if it is limited."""
 
 
 def reconstruct(
@@ -38,6 +41,7 @@ def reconstruct(
     nphotons: float | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Reconstruction, Summary]:
     """Joint reconstruction of object and probe from empty space and the scan's probe; no network.
@@ -51,6 +55,7 @@ def reconstruct(
         measurement, nphotons: How a file is read.
         checkpoint: File that keeps the state between epochs; default: none is kept.
         resume: Resume from that file.
+        deadline: When it must have ended; default: after the seconds of the options, from now.
         progress: Called as ``progress(stage, done, total)``.
 
     Raises:
@@ -58,6 +63,7 @@ def reconstruct(
         MissingFileError: no such file, or no checkpoint to resume from.
         WorkFailedError: the reconstruction diverged.
     """
+    until = Deadline(config.max_seconds) if deadline is None else deadline
     sections = (config, execution_config)
     require_effects("reconstruct", changed(*sections), sections, validation=validation is not None)
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
@@ -77,25 +83,42 @@ def reconstruct(
         device=device,
         versions=versions,
     )
-    start, search = scan.probe, None
-    used: dict[str, Any] = {"indices": prepared.used, "mean_counts": prepared.mean_counts}
-    if start is None:
-        with stages.measure("probe search"):
-            start, search = find_probe(
-                solver(backend, device),
-                prepared.source,
-                prepared.positions_px,
-                **used,
-                config=config,
+    validating = config.val_fraction if validation is None else validation
+    made: list[Start] = []
+
+    def started() -> FitStart:
+        start, search = scan.probe, None
+        if start is None:
+            with stages.measure("probe search"):
+                start, search = find_probe(
+                    solver(backend, device),
+                    prepared.source,
+                    prepared.positions_px,
+                    indices=prepared.used,
+                    mean_counts=prepared.mean_counts,
+                    config=config,
+                    deadline=until.part(SEARCH_PART),
+                    progress=progress,
+                )
+        modes = with_modes(start, config.modes)
+        with stages.measure("coarse levels"):
+            begin = start_from_levels(
+                backend,
+                prepared,
+                modes,
+                guided(prepared, modes, config, validation=validating),
+                exact=scan.probe if scan.probe_kind == "exact" else None,
+                levels=config.levels,
+                device=device,
+                deadline=until.part(LEVELS_PART),
                 progress=progress,
             )
-    modes = with_modes(start, config.modes)
-    guide = guided(prepared, modes, config, validation=config.val_fraction if validation is None else validation)
-    with stages.measure("coarse levels"):
-        exact = scan.probe if scan.probe_kind == "exact" else None
-        begin = start_from_levels(
-            backend, prepared, modes, guide, exact=exact, levels=config.levels, device=device, progress=progress
-        )
+        made.append(begin)
+        return begin.kept(modes, search)
+
+    first = started() if plan is None else plan.start(started)
+    guide = guided(prepared, first.probes["modes"], config, validation=validating)
+    begin = made[0] if made else Start.resumed(first, prepared.sites.shape)
     with stages.measure("reconstruction"):
         fit = guided_fit(
             backend,
@@ -103,7 +126,7 @@ def reconstruct(
             begin,
             guide,
             epochs=config.epochs,
-            max_seconds=config.max_seconds,
+            max_seconds=_before_residuals(until, config).max_seconds(),
             patience=execution_config.early_stop_patience,
             checkpoints=plan,
             device=device,
@@ -113,7 +136,8 @@ def reconstruct(
     results |= guidance(guide, begin, fit, prepared.source.N)
     with stages.measure("residuals"):
         residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
-        results |= residuals(prepared, residual, by_place=True)
+        results |= residuals(prepared, residual, by_place=True, deadline=until)
+        results["shortened"] = until.shortened
     summary = reconstruction_summary(
         scan,
         prepared,
@@ -124,8 +148,12 @@ def reconstruct(
         versions=versions,
         device=device,
         fitted=len(guide.fitted),
-        search=search,
+        search=first.facts["search"],
         results=results,
     )
     # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.
     return reconstruction_of(prepared, fit.object, fit.probe, guide.fitted), summary
+
+
+def _before_residuals(until: Deadline, config: ReconstructionConfig) -> Deadline:
+    return until.keeping(RESIDUAL_PART * (config.max_seconds or 0.0))

@@ -5,6 +5,7 @@ Settings, versions, times, residuals, and the outcome of a training, an inferenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from ptycho_contracts.effects import settings_read
 from ptycho_contracts.records import Scan
 
 from ptycho_data.checks.far_field import fresnel_number
+from ptycho_data.deadline import Deadline
 from ptycho_data.files import geometry_of
 from ptycho_data.fitting import FarFieldResidual, JointFit, TrainingOutcome
 from ptycho_data.fitting.probes import mode_powers, overlap
@@ -183,19 +185,41 @@ def all_versions(of_backend: Mapping[str, str]) -> dict[str, str]:
     return {**shared, **of_backend, "numpy": version("numpy")}
 
 
-def residuals(prepared: PreparedScan, residual: Residual, *, by_place: bool = False) -> Summary:
+def residuals(
+    prepared: PreparedScan, residual: Residual, *, by_place: bool = False, deadline: Deadline | None = None
+) -> Summary:
     """R and its Poisson floor, on used and held-out patterns, from a function of indices.
 
     Args:
         by_place: Also R of the used patterns by place (MET-19).
+        deadline: When it must have ended; fewer patterns, spread evenly, are compared for that.
     """
-    used, unseen = residual(prepared.used), residual(prepared.held_out)
-    where = prepared.positions_px[prepared.used]
+    until = deadline or Deadline()
+    both = len(prepared.used) + len(prepared.held_out)
+    count = until.affordable(both, lambda few: residual(spread(prepared.used, few)))
+    chosen, others = (
+        part if count >= both else spread(part, math.ceil(len(part) * count / both))
+        for part in (prepared.used, prepared.held_out)
+    )
+    compared = len(chosen) + len(others)
+    if compared < both:
+        until.note(f"residual: of {compared} of {both} patterns, spread evenly")
+    used, unseen = residual(chosen), residual(others)
+    where = prepared.positions_px[chosen]
     found = {"residual_map": residual_map(where, used.squares, used.counts).to_dict()} if by_place else {}
     return found | {
         "residual": {"used": used.value, "held_out": unseen.value},
         "poisson_floor": {"used": used.floor, "held_out": unseen.floor},
     }
+
+
+def spread(indices: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """So many of the indices, spread evenly over them in their order.
+
+    >>> spread(np.arange(10), 4).tolist()
+    [0, 3, 6, 9]
+    """
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(np.int64)]
 
 
 def after_joint_fit(prepared: PreparedScan, fit: JointFit, fitted: NDArray[np.int64]) -> tuple[PreparedScan, Summary]:

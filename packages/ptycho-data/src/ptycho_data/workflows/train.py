@@ -25,6 +25,7 @@ from ptycho_data.checks.requirements import (
     require_sound_positions,
 )
 from ptycho_data.checksums import checksum_of, sha256_of
+from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import TrainingCheckpoints, TrainingInterrupted, TrainingOutcome
 from ptycho_data.fitting.probe_estimation import training_probe
 from ptycho_data.fitting.training_checkpoints import WRITE_ERRORS, disk_refused, training_checkpoints
@@ -40,6 +41,8 @@ from ptycho_data.workflows.summary import Summary, all_versions, training_summar
 from ptycho_data.workflows.training_data import GroupsOfSource, synthetic_scans, training_groups, training_patterns
 
 MODEL_NAME = "model.safetensors"
+AFTER_TRAINING_PART = 0.05
+"""Part of a limited time that is kept for the last validation."""
 
 
 def train(
@@ -49,6 +52,7 @@ def train(
     validation: ScanOrFile | Sequence[ScanOrFile] | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    deadline: Deadline | None = None,
     progress: Progress | None = None,
 ) -> tuple[Bundle | None, Summary]:
     """Calibrate the probe, train the network, write ``model.safetensors``.
@@ -60,6 +64,7 @@ def train(
             for it.
         checkpoint: File that keeps the state between epochs; default: none is kept.
         resume: Resume from that file.
+        deadline: When it must have ended; default: after the seconds of the options, from now.
         progress: Called as ``progress(stage, done, total)``.
 
     Returns:
@@ -73,10 +78,11 @@ def train(
         WorkFailedError: a fit diverged, or the disk is full; then the weights are kept elsewhere.
         Interrupted: Ctrl-C or SIGTERM, and there is a checkpoint; without one the model is written as it is.
     """
-    execution = payload.execution_config
+    execution, seconds = payload.execution_config, payload.pt_training_config.max_seconds
+    until = Deadline(seconds) if deadline is None else deadline
     alone = is_first_process(execution.devices * execution.num_nodes)
     with run_folder(payload.output_dir, ("train",)) if alone else nullcontext():
-        return _trained(backend, payload, validation, checkpoint, resume, progress)
+        return _trained(backend, payload, validation, checkpoint, resume, until, progress)
 
 
 def _trained(
@@ -85,6 +91,7 @@ def _trained(
     validation: ScanOrFile | Sequence[ScanOrFile] | None,
     checkpoint: Path | None,
     resume: bool,
+    until: Deadline,
     progress: Progress | None,
 ) -> tuple[Bundle | None, Summary]:
     training, execution = payload.pt_training_config, payload.execution_config
@@ -134,6 +141,7 @@ def _trained(
             modes=payload.pt_model_config.modes,
             training=training,
             stages=stages,
+            deadline=until,
             progress=progress,
         )
 
@@ -160,6 +168,7 @@ def _trained(
         output_dir=payload.output_dir,
         device=device,
         start=earlier,
+        deadline=until.keeping(AFTER_TRAINING_PART * (training.max_seconds or 0.0)),
     )
     with stages.measure("training"):
         model, outcome = _fitted(backend, task, progress)
@@ -175,6 +184,7 @@ def _trained(
         probe=probe_results,
         parameters=sum(int(np.size(weight)) for weight in model.weight_arrays().values()),
     )
+    summary["shortened"] = until.shortened
     if not outcome.is_first_rank:
         return None, summary
     bundle = Bundle(model, float(np.mean(list(means.values()))), summary)

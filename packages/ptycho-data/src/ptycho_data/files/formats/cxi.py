@@ -46,7 +46,12 @@ def matches(path: Path) -> bool:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Read one scan.
 
@@ -55,6 +60,7 @@ def read(
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
         nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the file holds the whole scan.
+        object_is_truth: Whether its object is the true one although it does not say so.
 
     Raises:
         ContractError: with all problems of the file: missing data, impossible units.
@@ -63,7 +69,7 @@ def read(
     with Hdf5File(path) as file:
         entry = _entry(file) or "entry_1"
         raw = _raw(file, entry)
-    return scan_of(raw, measurement=measurement, nphotons=nphotons)
+    return scan_of(raw, measurement=measurement, nphotons=nphotons, object_is_truth=object_is_truth)
 
 
 def _entry(file: Hdf5File) -> str | None:

@@ -87,7 +87,12 @@ def matches(path: Path) -> bool:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Read the scan that a mapping declares.
 
@@ -97,6 +102,7 @@ def read(
         nphotons: Mean photons per pattern, for normalised amplitude.
         companion: The data, anywhere: a file or a folder of frames; else ``file.path``, in the mapping's own
             folder or below.
+        object_is_truth: It holds no object.
 
     Raises:
         ContractError: with all problems of the mapping, then of the data.

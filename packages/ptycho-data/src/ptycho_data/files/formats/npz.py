@@ -42,7 +42,12 @@ def matches(path: Path) -> bool:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Read one scan.
 
@@ -51,6 +56,7 @@ def read(
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
         nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the archive holds the whole scan.
+        object_is_truth: Whether its object is the true one although it does not say so.
 
     Raises:
         ContractError: with all problems of the archive.
@@ -74,7 +80,7 @@ def read(
         texts=texts,
         zero_frequency="centre",
     )
-    return scan_of(raw, measurement=measurement, nphotons=nphotons)
+    return scan_of(raw, measurement=measurement, nphotons=nphotons, object_is_truth=object_is_truth)
 
 
 def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None) -> None:

@@ -81,7 +81,12 @@ def kind_of(path: Path) -> str | None:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Read one scan.
 
@@ -91,6 +96,7 @@ def read(
         nphotons: Mean photons per pattern, for normalised amplitude.
         companion: The product of a diffraction file, or the reverse. Default:
             ``diffraction.h5`` and ``product.h5`` of one folder are companions.
+        object_is_truth: Whether its object is the true one although it does not say so.
 
     Raises:
         ContractError: with all problems of both files, or saying which file is missing.
@@ -104,7 +110,7 @@ def read(
         raw = _training(path)
     else:
         raw = _pair(*_both(path, kind, companion))
-    return scan_of(raw, measurement=measurement, nphotons=nphotons)
+    return scan_of(raw, measurement=measurement, nphotons=nphotons, object_is_truth=object_is_truth)
 
 
 def _both(path: Path, kind: str | None, companion: Path | None) -> tuple[Path, Path, str]:

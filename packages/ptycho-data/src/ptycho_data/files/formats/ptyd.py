@@ -28,7 +28,12 @@ def matches(path: Path) -> bool:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Read one scan: all chunks, in the order of their indices.
 
@@ -37,6 +42,7 @@ def read(
         measurement: What the patterns hold, or ``"auto"`` (specs/files.md, UNIT).
         nphotons: Mean photons per pattern, for normalised amplitude.
         companion: Refused: the file holds the whole scan.
+        object_is_truth: It holds no object.
 
     Raises:
         ContractError: with all problems of the file.

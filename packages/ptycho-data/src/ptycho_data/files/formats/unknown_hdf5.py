@@ -20,7 +20,12 @@ def matches(path: Path) -> bool:
 
 
 def read(
-    path: Path, *, measurement: str = "auto", nphotons: float | None = None, companion: Path | None = None
+    path: Path,
+    *,
+    measurement: str = "auto",
+    nphotons: float | None = None,
+    companion: Path | None = None,
+    object_is_truth: bool = False,
 ) -> Scan:
     """Refuse the file, listing its datasets.
 

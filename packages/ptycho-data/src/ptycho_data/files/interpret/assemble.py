@@ -61,6 +61,7 @@ class Raw:
     sha256: str | None = None
 
 
+UNSTATED = "the file does not say that its object is the true one (object_kind 'truth'): it may be a reconstruction"
 LARGEST_VALUE = 1e16
 """Largest magnitude of a count, amplitude, position or probe pixel."""
 _SPECS = (
@@ -73,8 +74,15 @@ _SPECS = (
 )
 
 
-def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = None) -> Scan:
+def scan_of(
+    raw: Raw, *, measurement: str = "auto", nphotons: float | None = None, object_is_truth: bool = False
+) -> Scan:
     """Check what a file holds and make a Scan of it.
+
+    Args:
+        raw: Of the file.
+        measurement, nphotons: As asked.
+        object_is_truth: Whether its object is the true one whatever the file says.
 
     Raises:
         ContractError: with all problems of the arrays; or of the unit, when the arrays are good.
@@ -97,9 +105,11 @@ def scan_of(raw: Raw, *, measurement: str = "auto", nphotons: float | None = Non
     )
     patterns, unit, conversion = _in_unit(raw, decision, nphotons, bad)
     positions = raw.positions.astype(np.float64)
-    truth, origin, verdict = _truth(raw, positions, patterns.shape[-1])
+    truth, origin, verdict = _truth(raw, positions, patterns.shape[-1], believed=object_is_truth)
     if truth is not None and origin is not None and probe is not None and raw.compare_object:
         truth, origin, verdict = _compared(raw, patterns, unit, positions, probe, truth, origin, bad, verdict)
+    if truth is not None and not (object_is_truth or verdict["kind"] == "truth"):
+        truth, origin, verdict = None, None, {**verdict, "used_as_truth": False, "reason": UNSTATED}
     scalars = {key: float(np.asarray(value).item()) for key, value in raw.scalars.items()}
     metadata = {
         "source": str(raw.path),
@@ -363,7 +373,7 @@ def _in_unit(
 
 
 def _truth(
-    raw: Raw, positions: NDArray[np.float64], N: int
+    raw: Raw, positions: NDArray[np.float64], N: int, *, believed: bool
 ) -> tuple[NDArray[np.complex64] | None, NDArray[np.float64] | None, dict[str, Any]]:
     """The file's object, if it can be a true one; else why not."""
     candidate = raw.object
@@ -381,7 +391,7 @@ def _truth(
         reason = "constant"
     elif (start < 0).any() or (np.ceil(start) + N > np.asarray(candidate.shape)).any():
         reason = f"no room for all patches in {candidate.shape} at origin {origin.tolist()}"
-    elif kind not in ("truth", "unstated"):
+    elif kind not in ("truth", "unstated") and not believed:
         reason = f"object_kind {kind!r}"
     if reason is not None:
         return None, None, {"kind": kind, "used_as_truth": False, "reason": reason}
