@@ -227,7 +227,7 @@ def test_an_image_s_summary(tmp_path, collapsed):
         results={"assembly": "canvas"},
     )
     more = {"overrides_applied", "assembly", "mean_counts_of_training", "training_collapsed"}
-    assert set(reported) == COMMON | {"object_pixel_size_m", "geometry"} | more
+    assert set(reported) == COMMON | {"object_pixel_size_m", "geometry", "fresnel_number"} | more
     assert list(reported["settings"]) == ["data", "model", "inference", "execution"]
     assert reported["seed"] == 4
     assert reported["patterns"] == {"used": 15, "held_out": 5}
@@ -259,7 +259,7 @@ def test_summary_of_a_joint_reconstruction():
         search=None,
         results={"stopped_by": "epochs"},
     )
-    assert set(reported) == COMMON | {"epochs", "object_pixel_size_m", "geometry", "stopped_by"}
+    assert set(reported) == COMMON | {"epochs", "object_pixel_size_m", "geometry", "fresnel_number", "stopped_by"}
     assert reported["object_pixel_size_m"] == 1.2e-8
     assert reported["geometry"] == {"object_pixel_size_m": 1.2e-8}
     assert list(reported["settings"]) == ["reconstruction", "execution"]

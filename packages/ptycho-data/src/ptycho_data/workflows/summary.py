@@ -266,11 +266,12 @@ def _of_payload(
 
 
 def _of_scan(prepared: PreparedScan, scan: Scan) -> Summary:
+    number = fresnel_number(scan)
     return {
         "patterns": {"used": len(prepared.used), "held_out": len(prepared.held_out)},
         "mean_counts": prepared.mean_counts,
         "measurement": scan.metadata.get("measurement"),
         "object_pixel_size_m": prepared.pixel_size_m,
         "geometry": geometry_of(scan),
-        "fresnel_number": fresnel_number(scan),
+        "fresnel_number": number if number is not None and np.isfinite(number) else None,
     }
