@@ -261,6 +261,8 @@ def test_the_orientation_of_a_real_scan_is_determined_and_its_twin_named(tmp_pat
     assert check["status"] == "warn"
     assert ranking["best"]["rule"] in check["text"]
     assert len(ranking["residuals"]) == 8
+    assert report["turn"] == ranking["best"]["rule"]
+    assert f' --turn "{report["turn"]}" ' in report["next"]
 
 
 def test_only_scans_have_an_orientation(reconstruction, tmp_path, capsys):

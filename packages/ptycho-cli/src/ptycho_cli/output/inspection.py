@@ -51,14 +51,21 @@ class Found:
             "facts": dict(self.facts),
             "checks": checks,
         }
-        return report if self.scan is None else {**report, "fit_for_use": verdict(self.checks), "next": self._next()}
+        if self.scan is None:
+            return report
+        ranked = self.facts.get("orientation")
+        turn = {} if ranked is None else {"turn": ranked["turn"]}
+        return {**report, **turn, "fit_for_use": verdict(self.checks), "next": self._next()}
 
     def _next(self) -> str:
         """The command that follows for a scan."""
         assert self.scan is not None
         file, several = shlex.quote(str(self.path)), len(np.unique(self.scan[0].scan_index)) > 1
         file += "" if self.mapping is None else f" --mapping {shlex.quote(str(self.mapping))}"
-        if any(check.grave for check in self.checks):
+        grave = {check.name for check in self.checks if check.grave}
+        if grave == {"orientation"}:
+            file += f' --turn "{self.facts["orientation"]["turn"]}"'
+        elif grave:
             return f"mend this, then: ptycho-cli inspect {file}"
         return f"ptycho-cli {'train' if several else 'reconstruct'} {file} --output-dir OUT"
 

@@ -22,6 +22,7 @@ def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
 
     ranking = rank_orientations(scan)
     facts = {
+        "turn": str(winner(ranking)) if ranking.decided else None,
         "decided": ranking.decided,
         "best": _described(ranking.best),
         "twin": _described(ranking.twin),
@@ -30,6 +31,14 @@ def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
         "residuals": [{**_described(entry), "residual": value} for entry, value in ranking.residuals],
     }
     return facts, judged(ranking)
+
+
+def winner(ranking: OrientationRanking) -> Orientation:
+    """The orientation to take: the best, or the one as given if that is its equal twin."""
+    from ptycho_data.checks.orientation import Orientation
+
+    given = Orientation()
+    return given if ranking.twin_is_equal and given == ranking.twin else ranking.best
 
 
 def judged(ranking: OrientationRanking) -> Check:
@@ -45,7 +54,7 @@ def judged(ranking: OrientationRanking) -> Check:
     if given == ranking.best or (given == ranking.twin and ranking.twin_is_equal):
         other = f"; the twin image ({given.twin}) explains the data as well: only a better probe distinguishes them"
         return Check("orientation", "ok", f"{text}, the best" + (other if ranking.twin_is_equal else ""))
-    text += f', {residuals[ranking.best]:.4g} with {ranking.best}: import it with --turn "{ranking.best}"'
+    text += f', {residuals[ranking.best]:.4g} with {ranking.best}: read it with --turn "{ranking.best}"'
     return Check("orientation", "warn", text + (twin if ranking.twin_is_equal else ""), grave=True)
 
 
