@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.run_folder import run_folder
+from ptycho_data.stages import Progress
 
-from ptycho_cli.backends import load_backend
+from ptycho_cli.backends import require_backend
 from ptycho_cli.commands.infer import run_infer
 from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Quiet, Typed
 from ptycho_cli.commands.train import MODEL_NAME, run_train
-from ptycho_cli.output.progress import Progress, progress_on
+from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
 from ptycho_cli.output.report import SUMMARY, finished, versions, with_page
 from ptycho_cli.output.run_page import IMAGE, pictures_in
+from ptycho_cli.output.terminal import show
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction, Scan
@@ -51,7 +53,8 @@ def demo(
     """Simulate two objects, train on one, infer the other, compare with the truth."""
     lines = run_demo(output_dir, max_seconds=max_seconds, backend=backend or "torch", quiet=quiet, command=typed)
     if not quiet:
-        print("\n".join(lines))
+        for line in lines:
+            show(line)
 
 
 def run_demo(
@@ -71,8 +74,8 @@ def run_demo(
             )
         )
     require_output_dir(output_dir)
-    load_backend(backend)
-    with run_folder(output_dir, command), progress_on(quiet=quiet) as progress:
+    require_backend(backend)
+    with run_folder(output_dir, command), progress_on(quiet=quiet, first="simulating two objects") as progress:
         train_file = _simulated(output_dir, TRAIN_FILE, TRAIN_SEED, progress)[0]
         test_file, test_scan = _simulated(output_dir, TEST_FILE, TEST_SEED, progress)
         left = max_seconds * (1 - RESERVE) - (time.monotonic() - started)

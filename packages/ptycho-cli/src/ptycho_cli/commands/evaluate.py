@@ -12,8 +12,9 @@ from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionC
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.run_folder import run_folder
+from ptycho_data.stages import Progress, begin
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
@@ -28,9 +29,9 @@ from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.evaluation import lines
 from ptycho_cli.output.outcome import print_json
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import EVALUATION, Summary, described_files, published_evaluation
+from ptycho_cli.output.terminal import show
 
 BESIDE_TRUTH = "evaluate beside a truth"
 
@@ -76,9 +77,10 @@ def evaluate(
     if as_json:
         print_json(report)
     elif settings.get("enable_progress_bar", True):
-        print("\n".join(lines(report)))
+        for line in lines(report):
+            show(line)
         if output_dir is not None:
-            print("wrote " + ", ".join(str(output_dir / name) for name in (EVALUATION, *report["outputs"])))
+            show("wrote " + ", ".join(str(output_dir / name) for name in (EVALUATION, *report["outputs"])))
 
 
 def run_compare(
@@ -100,10 +102,12 @@ def run_compare(
     require_files([("Image", image), ("Truth", truth)])
     if output_dir is not None:
         require_output_dir(output_dir)
-    from ptycho_data.workflows import compare_with_truth
+    with progress_for(resolved[ExecutionConfig], None, [image, truth]) as callback:
+        from ptycho_data.workflows import compare_with_truth
 
-    evaluation = compare_with_truth(image, truth, **reading(overrides))
-    return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
+        evaluation = compare_with_truth(image, truth, **reading(overrides))
+        begin(callback, "pictures")
+        return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
 
 def run_evaluate(
@@ -128,21 +132,23 @@ def run_evaluate(
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
-    with nullcontext() if output_dir is None else run_folder(output_dir, command):
-        worker = load_backend(backend)
+    require_backend(backend)
+    held = nullcontext() if output_dir is None else run_folder(output_dir, command)
+    with held, progress_for(execution, progress, [data]) as callback:
         from ptycho_data.files import read_scan
 
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         scan = data if mapping is None else read_scan(data, **reading(overrides, mapping))
-        with progress_for(execution, progress) as callback:
-            evaluation = worker.evaluate(
-                scan,
-                config=resolved[ReconstructionConfig],
-                execution_config=execution,
-                measurement=resolved[DataConfig].measurement,
-                nphotons=overrides.get("nphotons"),
-                progress=callback,
-            )
+        worker = load_backend(backend, callback)
+        evaluation = worker.evaluate(
+            scan,
+            config=resolved[ReconstructionConfig],
+            execution_config=execution,
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            progress=callback,
+        )
+        begin(callback, "pictures")
         return published_evaluation(output_dir, command, inputs, evaluation)
 
 

@@ -11,17 +11,20 @@ from cyclopts import Parameter
 from ptycho_contracts.config import PRETRAINED, ExecutionConfig, InferenceConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_data.run_folder import run_folder
+from ptycho_data.stages import Progress, begin
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     Formats,
     MappingFile,
     OutputDir,
+    PreviewFlag,
     Resume,
     Typed,
     chosen_backend,
+    preview_in,
     progress_for,
     reading,
 )
@@ -29,9 +32,9 @@ from ptycho_cli.config_file import read_config
 from ptycho_cli.options import INFER_OPTIONS, INFER_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import checkpoint_arguments
 from ptycho_cli.output.outcome import say
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import Summary, described_files, published
+from ptycho_cli.output.terminal import wrapped
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction
@@ -48,6 +51,7 @@ def infer(
     *,
     output_dir: OutputDir,
     resume: Resume = False,
+    preview: PreviewFlag = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -63,13 +67,15 @@ def infer(
         output_dir=output_dir,
         overrides=settings,
         resume=resume,
+        preview=preview,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         formats=format,
         command=typed,
     )
     if summary.get("training_collapsed"):
-        print(f"ptycho-cli: warning: {model}: its training collapsed; the image shows no object", file=sys.stderr)
+        line = f"ptycho-cli: warning: {model}: its training collapsed; the image shows no object"
+        print(wrapped(line, sys.stderr), file=sys.stderr)
     say("infer", settings, f"wrote {output_dir / 'object.npz'}", summary)
 
 
@@ -80,6 +86,7 @@ def run_infer(
     output_dir: Path,
     overrides: Mapping[str, Any],
     resume: bool = False,
+    preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     formats: Collection[str] = (),
@@ -99,16 +106,19 @@ def run_infer(
     require_files([(what, file) for what, file in (("Model archive", model), ("Data file", data)) if file in files])
     keeps = resolved[ExecutionConfig].enable_checkpointing and resolved[InferenceConfig].refine > 0
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume)
-    with run_folder(output_dir, command):
-        worker = load_backend(backend)
+    require_backend(backend)
+    drawn = preview_in(output_dir, preview)
+    reported = progress_for(resolved[ExecutionConfig], progress, [data], preview=drawn)
+    with run_folder(output_dir, command), reported as callback:
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
+        inputs = described_files([*files, *([] if mapping is None else [mapping])])
+        worker = load_backend(backend, callback)
         payload = worker.create_inference_payload(
             model, scan, output_dir, overrides=dict(overrides), execution_config=None
         )
-        inputs = described_files([*files, *([] if mapping is None else [mapping])])
-        with progress_for(payload.execution_config, progress) as callback:
-            result, report = worker.infer(payload, **kept, progress=callback)
+        result, report = worker.infer(payload, **kept, progress=callback)
+        begin(callback, "pictures")
         return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)

@@ -10,17 +10,20 @@ from cyclopts import Parameter
 from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_data.run_folder import run_folder
+from ptycho_data.stages import Progress, begin
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     Formats,
     MappingFile,
     OutputDir,
+    PreviewFlag,
     Resume,
     Typed,
     chosen_backend,
+    preview_in,
     progress_for,
     reading,
 )
@@ -28,7 +31,6 @@ from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import checkpoint_arguments
 from ptycho_cli.output.outcome import say
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import Summary, described_files, published
 
@@ -43,6 +45,7 @@ def reconstruct(
     *,
     output_dir: OutputDir,
     resume: Resume = False,
+    preview: PreviewFlag = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -57,6 +60,7 @@ def reconstruct(
         output_dir=output_dir,
         overrides=settings,
         resume=resume,
+        preview=preview,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         formats=format,
@@ -71,6 +75,7 @@ def run_reconstruct(
     output_dir: Path,
     overrides: Mapping[str, Any],
     resume: bool = False,
+    preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     formats: Collection[str] = (),
@@ -89,21 +94,25 @@ def run_reconstruct(
     require_output_dir(output_dir)
     require_files([("Data file", data)])
     kept = checkpoint_arguments(output_dir, keeps=execution.enable_checkpointing, resume=resume)
-    with run_folder(output_dir, command):
-        worker = load_backend(backend)
+    require_backend(backend)
+    drawn = preview_in(output_dir, preview)
+    limit_s = resolved[ReconstructionConfig].max_seconds
+    reported = progress_for(execution, progress, [data], limit_s=limit_s, preview=drawn)
+    with run_folder(output_dir, command), reported as callback:
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
         scan = read_scan(data, **reading(overrides, mapping))
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
-        with progress_for(execution, progress) as callback:
-            result, report = worker.reconstruct(
-                scan,
-                config=resolved[ReconstructionConfig],
-                execution_config=execution,
-                measurement=resolved[DataConfig].measurement,
-                nphotons=overrides.get("nphotons"),
-                **kept,
-                progress=callback,
-            )
+        worker = load_backend(backend, callback)
+        result, report = worker.reconstruct(
+            scan,
+            config=resolved[ReconstructionConfig],
+            execution_config=execution,
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            **kept,
+            progress=callback,
+        )
+        begin(callback, "pictures")
         return published(output_dir, command, inputs, result, report, formats=formats, scan=scan)

@@ -8,21 +8,24 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
-from ptycho_contracts.config import ExecutionConfig, resolve
+from ptycho_contracts.config import ExecutionConfig, TrainingConfig, resolve
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 from ptycho_data.run_folder import is_first_process, run_folder
 from ptycho_data.signals import Interrupted
+from ptycho_data.stages import Progress
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     MappingFile,
     OutputDir,
+    PreviewFlag,
     Resume,
     Typed,
     chosen_backend,
+    preview_in,
     progress_for,
     reading,
 )
@@ -30,7 +33,6 @@ from ptycho_cli.config_file import read_config
 from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import TRAINING, checkpoint_arguments, discard_checkpoint
 from ptycho_cli.output.outcome import say
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import Summary, described_files, full_summary, publish_training
 
@@ -50,6 +52,7 @@ def train(
         ),
     ] = (),
     resume: Resume = False,
+    preview: PreviewFlag = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -67,6 +70,7 @@ def train(
         overrides=settings,
         validation=validation or configured,
         resume=resume,
+        preview=preview,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         command=typed,
@@ -91,6 +95,7 @@ def run_train(
     overrides: Mapping[str, Any],
     validation: Sequence[Path] = (),
     resume: bool = False,
+    preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
@@ -112,8 +117,11 @@ def run_train(
     keeps = execution.enable_checkpointing
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume, name=TRAINING)
     alone = is_first_process(execution.devices * execution.num_nodes)
-    with run_folder(output_dir, command) if alone else nullcontext():
-        worker = load_backend(backend)
+    require_backend(backend)
+    drawn = preview_in(output_dir, preview and alone)
+    limit_s = resolved[TrainingConfig].max_seconds
+    reported = progress_for(execution, progress, [*data, *validation], limit_s=limit_s, preview=drawn)
+    with run_folder(output_dir, command) if alone else nullcontext(), reported as callback:
         from ptycho_data.checks.advice import collapsed
         from ptycho_data.files import combine_scans, read_scan
         from ptycho_data.workflows.options import default_group_count
@@ -125,10 +133,10 @@ def run_train(
         validating = combine_scans([read_scan(path, **how) for path in validation]) if validation else None
         if given.get("n_groups") is None and given.get("oversampling") is None:
             given["n_groups"] = default_group_count(scan, given.get("subsample"))
-        payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
         inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])
-        with progress_for(payload.execution_config, progress) as callback:
-            bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
+        worker = load_backend(backend, callback)
+        payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
+        bundle, report = worker.train(payload, validation=validating, **kept, progress=callback)
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
             summary = publish_training(output_dir, MODEL_NAME, summary)
