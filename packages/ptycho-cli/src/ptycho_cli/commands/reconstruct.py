@@ -27,9 +27,10 @@ from ptycho_cli.commands.parameters import (
     progress_for,
     reading,
 )
+from ptycho_cli.commands.several_scans import are_several, earlier_results, run_each, scans_of
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
-from ptycho_cli.output.checkpoints import checkpoint_arguments
+from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
 from ptycho_cli.output.outcome import say
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import Summary, described_files, published
@@ -40,9 +41,13 @@ if TYPE_CHECKING:
 
 @with_options(RECONSTRUCT_OPTIONS)
 def reconstruct(
-    data: Annotated[Path, Parameter(help="Scan to reconstruct.")],
-    /,
-    *,
+    *data: Annotated[
+        Path,
+        Parameter(
+            help="Scan to reconstruct. Several, or a folder of them: each gets its own folder in OUT, its own "
+            "--max-seconds, and a line in a table."
+        ),
+    ],
     output_dir: OutputDir,
     resume: Resume = False,
     preview: PreviewFlag = False,
@@ -55,18 +60,36 @@ def reconstruct(
 ) -> None:
     """Joint reconstruction of object and probe, without a network; writes the same files as infer."""
     settings = {**read_config(config, RECONSTRUCT_OPTIONS, extra=("backend",)), **overrides}
-    _, summary = run_reconstruct(
-        data,
-        output_dir=output_dir,
-        overrides=settings,
-        resume=resume,
-        preview=preview,
-        backend=chosen_backend(backend, settings),
-        mapping=mapping,
-        formats=format,
-        command=typed,
-    )
+    options: dict[str, Any] = {
+        "overrides": settings,
+        "resume": resume,
+        "preview": preview,
+        "backend": chosen_backend(backend, settings),
+        "mapping": mapping,
+        "formats": format,
+        "command": typed,
+    }
+    scans = scans_of("reconstruct", data, mapping)
+    if are_several(data, scans):
+        _reconstruct_each(scans, output_dir, options)
+        return
+    _, summary = run_reconstruct(scans[0], output_dir=output_dir, **options)
     say("reconstruct", settings, f"wrote {output_dir / 'object.npz'}", summary)
+
+
+def _reconstruct_each(scans: list[Path], output_dir: Path, options: dict[str, Any]) -> None:
+    """Reconstruct several scans; bad options end the command before any work."""
+    resolved = resolve(RECONSTRUCT_SECTIONS, {"explicit": options["overrides"]})
+    require_effects("reconstruct", resolved.applied, resolved.sections.values(), validation=False)
+    require_output_dir(output_dir)
+    require_backend(options["backend"])
+
+    def one(data: Path, folder: Path) -> Mapping[str, Any]:
+        earlier = earlier_results(folder) if options["resume"] else None
+        resumes = options["resume"] and (folder / CHECKPOINT).is_file()
+        return earlier or run_reconstruct(data, output_dir=folder, **{**options, "resume": resumes})[1]
+
+    run_each("reconstruct", scans, output_dir, one, quiet=not resolved[ExecutionConfig].enable_progress_bar)
 
 
 def run_reconstruct(
