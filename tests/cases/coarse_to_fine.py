@@ -15,6 +15,7 @@ from ptycho_data.bundle_file import read_bundle, write_bundle
 from ptycho_data.canvas import canvas_geometry, central_part, level_probe, scan_sites, sparse_subsets
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.simulate import simulate
+from ptycho_data.stages import Picture, Watcher
 from ptycho_data.workflows import CanvasTask
 
 SMALL = {"iterations": 2, "passes": 2, "width": 2, "gridsize": 1, "accelerator": "cpu"}
@@ -38,6 +39,20 @@ def changed_bias(path, bias):
     }
     write_bundle(path, replace(content, weights=weights))
     return path
+
+
+class Watch(Watcher):
+    """Keeps all that it hears."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int, int]] = []
+        self.losses: list[float | None] = []
+        self.pictures: list[Picture | None] = []
+
+    def __call__(self, stage, done, total, *, loss=None, picture=None):
+        self.steps.append((stage, done, total))
+        self.losses.append(None if loss is None else float(loss))
+        self.pictures.append(None if picture is None else picture())
 
 
 class CoarseToFine:
@@ -89,6 +104,38 @@ class CoarseToFine:
             good=~central_part(bad, side),
         )
         np.testing.assert_allclose(computed, expected, atol=2e-4 * np.abs(expected).max())
+
+    def test_who_watches_sees_the_object_of_the_passes(self, backend, scan):
+        """CLI-51: what the steps so far have made of the start, and the light on it."""
+        some, mean = np.arange(60), 9e4
+        frame, probe = canvas_geometry(scan.positions_px[some], 32), normalised_probe(scan.probe, 1.0)
+        sites = scan_sites(scan.positions_px[some], frame, 32)
+        subsets = sparse_subsets(probe, sites)
+        watch = Watch()
+        options = {"passes": 3, "mean_counts": mean, "progress": watch}
+        light = np.ones(frame.shape, np.float32)
+        with ModuliStream(scan, [some[subset] for subset in subsets], **options) as moduli:
+            task = CanvasTask(moduli, sites, subsets, light=lambda: light)
+            computed = load_backend(backend).BACKEND.passes_on_canvas(probe, task, replace(COARSE_PASSES, passes=3))
+        assert len(watch.pictures) == 3 * len(subsets)
+        np.testing.assert_array_equal(watch.pictures[0].object, np.ones(frame.shape))
+        errors = [np.abs(watch.pictures[number * len(subsets)].object - computed).mean() for number in range(3)]
+        assert errors[2] < errors[1] < errors[0]
+        assert all(seen.weight is light for seen in watch.pictures)
+
+    def test_who_watches_a_reconstruction_hears_its_stages(self, package, scan):
+        """CLI-24: each by a name of its own; losses and pictures of the fits, pictures of the passes."""
+        watch = Watch()
+        package.reconstruct(scan, epochs=2, modes=1, levels=2, accelerator="cpu", progress=watch)
+        counted = list(dict.fromkeys(stage for stage, _, total in watch.steps if total))
+        assert counted[-2:] == ["reconstruction", "residuals"]
+        assert "coarse levels" in counted
+        assert "inference" not in counted
+        for (stage, _, total), loss, seen in zip(watch.steps, watch.losses, watch.pictures, strict=True):
+            fits = bool(total) and stage not in ("coarse levels", "residuals")
+            assert (loss is not None) == fits
+            assert (seen is not None) == (fits or (bool(total) and stage == "coarse levels"))
+            assert seen is None or seen.weight.max() > 0
 
     def test_last_round_conformance(self, package, backend, scan, model):
         """NET-12: from a given object only the last round is left; a net that adds nothing shows its passes."""

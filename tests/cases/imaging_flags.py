@@ -176,7 +176,7 @@ class InferenceFlags(JointFlags):
     def test_inference_batch_size(self, infer):
         """64 patterns one by one: a multiple of 64 subsets, and many more than by default."""
         few, many = (
-            int(re.search(r"inference: (\d+)/", infer(*words).err)[1])
+            int(re.search(r"inference: [\d,]+/([\d,]+) steps", infer(*words).err)[1].replace(",", ""))
             for words in ((), ("--inference-batch-size", "1"))
         )
         assert many % 64 == 0
@@ -291,6 +291,18 @@ class InferenceFlags(JointFlags):
     def test_config_file(self, infer, tmp_path):
         (tmp_path / "settings.toml").write_text("[inference]\nassembly = 'groups'\n")
         assert infer("--config", tmp_path / "settings.toml").summary["assembly"] == "groups"
+
+    def test_several_scans(self, infer, backend, model, other_scan_file, scan_file, tmp_path):
+        """CLI-52: each image is bit for bit that of a run of its own; a file that is no scan keeps nobody from it."""
+        junk = tmp_path / "junk.npz"
+        junk.write_bytes(b"no scan")
+        out = tmp_path / "images"
+        files = [str(path) for path in (scan_file, junk, other_scan_file)]
+        assert main(["infer", str(model), *files, "--output-dir", str(out), "--backend", backend, "--quiet"]) == 1
+        alone = image(infer())
+        several = read_reconstruction(out / other_scan_file.stem / "object.npz")
+        np.testing.assert_array_equal(several.object, alone.object)
+        assert sorted(path.name for path in out.iterdir()) == sorted([scan_file.stem, other_scan_file.stem])
 
     def test_broken_model_is_exit_2(self, infer, model, tmp_path):
         """Invariant 44."""
@@ -470,4 +482,4 @@ class EvaluateFlags(Images):
         write_scan(tmp_path / "bare.npz", bare)
         run = command("evaluate", "--scan", tmp_path / "bare.npz", "--epochs", "1", "--modes", "1")
         assert run.code == 0, run.err
-        assert run.err.count("probe search") == 1
+        assert run.err.count("probe search: 17/17") == 1

@@ -128,6 +128,7 @@ def backend(monkeypatch: pytest.MonkeyPatch, reconstruction: Reconstruction) -> 
 
     entry = Entry(name="torch", value="recording", group=backends.GROUP)
     monkeypatch.setattr(backends, "entry_points", lambda *, group: [entry] if group == backends.GROUP else [])
+    monkeypatch.setattr(backends, "_FRAMEWORKS", {"torch": ("sys", "nothing")})  # it is loaded at once
     return recording
 
 

@@ -265,7 +265,7 @@ def test_progress_is_one_line_per_stage_and_quiet_silences_all(backend, data_fil
     argv = ["reconstruct", str(data_file), "--output-dir", str(tmp_path / "out")]
     assert main(argv) == 0
     loud = capsys.readouterr()
-    assert loud.err == "working: 2/2\n"
+    assert loud.err == "working: 2/2 steps, 0.0 s\n"
     assert loud.out == f"wrote {tmp_path / 'out' / 'object.npz'}; residual used 0.2500\n"
     assert main([*argv, "--quiet", "--overwrite"]) == 0
     quiet = capsys.readouterr()

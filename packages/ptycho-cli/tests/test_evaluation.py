@@ -388,4 +388,7 @@ def test_options_in_a_file_and_advice_in_words(halves, truth_file, tmp_path, cap
     assert "of the contrast without it" in outcome.out
     assert "  R with and without                 0.02 and 0.02" in outcome.out
     assert "advice: R is 2.00 times its Poisson floor" in outcome.out
-    assert outcome.err.splitlines()[:2] == ["all patterns: reconstruction: 1/1", "half a: reconstruction: 1/1"]
+    assert outcome.err.splitlines()[:2] == [
+        "all patterns: reconstruction: 1/1 steps, 0.0 s",
+        "half a: reconstruction: 1/1 steps, 0.0 s",
+    ]

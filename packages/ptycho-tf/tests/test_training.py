@@ -15,6 +15,7 @@ from ptycho_contracts.config import ExecutionConfig, TrainingConfig
 from ptycho_contracts.problems import WorkFailedError
 from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import Attempts
+from ptycho_data.stages import Watcher
 from ptycho_tf import training as training_module
 from ptycho_tf.framework import keras, tf
 from ptycho_tf.training import TrainingOutcome, fit
@@ -164,9 +165,11 @@ class TestExecution:
 def test_time_limit(run, monkeypatch):
     """TRN-7: training ends after the step in which the time is over, by a clock that is a second later at each look."""
     monkeypatch.setitem(Attempts.__init__.__kwdefaults__, "clock", partial(next, itertools.count()))
-    done = run(max_seconds=16, epochs=1000)
+    seen: list[tuple[str, int, int]] = []
+    done = run(max_seconds=16, epochs=1000, progress=lambda *report: seen.append(report))
     assert done.outcome.stopped_by == "max_seconds"
     assert done.outcome.steps == 8
+    assert seen == [("training", step, 1000 * STEPS) for step in range(1, 9)]  # what was done, not filled up to all
 
 
 def test_progress(run):
@@ -174,6 +177,18 @@ def test_progress(run):
     calls = []
     run(epochs=2, progress=lambda *call: calls.append(call))
     assert calls == [("training", step + 1, 2 * STEPS) for step in range(2 * STEPS)]
+
+
+def test_who_watches_hears_the_loss(run):
+    losses = []
+
+    class Watch(Watcher):
+        def __call__(self, stage, done, total, *, loss=None, picture=None):
+            losses.append(float(loss))
+
+    outcome = run(epochs=1, progress=Watch()).outcome
+    assert len(losses) == STEPS
+    assert losses[-1] == pytest.approx(outcome.losses["train_loss"], rel=1e-6)
 
 
 def test_divergence(run, make_model):

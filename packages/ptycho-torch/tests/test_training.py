@@ -23,6 +23,7 @@ from ptycho_contracts.problems import ContractError, WorkFailedError
 from ptycho_data.deadline import Deadline
 from ptycho_data.files import write_scan
 from ptycho_data.fitting import Attempts
+from ptycho_data.stages import Watcher
 from ptycho_torch import training as training_module
 from ptycho_torch.backend import create_training_payload, train
 from ptycho_torch.bundle import load_bundle
@@ -268,7 +269,11 @@ def a_second_a_look(monkeypatch):
 
 def test_max_seconds(run, a_second_a_look):
     """Ends after the step in which the time limit is reached, with a bundle; the schedule has ended by then."""
-    done = run(epochs=1_000_000, max_seconds=24)
+    seen: list[tuple[str, int, int]] = []
+    done = run(epochs=1_000_000, max_seconds=24, progress=lambda *report: seen.append(report))
+    assert [report for report in seen if report[0] == "training"] == [
+        ("training", step, 5_000_000) for step in range(1, 13)
+    ]  # what was done, not filled up to all
     training = done.summary["training"]
     assert (training["stopped_by"], training["steps"], training["epochs"]) == ("max_seconds", 12, 3)
     assert done.rates[-1] < 0.2 * done.rates[0]
@@ -480,6 +485,21 @@ def test_progress(run):
     seen: list[tuple[str, int, int]] = []
     run(progress=lambda *report: seen.append(report))
     assert [report for report in seen if report[0] == "training"] == [("training", step, 10) for step in range(1, 11)]
+
+
+def test_who_watches_hears_the_loss(run):
+    """Of every step, while it can be read."""
+    losses: list[float] = []
+
+    class Watch(Watcher):
+        def __call__(self, stage, done, total, *, loss=None, picture=None):
+            if stage == "training" and total:
+                losses.append(float(loss))
+
+    done = run(progress=Watch(), execution={"learning_rate": 1e-12})
+    assert len(losses) == 10
+    # Nothing is learned: the mean over an epoch's steps is the loss that it reports.
+    assert np.mean(losses[:5]) == pytest.approx(done.summary["training"]["losses"]["train_loss"], rel=0.05)
 
 
 class TestExecution:

@@ -18,7 +18,7 @@ from ptycho_data.signals import Interrupted, signals_interrupt
 from ptycho_cli.commands import register
 from ptycho_cli.options import OPTIONS_OF
 from ptycho_cli.output.flags import with_flags
-from ptycho_cli.output.terminal import printable
+from ptycho_cli.output.terminal import printable, wrapped
 from ptycho_cli.output.usage import usage_problem
 
 DONE, FAILED, USAGE, BY_SIGNAL = 0, 1, 2, 128
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         expected = isinstance(error, _USAGE_ERRORS) or getattr(error, "errno", None) in _USAGE_ERRNOS
-        return _fail(with_flags(_one_line(app, error)), USAGE if expected else FAILED)
+        return _failed(app, error, USAGE if expected else FAILED)
     return DONE
 
 
@@ -132,7 +132,19 @@ def _deprecated(text: str) -> None:
 
 
 def _fail(reason: str, code: int) -> int:
-    print(f"ptycho-cli: error: {printable(reason)}", file=sys.stderr)
+    print(wrapped(f"ptycho-cli: error: {printable(reason)}", sys.stderr), file=sys.stderr)
+    return code
+
+
+def _failed(app: App, error: Exception, code: int) -> int:
+    """Say why, in one line; several problems are a list on a terminal (CLI-39)."""
+    problems: Sequence[Problem] = getattr(error, "problems", ())
+    if len(problems) < 2 or not sys.stderr.isatty():
+        return _fail(with_flags(_one_line(app, error)), code)
+    print(f"ptycho-cli: error: {len(problems)} problems", file=sys.stderr)
+    for number, problem in enumerate(problems, start=1):
+        line = with_flags(" ".join(f"{number}. {problem}".split()))
+        print(wrapped(f"  {printable(line)}", sys.stderr, indent=" " * 5), file=sys.stderr)
     return code
 
 
@@ -156,7 +168,8 @@ def _one_line(app: App, error: Exception) -> str:
 
 def _show_warnings_in_one_line() -> None:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        print(f"ptycho-cli: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
+        line = f"ptycho-cli: warning: {printable(' '.join(str(message).split()))}"
+        print(wrapped(line, sys.stderr), file=sys.stderr)
 
     warnings.showwarning = show
     if not sys.warnoptions:

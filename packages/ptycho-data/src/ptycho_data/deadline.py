@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Self
 
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, Watcher, begin, tell
 
 _TRIAL = 16
 _LEAST_SECONDS = 1e-3
@@ -73,16 +73,7 @@ class Deadline:
 
         Raises, when it is called: TimeOver.
         """
-        if not self.limited:
-            return progress
-
-        def callback(stage: str, done: int, total: int) -> None:
-            if progress is not None:
-                progress(stage, done, total)
-            if self.over and done < total:
-                raise TimeOver(stage)
-
-        return callback
+        return _Watched(progress, self) if self.limited else progress
 
     def affordable(self, count: int, trial: Callable[[int], Any]) -> int:
         """How many of some equal pieces of work there is time for, at least those of the trial.
@@ -108,3 +99,16 @@ class Deadline:
         made = type(self)(clock=self._clock)
         made._end, made.shortened = min(end, self._end), self.shortened
         return made
+
+
+class _Watched(Watcher):
+    def __init__(self, progress: Progress | None, deadline: Deadline) -> None:
+        self._progress, self._deadline = progress, deadline
+
+    def __call__(self, stage: str, done: int, total: int, **told: Any) -> None:
+        if total:
+            tell(self._progress, stage, done, total, **told)
+        else:
+            begin(self._progress, stage)
+        if self._deadline.over and done < total:
+            raise TimeOver(stage)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_data.fitting import Attempts, TrainingInterrupted, rate_factor, training_diverged
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, tell
 
 from ptycho_tf.framework import keras, tf
 
@@ -40,9 +40,9 @@ class Clock(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if not math.isfinite(float(logs["train_loss"])):
             raise training_diverged(f"a loss of {float(logs['train_loss'])}")
-        fraction = self._fraction()
-        if self._progress is not None:
-            self._progress(self._attempts.stage, round(fraction * self._attempts.steps), self._attempts.steps)
+        self._attempts.look()
+        done, loss = steps_done(self.model), logs["train_loss"]
+        tell(self._progress, self._attempts.stage, done, self._attempts.steps, loss=loss)
         self._attempts.listen()
         if self._attempts.interrupted_by and self._keeps_state:
             raise TrainingInterrupted

@@ -49,6 +49,7 @@ def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: P
         pulled=task.prior is not None,
     )
     object_ = tf.constant(task.first_object())
+    task.show(lambda: object_.numpy())
     dampings = tf.constant(schedule.dampings()) * float(power_of(probe).max())
     velocity, net, pull = tf.zeros_like(object_), None, None
     if task.prior is not None:

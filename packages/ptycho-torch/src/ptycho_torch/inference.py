@@ -38,6 +38,7 @@ def passes_on_canvas(probe: NDArray[np.complex64], task: CanvasTask, schedule: P
         smoothing = None if counts is None else counts / task.moduli.mean_counts
         passes = CanvasPasses(amplitude, modes, placement, **places, momentum=schedule.momentum, smoothing=smoothing)
         object_ = torch.from_numpy(task.first_object()).to(task.device)
+        task.show(lambda: object_.cpu().numpy().copy())
         velocity, dampings, pull = torch.zeros_like(object_), schedule.dampings(), None
         net = None if task.prior is None else PriorNet.pretrained().to(task.device)
         for number, damping in enumerate(dampings):

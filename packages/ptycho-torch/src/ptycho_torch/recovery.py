@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from ptycho_contracts.config import ExecutionConfig, ModelConfig
 from ptycho_data.fitting import PATCH_VARIANCE, Attempts, TrainingInterrupted
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, tell
 from torch import Tensor, nn
 
 from ptycho_torch.network import build_network
@@ -36,11 +36,11 @@ class Clock(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._look(trainer)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         self._look(trainer)
-        if self._progress is not None and trainer.is_global_zero:
-            done = self._attempts.fraction(trainer.global_step) * self._attempts.steps
-            self._progress(self._attempts.stage, round(done), self._attempts.steps)
+        if trainer.is_global_zero:
+            done, loss = trainer.global_step - self._attempts.first_step, outputs["loss"]
+            tell(self._progress, self._attempts.stage, done, self._attempts.steps, loss=loss)
         self._attempts.listen(trainer.strategy.broadcast)
         if self._attempts.interrupted_by and self._keeps_state:
             raise TrainingInterrupted

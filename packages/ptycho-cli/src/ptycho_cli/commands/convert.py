@@ -15,8 +15,10 @@ from ptycho_data.atomic_files import make_folder
 
 from ptycho_cli.commands.parameters import MappingFile, Measurement, Overwrite, Quiet
 from ptycho_cli.output.earlier import require_new_files
+from ptycho_cli.output.progress import progress_on, reading_words
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import OBJECT_FILES, SUMMARY
+from ptycho_cli.output.terminal import show
 
 FormatName = Literal["npz", "ptychodus", "cxi", "tiff"]
 
@@ -56,25 +58,26 @@ def convert(
     quiet: Quiet = False,
 ) -> None:
     """Write a scan, or an image, in another format; the target is replaced only by a complete file."""
-    from ptycho_data.files import is_reconstruction
-
     require_files([("File", source)] + ([("Companion", companion)] if companion else []))
     scalars = parsed_geometry(geometry)
-    image = _image_in(source, mapping=mapping)
-    is_image = image != source or (source.is_file() and is_reconstruction(source))
-    if is_image and mapping is not None and companion is None:
-        expected, found = "`companion`, the scan that it reads", f"the reconstruction {source} alone"
-        raise ContractError(Problem("--mapping", "convert.image", expected, found, "leave `mapping` out"))
-    _require_effects(measurement, nphotons, patterns=not is_image or companion is not None)
-    how: dict[str, Any] = {"measurement": measurement, "nphotons": nphotons, "mapping": mapping}
-    written_as = _check_target(image, target, format, is_image=is_image)
-    require_new_files([target], overwrite=overwrite)
-    if is_image:
-        words = _write_image(image, target, written_as, companion, scalars, how)
-    else:
-        words = _write_scan(source, target, written_as, scalars, {**how, "companion": companion})
+    with progress_on(quiet=quiet, first=reading_words([source])):
+        from ptycho_data.files import is_reconstruction
+
+        image = _image_in(source, mapping=mapping)
+        is_image = image != source or (source.is_file() and is_reconstruction(source))
+        if is_image and mapping is not None and companion is None:
+            expected, found = "`companion`, the scan that it reads", f"the reconstruction {source} alone"
+            raise ContractError(Problem("--mapping", "convert.image", expected, found, "leave `mapping` out"))
+        _require_effects(measurement, nphotons, patterns=not is_image or companion is not None)
+        how: dict[str, Any] = {"measurement": measurement, "nphotons": nphotons, "mapping": mapping}
+        written_as = _check_target(image, target, format, is_image=is_image)
+        require_new_files([target], overwrite=overwrite)
+        if is_image:
+            words = _write_image(image, target, written_as, companion, scalars, how)
+        else:
+            words = _write_scan(source, target, written_as, scalars, {**how, "companion": companion})
     if not quiet:
-        print(f"wrote {target} ({written_as}): {words}")
+        show(f"wrote {target} ({written_as}): {words}")
 
 
 def _image_in(source: Path, *, mapping: Path | None) -> Path:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.stages import Progress
 
-from ptycho_cli.backends import load_backend
+from ptycho_cli.backends import require_backend
 from ptycho_cli.commands.infer import run_infer
 from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Overwrite, Quiet, Typed
 from ptycho_cli.commands.train import run_train
 from ptycho_cli.output.earlier import content_of, is_as_recorded, outputs_of, results_folder
-from ptycho_cli.output.progress import Progress, progress_on
+from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
 from ptycho_cli.output.report import (
     IMAGE_FILES,
@@ -28,6 +29,7 @@ from ptycho_cli.output.report import (
     with_page,
 )
 from ptycho_cli.output.run_page import IMAGE, pictures_in
+from ptycho_cli.output.terminal import show
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Reconstruction, Scan
@@ -66,7 +68,8 @@ def demo(
         output_dir, max_seconds=max_seconds, backend=backend or "torch", overwrite=overwrite, quiet=quiet, command=typed
     )
     if not quiet:
-        print("\n".join(lines))
+        for line in lines:
+            show(line)
 
 
 def run_demo(
@@ -92,11 +95,11 @@ def run_demo(
             )
         )
     require_output_dir(output_dir)
-    load_backend(backend)
+    require_backend(backend)
     replaces = overwrite or _is_as_a_demo_left_it(output_dir)
     with (
         results_folder(output_dir, command, writes=_written(), overwrite=replaces),
-        progress_on(quiet=quiet) as progress,
+        progress_on(quiet=quiet, first="simulating two objects") as progress,
     ):
         train_file = _simulated(output_dir, TRAIN_FILE, TRAIN_SEED, progress)[0]
         test_file, test_scan = _simulated(output_dir, TEST_FILE, TEST_SEED, progress)

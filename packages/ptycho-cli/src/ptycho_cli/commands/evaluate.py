@@ -12,8 +12,9 @@ from ptycho_contracts.config import DataConfig, ExecutionConfig, ReconstructionC
 from ptycho_contracts.effects import require_effects
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.deadline import Deadline
+from ptycho_data.stages import Progress, begin
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
@@ -31,7 +32,6 @@ from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_opti
 from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.evaluation import lines
 from ptycho_cli.output.outcome import print_json
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import (
     EVALUATION,
@@ -41,6 +41,7 @@ from ptycho_cli.output.report import (
     evaluation_page,
     published_evaluation,
 )
+from ptycho_cli.output.terminal import show
 
 EVALUATION_PICTURES = 2.0
 """What there is to align and draw, in units of one image's pictures."""
@@ -106,9 +107,10 @@ def evaluate(
     if as_json:
         print_json(report)
     elif settings.get("enable_progress_bar", True):
-        print("\n".join(lines(report)))
+        for line in lines(report):
+            show(line)
         if output_dir is not None:
-            print("wrote " + ", ".join(str(output_dir / name) for name in (EVALUATION, *report["outputs"])))
+            show("wrote " + ", ".join(str(output_dir / name) for name in (EVALUATION, *report["outputs"])))
 
 
 def run_compare(
@@ -139,10 +141,12 @@ def run_compare(
     require_files([("Image", image), ("Truth", truth)])
     if output_dir is not None:
         require_output_dir(output_dir)
-    with _folder(output_dir, command, overwrite=overwrite):
+    told = progress_for(resolved[ExecutionConfig], None, [image, truth])
+    with _folder(output_dir, command, overwrite=overwrite), told as callback:
         from ptycho_data.workflows import compare_with_truth
 
         evaluation = compare_with_truth(image, truth, **reading(overrides), object_is_truth=object_is_truth)
+        begin(callback, "pictures")
         return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
 
@@ -171,23 +175,25 @@ def run_evaluate(
     if output_dir is not None:
         require_output_dir(output_dir)
     require_files([("Data file", data)])
-    with _folder(output_dir, command, overwrite=overwrite):
-        worker = load_backend(backend)
+    require_backend(backend)
+    told = progress_for(execution, progress, [data], limit_s=until.max_seconds())
+    with _folder(output_dir, command, overwrite=overwrite), told as callback:
         from ptycho_data.files import read_scan
 
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         scan = read_scan(data, **reading(overrides, mapping))
         drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
-        with progress_for(execution, progress) as callback:
-            evaluation = worker.evaluate(
-                scan,
-                config=config,
-                execution_config=execution,
-                measurement=resolved[DataConfig].measurement,
-                nphotons=overrides.get("nphotons"),
-                deadline=before_publishing(until, scan, pictures=drawing),
-                progress=callback,
-            )
+        worker = load_backend(backend, callback)
+        evaluation = worker.evaluate(
+            scan,
+            config=config,
+            execution_config=execution,
+            measurement=resolved[DataConfig].measurement,
+            nphotons=overrides.get("nphotons"),
+            deadline=before_publishing(until, scan, pictures=drawing),
+            progress=callback,
+        )
+        begin(callback, "pictures")
         return published_evaluation(output_dir, command, inputs, evaluation)
 
 

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.problems import ContractError, Problem
+from ptycho_data.stages import begin
 
 from ptycho_cli.commands.parameters import MappingFile, Overwrite, Quiet
 from ptycho_cli.options import IMPORT_OPTIONS, with_options
 from ptycho_cli.output.earlier import require_new_files
+from ptycho_cli.output.progress import progress_on, reading_words
 from ptycho_cli.output.publish import require_output_dir, staged
+from ptycho_cli.output.terminal import show
 
 if TYPE_CHECKING:
     from ptycho_contracts.records import Scan
@@ -45,32 +48,34 @@ def import_(
 ) -> None:
     """Make a scan of any files of patterns and positions; writes OUT, and a mapping for the next file beside it."""
     sources, out = _sources_and_target(files, overwrite=overwrite)
-    from ptycho_data.files import import_scan, write_mapping, write_scan
-
-    options = ImportOptions(**overrides)
-    found = import_scan(sources, options=options, mapping=mapping, measurement=measurement, nphotons=nphotons)
-    _require_probe(out, found.scan)
     toml = out.with_suffix(".toml")
-    with staged(out.parent) as stage:
-        try:
-            write_scan(stage / out.name, found.scan)
-        except ContractError as error:  # which names the temporary file
-            staged_name = str(stage / out.name)
-            raise ContractError(
-                replace(one, where=one.where.replace(staged_name, str(out))) for one in error.problems
-            ) from error
-        if found.tables:
-            note = f"Written by ptycho-cli import for {found.data.name}.\nFor the next one: --mapping {toml.name}"
-            write_mapping(stage / toml.name, _located(found, out.parent), note=note)
+    with progress_on(quiet=quiet, first=reading_words(sources)) as progress:
+        from ptycho_data.files import import_scan, write_mapping, write_scan
+
+        options = ImportOptions(**overrides)
+        found = import_scan(sources, options=options, mapping=mapping, measurement=measurement, nphotons=nphotons)
+        _require_probe(out, found.scan)
+        begin(progress, f"writing {out.name}")
+        with staged(out.parent) as stage:
+            try:
+                write_scan(stage / out.name, found.scan)
+            except ContractError as error:  # which names the temporary file
+                staged_name = str(stage / out.name)
+                raise ContractError(
+                    replace(one, where=one.where.replace(staged_name, str(out))) for one in error.problems
+                ) from error
+            if found.tables:
+                note = f"Written by ptycho-cli import for {found.data.name}.\nFor the next one: --mapping {toml.name}"
+                write_mapping(stage / toml.name, _located(found, out.parent), note=note)
     if quiet:
         return
     for line in found.lines:
-        print(line)
+        show(line)
     scan = found.scan
-    print(f"wrote {out}: {len(scan)} patterns of {scan.N} x {scan.N}, {scan.unit}")
+    show(f"wrote {out}: {len(scan)} patterns of {scan.N} x {scan.N}, {scan.unit}")
     if found.tables:
-        print(f"wrote {toml}: reads the next file of this kind, by --mapping {toml}")
-    print(f"next: ptycho-cli inspect {out} --orientation")
+        show(f"wrote {toml}: reads the next file of this kind, by --mapping {toml}")
+    show(f"next: ptycho-cli inspect {out} --orientation")
 
 
 import_.__name__ = "import"

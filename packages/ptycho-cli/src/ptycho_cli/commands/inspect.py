@@ -8,7 +8,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from ptycho_cli.commands.parameters import Json, MappingFile, Measurement, Overwrite
+from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.outcome import print_json
+from ptycho_cli.output.progress import progress_on, reading_words
 from ptycho_cli.output.publish import require_output_dir
 from ptycho_cli.output.terminal import printable
 
@@ -43,16 +45,23 @@ def inspect(
     ] = False,
 ) -> None:
     """Show what a file holds and whether it is fit for use; a bundle and a store are verified. Changes nothing."""
-    from ptycho_cli.output.earlier import require_new_files
-    from ptycho_cli.output.inspection import PREVIEWS, draw_previews, inspect_file, lines
-
     if output_dir is not None:
         require_output_dir(output_dir)
-        require_new_files([output_dir / name for name in PREVIEWS], overwrite=overwrite)
-    content = inspect_file(
-        file, measurement=measurement, nphotons=nphotons, companion=companion, mapping=mapping, orientation=orientation
-    )
-    written = draw_previews(content, output_dir) if output_dir is not None else []
+    with progress_on(first=reading_words([file])) as progress:
+        from ptycho_cli.output.inspection import PREVIEWS, draw_previews, inspect_file, lines
+
+        if output_dir is not None:
+            require_new_files([output_dir / name for name in PREVIEWS], overwrite=overwrite)
+        content = inspect_file(
+            file,
+            measurement=measurement,
+            nphotons=nphotons,
+            companion=companion,
+            mapping=mapping,
+            orientation=orientation,
+            progress=progress,
+        )
+        written = draw_previews(content, output_dir) if output_dir is not None else []
     report = {**content.report(), "previews": [str(path) for path in written]}
     if as_json:
         print_json(report)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,8 +11,10 @@ from cyclopts import Parameter
 from ptycho_contracts.config import ExecutionConfig
 from ptycho_contracts.records import Scan
 from ptycho_data.deadline import Deadline
+from ptycho_data.stages import Progress, begin
 
-from ptycho_cli.output.progress import Progress, progress_on
+from ptycho_cli.output.preview import Preview
+from ptycho_cli.output.progress import progress_on, reading_words
 
 Backend = Literal["torch", "tf", "pytorch", "tensorflow"]
 Measurement = Literal["auto", "counts", "amplitude", "normalised-amplitude"]
@@ -37,6 +39,15 @@ _PUBLISHING_SECONDS, _PUBLISHING_SECONDS_PER_MPX = 4.0, 1.5
 """Time to draw, write and hash results, and how it grows with the canvas: twice what an idle core needs."""
 Overwrite = Annotated[
     bool, Parameter(name="--overwrite", negative=(), help="Replace what an earlier run left under the same names.")
+]
+PreviewFlag = Annotated[
+    bool,
+    Parameter(
+        name="--preview",
+        negative=(),
+        help="Draw OUT/preview.png while the run works, every 10 s at most: what it has of the object, and the loss. "
+        "It is removed in the end.",
+    ),
 ]
 BackendFlag = Annotated[Backend | None, Parameter(name="--backend", help="Backend that computes (default: torch).")]
 ImageFormat = Literal["npz", "cxi", "ptychodus", "tiff"]
@@ -65,9 +76,37 @@ def reading(overrides: Mapping[str, Any], mapping: Path | None = None) -> dict[s
     return given | {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
 
 
-def progress_for(execution: ExecutionConfig, given: Progress | None) -> Any:
-    """The caller's callback, otherwise progress on stderr, unless the run is quiet."""
-    return nullcontext(given) if given else progress_on(quiet=not execution.enable_progress_bar)
+@contextmanager
+def progress_for(
+    execution: ExecutionConfig,
+    given: Progress | None,
+    files: Sequence[Path],
+    *,
+    limit_s: float | None = None,
+    preview: Preview | None = None,
+) -> Iterator[Progress | None]:
+    """The caller's callback, otherwise progress on stderr, unless the run is quiet; the first stage reads files.
+
+    Args:
+        limit_s: Time limit of the run.
+        preview: Picture to draw.
+    """
+    first = reading_words(files)
+    if given is not None:
+        begin(given, first)
+        yield given
+        return
+    with progress_on(quiet=not execution.enable_progress_bar, first=first, limit_s=limit_s, preview=preview) as told:
+        yield told
+
+
+def preview_in(folder: Path, asked: bool) -> Preview | None:
+    """The preview of a run, if it was asked for.
+
+    Raises:
+        ContractError: ``output.exists``, somebody else's file of that name.
+    """
+    return Preview(folder) if asked else None
 
 
 def before_publishing(deadline: Deadline, scan: Scan | None = None, *, pictures: float = 1.0) -> Deadline:

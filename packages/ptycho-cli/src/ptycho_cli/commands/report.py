@@ -11,6 +11,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_cli.commands.parameters import Overwrite, Quiet
 from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.terminal import show
 
 DEFAULT = Path("report.html")
 
@@ -36,7 +37,7 @@ def report(
     with atomic_write(output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     if not quiet:
-        print(f"wrote {output}: {len(results)} run{'s' if len(results) > 1 else ''}, {len(page) / 1e6:.1f} MB")
+        show(f"wrote {output}: {len(results)} run{'s' if len(results) > 1 else ''}, {len(page) / 1e6:.1f} MB")
 
 
 def _check_output(output: Path, *, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from ptycho_cli.options import whole_number
 from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import require_files, require_output_dir
+from ptycho_cli.output.terminal import show
 
 ObjectKind = Literal["lines", "dead_leaves", "random_field", "siemens_star", "fibres", "grains", "particles"]
 ProbeKind = Literal["defocused_disc", "zone_plate"]
@@ -46,16 +47,16 @@ def simulate(
     quiet: Quiet = False,
 ) -> None:
     """Simulate a scan with photon noise and its true object; writes one .npz file."""
-    from ptycho_data import simulate as simulated
-    from ptycho_data.files import write_scan
-
     _check_target(file)
     require_new_files([file], overwrite=overwrite)
     if seed < 0:
         raise ContractError(Problem("--seed", "simulate.seed", "an integer >= 0", str(seed), "give another seed"))
     if probe_file is not None:
         require_files([("Probe file", probe_file)])
-    with progress_on(quiet=quiet) as progress:
+    with progress_on(quiet=quiet, first=f"simulating {file.name}") as progress:
+        from ptycho_data import simulate as simulated
+        from ptycho_data.files import write_scan
+
         scan = simulated.simulate(
             object_kind=object_kind,
             probe_kind=probe_kind,
@@ -71,13 +72,11 @@ def simulate(
             background_counts=background,
             progress=progress,
         )
-    make_folder(file.parent)
-    write_scan(file, scan)
+        make_folder(file.parent)
+        write_scan(file, scan)
     if not quiet:
         height, width = scan.object_truth.shape if scan.object_truth is not None else (0, 0)
-        print(
-            f"wrote {file}: {len(scan)} patterns of {scan.N} x {scan.N}, object of {width} x {height} px, seed {seed}"
-        )
+        show(f"wrote {file}: {len(scan)} patterns of {scan.N} x {scan.N}, object of {width} x {height} px, seed {seed}")
 
 
 def _check_target(file: Path) -> None:

@@ -14,18 +14,21 @@ from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 from ptycho_data.deadline import Deadline
 from ptycho_data.run_folder import is_first_process
 from ptycho_data.signals import Interrupted
+from ptycho_data.stages import Progress
 
-from ptycho_cli.backends import DEFAULT, load_backend
+from ptycho_cli.backends import DEFAULT, load_backend, require_backend
 from ptycho_cli.commands.parameters import (
     BackendFlag,
     ConfigFile,
     MappingFile,
     OutputDir,
     Overwrite,
+    PreviewFlag,
     Resume,
     Typed,
     before_publishing,
     chosen_backend,
+    preview_in,
     progress_for,
     reading,
 )
@@ -34,7 +37,6 @@ from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import TRAINING, checkpoint_arguments, discard_checkpoint
 from ptycho_cli.output.earlier import results_folder
 from ptycho_cli.output.outcome import say
-from ptycho_cli.output.progress import Progress
 from ptycho_cli.output.publish import require_files, require_output_dir
 from ptycho_cli.output.report import MODEL_FILES, MODEL_NAME, Summary, described_files, full_summary, publish_training
 
@@ -53,6 +55,7 @@ def train(
     ] = (),
     resume: Resume = False,
     overwrite: Overwrite = False,
+    preview: PreviewFlag = False,
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
@@ -71,6 +74,7 @@ def train(
         validation=validation or configured,
         resume=resume,
         overwrite=overwrite,
+        preview=preview,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
         command=typed,
@@ -96,6 +100,7 @@ def run_train(
     validation: Sequence[Path] = (),
     resume: bool = False,
     overwrite: bool = False,
+    preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
     command: Sequence[str] = (),
@@ -120,9 +125,11 @@ def run_train(
     kept = checkpoint_arguments(output_dir, keeps=keeps, resume=resume, name=TRAINING)
     alone = is_first_process(execution.devices * execution.num_nodes)
     writes = (*MODEL_FILES, *([str(TRAINING)] if keeps else []))
+    require_backend(backend)
+    drawn = preview_in(output_dir, preview and alone)
+    reported = progress_for(execution, progress, [*data, *validation], limit_s=until.max_seconds(), preview=drawn)
     folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
-    with folder if alone else nullcontext():
-        worker = load_backend(backend)
+    with folder if alone else nullcontext(), reported as callback:
         from ptycho_data.checks.advice import collapsed
         from ptycho_data.files import combine_scans, read_scan
         from ptycho_data.workflows.options import default_group_count
@@ -134,12 +141,12 @@ def run_train(
         validating = combine_scans([read_scan(path, **how) for path in validation]) if validation else None
         if given.get("n_groups") is None and given.get("oversampling") is None:
             given["n_groups"] = default_group_count(scan, given.get("subsample"))
-        payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
         inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])
-        with progress_for(payload.execution_config, progress) as callback:
-            bundle, report = worker.train(
-                payload, validation=validating, **kept, deadline=before_publishing(until), progress=callback
-            )
+        worker = load_backend(backend, callback)
+        payload = worker.create_training_payload(scan, output_dir, overrides=given, execution_config=None)
+        bundle, report = worker.train(
+            payload, validation=validating, **kept, deadline=before_publishing(until), progress=callback
+        )
         summary = full_summary(command, inputs, report)
         if bundle is not None:  # of several processes that train together, one writes the results
             summary = publish_training(output_dir, summary)

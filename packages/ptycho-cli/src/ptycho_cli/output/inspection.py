@@ -17,6 +17,7 @@ from ptycho_data.bundle_file import read_bundle
 from ptycho_data.checks.orientation_report import ranked_orientations
 from ptycho_data.checks.quality import Check, ScanFacts, check_scan, gather, verdict
 from ptycho_data.files import is_reconstruction
+from ptycho_data.stages import Progress, begin
 from ptycho_data.store import is_store, open_store, verify_store
 
 from ptycho_cli.output.flags import with_flags
@@ -78,6 +79,7 @@ def inspect_file(
     companion: Path | None = None,
     mapping: Path | None = None,
     orientation: bool = False,
+    progress: Progress | None = None,
 ) -> Found:
     """Read a file of any kind and check it.
 
@@ -85,6 +87,7 @@ def inspect_file(
         path: A scan in any format, a bundle, a reconstruction, or the folder of a store or of results.
         measurement, nphotons, companion, mapping: As for :func:`ptycho_data.files.read_scan`; for scans only.
         orientation: Rank the eight orientations of the positions, too; for scans only.
+        progress: Called as ``progress(stage, done, total)``.
 
     Raises:
         MissingFileError: no such file.
@@ -110,7 +113,7 @@ def inspect_file(
             raise ContractError(problems)
         readers = {"bundle": _bundle, "reconstruction": _reconstruction, "store": _store, "results": _results}
         return readers[kind](path)
-    return _scan(path, unit, nphotons, companion, mapping, orientation)
+    return _scan(path, unit, nphotons, companion, mapping, orientation, progress)
 
 
 def _kind(path: Path) -> str:
@@ -188,15 +191,17 @@ def _scan(
     companion: Path | None,
     mapping: Path | None,
     orientation: bool,
+    progress: Progress | None,
 ) -> Found:
     from ptycho_data.files import read_scan
 
     scan = read_scan(path, measurement=measurement, nphotons=nphotons, companion=companion, mapping=mapping)
+    begin(progress, "checks")
     facts = gather(scan)
     facts_of_scan = {"unit": scan.unit, **scan.metadata}
     checks = check_scan(scan, facts)
     if orientation:
-        facts_of_scan["orientation"], check = ranked_orientations(scan)
+        facts_of_scan["orientation"], check = ranked_orientations(scan, progress=progress)
         checks.append(check)
     names = ("measurements", "positions_px", "probe", "bad_pixels", "object_truth")
     arrays = {name: _layout(getattr(scan, name)) for name in names if getattr(scan, name) is not None}

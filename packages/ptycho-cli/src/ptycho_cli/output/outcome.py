@@ -9,6 +9,7 @@ from typing import Any
 
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.publish import plain
+from ptycho_cli.output.terminal import show
 
 
 def print_json(report: Mapping[str, Any]) -> None:
@@ -30,12 +31,12 @@ def say(command: str, settings: Mapping[str, Any], first: str, summary: Mapping[
         figures = summary.get(title)
         if isinstance(figures, Mapping):
             words += [f"{title} {name} {value:.4f}" for name, value in figures.items() if _is_finite(value)]
-    print("; ".join(words))
+    show("; ".join(words))
     if summary.get("shortened"):
-        print(shortened_words(summary["shortened"]))
+        show(shortened_words(summary["shortened"]))
     advice = hint(command, summary)
     if advice is not None:
-        print(with_flags(advice))
+        show(with_flags(advice))
 
 
 def shortened_words(shortened: Sequence[str]) -> str:

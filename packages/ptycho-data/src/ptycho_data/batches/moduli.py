@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ptycho_data.batches.gathering import PatternSource
 from ptycho_data.batches.read_ahead import read_ahead
 from ptycho_data.canvas.levels import central_part
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Picture, Progress, tell
 
 _KEPT_BYTES = 1 << 30
 """Most memory for the moduli of a coarse level, which many passes read."""
@@ -41,6 +41,7 @@ class ModuliStream:
 
     Attributes:
         mean_counts: As given.
+        picture: Gives the object as it is, to who watches the progress; default: none.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class ModuliStream:
         self._counts = read_ahead(source.counts, list(subsets) * (1 if keeps else passes), workers=workers)
         self._subsets, self.mean_counts, self._progress = len(subsets), mean_counts, progress
         self._done, self._steps = 0, len(subsets) * passes
+        self.picture: Callable[[], Picture] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -87,6 +89,5 @@ class ModuliStream:
             if self._kept is not None:
                 self._kept[subset] = moduli
         self._done += 1
-        if self._progress is not None:
-            self._progress("inference", self._done, self._steps)
+        tell(self._progress, "inference", self._done, self._steps, picture=self.picture)
         return moduli

@@ -42,6 +42,21 @@ def over_floor(residual: Any, floor: Any) -> float | None:
     return float(residual / floor)
 
 
+def standing(residual: Any, floor: Any) -> str:
+    """Where R stands, in a few words (CLI-19).
+
+    >>> [standing(residual, 0.1) for residual in (0.05, 0.1, 0.14, 0.2, 0.4, None)]
+    ['below its floor', 'at its floor', 'near its floor', 'above its floor', 'far above its floor', 'unknown']
+    """
+    ratio = over_floor(residual, floor)
+    if ratio is None:
+        return "unknown"
+    if ratio < BELOW_FLOOR:
+        return "below its floor"
+    limits = ((AT_FLOOR, "at its floor"), (NEAR_FLOOR, "near its floor"), (FAR_ABOVE, "above its floor"))
+    return next((words for limit, words in limits if ratio <= limit), "far above its floor")
+
+
 NEAR_FIELD = "the Fresnel number is {:.2g}: the detector is in the near field, which is not modelled"
 ORIENTATION_FIRST = "rank the orientations of the positions: inspect with `orientation`"
 WRONG_UNIT = "the patterns are hardly counts of photons; state their unit (`measurement`), or multiply out the gain"

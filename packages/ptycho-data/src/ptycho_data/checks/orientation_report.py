@@ -7,20 +7,24 @@ from typing import TYPE_CHECKING, Any
 from ptycho_contracts.records import Scan
 
 from ptycho_data.checks.quality import Check
+from ptycho_data.stages import Progress
 
 if TYPE_CHECKING:
     from ptycho_data.checks.orientation import Orientation, OrientationRanking
 
 
-def ranked_orientations(scan: Scan) -> tuple[dict[str, Any], Check]:
+def ranked_orientations(scan: Scan, *, progress: Progress | None = None) -> tuple[dict[str, Any], Check]:
     """The ranking of the eight orientations as JSON values, and its result for the positions as given.
+
+    Args:
+        progress: Called as ``progress("orientation", done, 8)``.
 
     Raises:
         ContractError: too few patterns, or dark ones.
     """
     from ptycho_data.checks.orientation import rank_orientations
 
-    ranking = rank_orientations(scan)
+    ranking = rank_orientations(scan, progress=progress)
     facts = {
         "turn": str(winner(ranking)) if ranking.decided else None,
         "decided": ranking.decided,

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho_data.batches import PatternSource
-from ptycho_data.canvas import Sites, last_start_yx
+from ptycho_data.canvas import Sites, illumination, last_start_yx
 from ptycho_data.checksums import Checksum, raw, sha256_of
 from ptycho_data.fitting.checkpoints import CheckpointPlan
 from ptycho_data.fitting.loop import Arrays, Fit, History, fit_loop
 from ptycho_data.fitting.priors import Prior
 from ptycho_data.fitting.probes import orthogonal_modes
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Picture, Progress
 
 ADAM_BETAS = (0.9, 0.99)
 """Of [Adam]. A short second memory: the loss falls by orders of magnitude within a few hundred steps."""
@@ -69,6 +69,11 @@ class JointProblem:
     def modes(self) -> NDArray[np.complex64]:
         """(K, N, N) modes in units of their peak."""
         return (self._unit_probe / self.peak).astype(np.complex64)
+
+    @cached_property
+    def light(self) -> NDArray[np.float32]:
+        """(H, W) illumination of the canvas by all patterns with the probe of the start."""
+        return illumination(self._unit_probe.astype(np.complex64), self.sites)
 
     @property
     def pixel(self) -> float:
@@ -180,6 +185,7 @@ def joint_reconstruction(
         progress=progress,
         stage=stage,
         prior=prior,
+        picture=lambda: Picture(from_pairs(fit.parameters()["object"]), problem.light),
     )
     return _outcome(problem, fit.parameters(), indices, history)
 

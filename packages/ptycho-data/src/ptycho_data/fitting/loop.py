@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from ptycho_data.fitting.checkpoints import Checkpoints, FitState, broken, no_ep
 from ptycho_data.fitting.priors import JUDGED_GAIN, RELEASED, TARGETS_PER_EPOCH, Prior
 from ptycho_data.fitting.schedules import half_cosine
 from ptycho_data.signals import Interrupted, Waiting, signals_wait
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Picture, Progress, tell
 
 Arrays = Mapping[str, NDArray[np.float32]]
 Moments = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32], int]]
@@ -89,6 +89,7 @@ def fit_loop(
     progress: Progress | None = None,
     stage: str = "reconstruction",
     prior: Prior | None = None,
+    picture: Callable[[], Picture] | None = None,
 ) -> History:
     """Run all steps of a fit; it then holds the result.
 
@@ -102,6 +103,7 @@ def fit_loop(
         checkpoints: Where the state is kept, and what to resume from.
         progress: Called as ``progress(stage, steps done, steps in all)``.
         prior: Of the object; default: none.
+        picture: Gives the object as it is, to who watches the progress.
 
     Raises:
         WorkFailedError: the fit diverged, or a checkpoint could not be written.
@@ -110,7 +112,19 @@ def fit_loop(
     """
     validation = np.sort(validation) if validation is not None and len(validation) else None
     loop = _Loop(
-        fit, indices, validation, epochs, batch_size, seed, max_seconds, patience, checkpoints, progress, stage, prior
+        fit,
+        indices,
+        validation,
+        epochs,
+        batch_size,
+        seed,
+        max_seconds,
+        patience,
+        checkpoints,
+        progress,
+        stage,
+        prior,
+        picture,
     )
     return loop.run()
 
@@ -131,6 +145,7 @@ class _Loop:
     progress: Progress | None
     stage: str
     prior: Prior | None
+    picture: Callable[[], Picture] | None
     losses: list[float] = field(default_factory=list)
     val_losses: list[float] = field(default_factory=list)
     best_epoch: int = 0
@@ -187,8 +202,7 @@ class _Loop:
                 # Also at the first step of an epoch, where a fit may resume: what the prior draws to is not kept.
                 self.fit.set_prior(fraction)
             values.append(self.fit.step(np.sort(batch), factor=factor, positions_move=fraction >= _POSITIONS_WAIT))
-            if self.progress is not None:
-                self.progress(self.stage, done + 1, steps)
+            tell(self.progress, self.stage, done + 1, steps, loss=values[-1], picture=self.picture)
             if self.signals.number:
                 raise Interrupted(self.signals.number, self._kept())
         self._close(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,7 +18,7 @@ from ptycho_data.canvas import Sites
 from ptycho_data.deadline import Deadline
 from ptycho_data.fitting import FarFieldResidual, JointFit, Prior, TrainingCheckpoints, TrainingOutcome
 from ptycho_data.signals import Waiting
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Picture, Progress
 
 
 class Model(Protocol):
@@ -83,6 +83,7 @@ class CanvasTask:
         bad_pixels: (N, N), zero frequency at [N // 2, N // 2], or None.
         start: (H, W) object to begin with, or None: empty space.
         prior: Of the object, in passes without a network, or None.
+        light: Gives the (H, W) illumination of the canvas, for pictures of the work; None: nobody draws any.
     """
 
     moduli: ModuliStream
@@ -92,6 +93,13 @@ class CanvasTask:
     bad_pixels: NDArray[np.bool_] | None = None
     start: NDArray[np.complex64] | None = None
     prior: Prior | None = None
+    light: Callable[[], NDArray[np.float32]] | None = None
+
+    def show(self, present: Callable[[], NDArray[np.complex64]]) -> None:
+        """Let who watches the progress see the object (H, W), by a function that copies it as it is then."""
+        light = self.light
+        if light is not None:
+            self.moduli.picture = lambda: Picture(present(), light())
 
     def first_object(self) -> NDArray[np.complex64]:
         """(H, W) start, or empty space."""

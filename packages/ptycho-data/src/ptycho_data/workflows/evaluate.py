@@ -19,7 +19,7 @@ from ptycho_data.files import is_reconstruction, read_reconstruction
 from ptycho_data.files.interpret.assemble import UNSTATED
 from ptycho_data.grouping import HoldOut, held_out_indices, used_indices
 from ptycho_data.metrics import Comparison, FrcCurve, compare
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, changed
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.reading import opened_scan, require_no_reading
 from ptycho_data.workflows.reconstruct import reconstruct
@@ -210,13 +210,7 @@ def evaluate_scan(
 
 def named(part: str, progress: Progress | None) -> Progress | None:
     """A callback whose stage names start with a part's name."""
-    if progress is None:
-        return None
-
-    def callback(stage: str, done: int, total: int) -> None:
-        progress(f"{part}: {stage}", done, total)
-
-    return callback
+    return changed(progress, lambda stage, done, total: (f"{part}: {stage}", done, total))
 
 
 def _require_enough(scan: Scan, used: NDArray[np.int64]) -> None:

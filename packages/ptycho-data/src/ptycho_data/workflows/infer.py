@@ -22,7 +22,7 @@ from ptycho_data.checks.requirements import require_probe
 from ptycho_data.checksums import sha256_of
 from ptycho_data.fitting.checkpoints import checkpoint_plan
 from ptycho_data.fitting.probes import normalised_probe, with_modes
-from ptycho_data.stages import Progress, Stages
+from ptycho_data.stages import Picture, Progress, Stages, tell
 from ptycho_data.workflows.backend import Backend, Model
 from ptycho_data.workflows.joint_fit import Start, guidance, guided, guided_fit
 from ptycho_data.workflows.levels import Level, continued, lifted, light_of, object_from_levels
@@ -69,7 +69,7 @@ def infer(
     sections = (payload.pt_data_config, config, execution)
     require_effects("infer", payload.overrides_applied, sections, validation=validation is not None)
     device = backend.device(execution)
-    stages = Stages()
+    stages = Stages(progress=progress)
     hold_out = config.hold_out if payload.hold_out is None else payload.hold_out
     prepared = prepare_scan(payload.scan, hold_out, config.seed, correct_positions=config.correct_positions)
     versions = all_versions(backend.versions())
@@ -122,7 +122,7 @@ def infer(
             groups = inference_groups(prepared, payload.pt_data_config, config.seed)
             object_ = infer_by_groups(backend, model, prepared, groups, **reading)
     probe, background = model.probe_array(), None
-    of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device))
+    of_network = residuals(prepared, residual_of(backend, prepared, object_, probe, device=device, progress=progress))
     levels = [*sides, prepared.source.N] if assembly == "canvas" else None
     results: Summary = {"assembly": assembly, "levels_px": levels, "net_corrects": corrected, "network": of_network}
     if shipped:
@@ -150,7 +150,7 @@ def infer(
         guiding = guidance(guide, begin, fit, prepared.source.N)
         results |= of_fit | {name: guiding[name] for name in ("loss", "prior")}
     with stages.measure("residuals"):
-        residual = residual_of(backend, prepared, object_, probe, background, device=device)
+        residual = residual_of(backend, prepared, object_, probe, background, device=device, progress=progress)
         results |= residuals(prepared, residual, by_place=True)
     summary = inference_summary(payload, prepared, probe, stages, versions=versions, device=device, results=results)
     return reconstruction_of(prepared, object_, probe, prepared.used), summary
@@ -251,7 +251,12 @@ def infer_by_groups(
     for patches, members in inferred:
         stitcher.add(patches, prepared.positions_px[members], weight)
         done += len(members) // batches.channels
-        if progress is not None:
-            progress("groups", done, len(groups))
+        tell(progress, "groups", done, len(groups), picture=lambda: _picture(stitcher))
     canvas, seen = stitcher.result()
     return np.where(seen > 0, canvas, np.complex64(1))
+
+
+def _picture(stitcher: Stitcher) -> Picture:
+    """What is stitched so far."""
+    canvas, seen = stitcher.result()
+    return Picture(canvas, seen)

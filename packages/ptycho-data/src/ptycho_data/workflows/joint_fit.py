@@ -19,7 +19,7 @@ from ptycho_data.fitting.checkpoints import CheckpointPlan, FitStart
 from ptycho_data.fitting.priors import RELEASED
 from ptycho_data.fitting.probes import normalised_probe
 from ptycho_data.grouping import validation_indices
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, changed
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.levels import Level, lifted, light_of, object_from_levels
 from ptycho_data.workflows.options import joint_options
@@ -200,7 +200,8 @@ def start_from_levels(
     schedule = PRIOR_PASSES if acts else COARSE_PASSES
     if not sides:
         schedule = replace(schedule, passes=FULL_PASSES)
-    options: dict[str, Any] = {"device": device, "prior": prior if acts else None, "progress": progress}
+    reported = changed(progress, lambda _, done, total: ("coarse levels", done, total))
+    options: dict[str, Any] = {"device": device, "prior": prior if acts else None, "progress": reported}
     try:
         object_ = object_from_levels(backend, view, below, schedule, deadline=until, **options)
     except TimeOver:

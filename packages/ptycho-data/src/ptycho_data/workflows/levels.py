@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from ptycho_data.canvas import (
 )
 from ptycho_data.deadline import Deadline, TimeOver
 from ptycho_data.fitting import Prior
-from ptycho_data.stages import Progress
+from ptycho_data.stages import Progress, changed
 from ptycho_data.workflows.backend import Backend, CanvasTask
 from ptycho_data.workflows.prepared_scan import PreparedScan
 
@@ -53,6 +54,11 @@ class Level:
             probe, geometry = level_probe(probe, side), canvas_geometry(positions_px, side)
         sites = scan_sites(positions_px[prepared.used], geometry, side)
         return cls(side, probe, geometry, sites, sparse_subsets(probe, sites, most=most))
+
+    @cached_property
+    def light(self) -> NDArray[np.float32]:
+        """(H, W) illumination of the canvas by the used patterns."""
+        return illumination(self.probe, self.sites)
 
     def task(
         self,
@@ -84,6 +90,7 @@ class Level:
             bad_pixels=None if bad_pixels is None else central_part(bad_pixels, self.side),
             start=start,
             prior=prior,
+            light=lambda: self.light,
         )
 
 
@@ -157,6 +164,4 @@ def lifted(object_: NDArray[np.complex64], below: Level, level: Level) -> NDArra
 
 def continued(progress: Progress | None, before: int, total: int) -> Progress | None:
     """The progress of one part of a work as that of all of it."""
-    if progress is None:
-        return None
-    return lambda stage, done, _: progress(stage, before + done, total)
+    return changed(progress, lambda stage, done, _: (stage, before + done, total))

@@ -69,7 +69,7 @@ def reconstruct(
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
     require_light(scan)
     device = backend.device(execution_config)
-    stages = Stages()
+    stages = Stages(progress=progress)
     prepared = prepare_scan(
         scan, config.hold_out if hold_out is None else hold_out, config.seed, correct_positions=config.correct_positions
     )
@@ -135,7 +135,9 @@ def reconstruct(
     prepared, results = after_joint_fit(prepared, fit, guide.fitted)
     results |= guidance(guide, begin, fit, prepared.source.N)
     with stages.measure("residuals"):
-        residual = residual_of(backend, prepared, fit.object, fit.probe, fit.background, device=device)
+        residual = residual_of(
+            backend, prepared, fit.object, fit.probe, fit.background, device=device, progress=progress
+        )
         results |= residuals(prepared, residual, by_place=True, deadline=until)
         results["shortened"] = until.shortened
     summary = reconstruction_summary(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from ptycho_contracts.records import Reconstruction
 
+from ptycho_data.batches import PatternSource
 from ptycho_data.canvas import illumination
 from ptycho_data.fitting import FarFieldResidual
 from ptycho_data.fitting.probes import normalised_probe, orthogonal_modes
+from ptycho_data.stages import Progress, tell
 from ptycho_data.workflows.backend import Backend
 from ptycho_data.workflows.prepared_scan import PreparedScan
 from ptycho_data.workflows.summary import Residual
@@ -22,6 +26,7 @@ def residual_of(
     background: NDArray[np.float32] | None = None,
     *,
     device: str,
+    progress: Progress | None = None,
 ) -> Residual:
     """Function of indices to their R, its floor and its parts.
 
@@ -29,14 +34,35 @@ def residual_of(
         object_: (H, W), for a probe of unit energy.
         probe: (K, N, N), any scale.
         background: (N, N) in units of the mean counts, zero frequency at [0, 0].
+        progress: Called as ``progress("residuals", patterns done, patterns in all)``.
     """
     normalised, sites = normalised_probe(probe, prepared.mean_counts), prepared.sites
     counts = None if background is None else background * np.float32(prepared.mean_counts)
 
+    source = prepared.source if progress is None else _Told(prepared.source, progress, len(sites))
+
     def residual(indices: NDArray[np.int64]) -> FarFieldResidual:
-        return backend.residual(prepared.source, object_, normalised, sites, indices, device=device, background=counts)
+        return backend.residual(source, object_, normalised, sites, indices, device=device, background=counts)
 
     return residual
+
+
+class _Told:
+    """A source that reports how many of its patterns were read."""
+
+    def __init__(self, source: PatternSource, progress: Progress, total: int) -> None:
+        self.N, self.bad_pixels, self.scan_index = source.N, source.bad_pixels, source.scan_index
+        self._source, self._progress, self._done, self._total = source, progress, 0, total
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
+        """Photon counts, as the source gives them."""
+        counts = self._source.counts(index)
+        self._done += len(counts)
+        tell(self._progress, "residuals", self._done, self._total)
+        return counts
 
 
 def reconstruction_of(

@@ -106,7 +106,7 @@ def _trained(
     for scan in (payload.scan, *([] if validation_scan is None else [validation_scan])):
         require_sound_positions(scan)
     earlier = None if training.start_from is None else _earlier(backend, payload, Path(training.start_from))
-    stages = Stages()
+    stages = Stages(progress=progress)
     payload.output_dir.mkdir(parents=True, exist_ok=True)  # the process that holds the folder may be on another machine
     with stages.measure("store"):
         source = create_store(payload.output_dir / "store", payload.scan, progress=progress)
