@@ -114,27 +114,19 @@ def test_a_scan_without_truth_is_refused_with_the_reason(data_file, tmp_path, ca
     assert "evaluate the scan without truth: --scan FILE" in err
 
 
-def test_an_object_that_may_be_a_reconstruction_is_no_truth(truth_file, tmp_path, capsys):
-    """CLI-16, SCAN-3: without a word of the file it is a question; the flag answers it."""
+def test_a_truth_that_its_file_does_not_declare_is_told(truth_file, tmp_path, capsys):
+    """CLI-16, SCAN-3: who names a file as the truth says so; that the file does not is never silent."""
     with np.load(truth_file) as content:
         arrays = {name: content[name] for name in content.files if name != "object_kind"}
     np.savez(tmp_path / "unstated.npz", **arrays)
     write_reconstruction(tmp_path / "image.npz", image_of(texture(0)))
-    words = ["evaluate", str(tmp_path / "image.npz"), "--truth", str(tmp_path / "unstated.npz")]
-    assert main(words) == 2
-    error = capsys.readouterr().err
-    assert "it may be a reconstruction" in error
-    assert "or give --object-is-truth if it is" in error
-    told, known = evaluated(capsys, *words[1:], "--object-is-truth"), evaluated(capsys, *words[1:3], truth_file)
+    words = ["evaluate", str(tmp_path / "image.npz"), "--truth"]
+    told, known = (evaluated(capsys, *words[1:], path) for path in (tmp_path / "unstated.npz", truth_file))
     assert (told["figures"], told["frc"]) == (known["figures"], known["frc"])
-
-
-@pytest.mark.parametrize("words", [["--scan", "{scan}"], ["{image}", "--truth", "{image}"]])
-def test_the_flag_needs_an_object_that_leaves_it_open(words, truth_file, tmp_path, capsys):
-    write_reconstruction(tmp_path / "image.npz", image_of(texture(0)))
-    files = {"scan": truth_file, "image": tmp_path / "image.npz"}
-    assert main(["evaluate", *(word.format(**files) for word in words), "--object-is-truth"]) == 2
-    assert "object-is-truth" in capsys.readouterr().err
+    assert (told["truth_declared"], known["truth_declared"]) == (False, True)
+    for path, count in ((tmp_path / "unstated.npz", 1), (truth_file, 0)):
+        assert main([*words, str(path)]) == 0
+        assert capsys.readouterr().out.count("it may be a reconstruction") == count
 
 
 def test_figures_are_written_beside_an_image_without_touching_it(truth_file, tmp_path, capsys):

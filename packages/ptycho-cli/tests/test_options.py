@@ -404,3 +404,16 @@ def test_a_fraction_is_no_integer(capsys, command, flag, text):
     output = ["--output-dir", "none"] if command in ("train", "infer", "reconstruct") else []
     assert main([command, *files, *output, flag, text]) == 2
     assert f"{flag}: expected a whole number, found {text!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "infer", "reconstruct"])
+def test_the_turn_that_inspect_names_is_applied(backend, data_file, scan, tmp_path, command):
+    """CLI-53: [x, y] becomes [y, -x] before anything uses the positions."""
+    (tmp_path / "model.safetensors").write_bytes(b"a bundle")
+    files = [str(tmp_path / "model.safetensors"), str(data_file)] if command == "infer" else [str(data_file)]
+    argv = [command, *files, "--output-dir", str(tmp_path / "out"), "--turn", "x' = y, y' = -x"]
+    assert main(argv) == 0
+    call = backend.calls["reconstruct" if command == "reconstruct" else "payload"]
+    turned = scan.positions_px[:, ::-1] * [1, -1]
+    moved = call["data"].positions_px - turned
+    assert abs(moved - moved[0]).max() < 1e-9

@@ -21,6 +21,7 @@ from ptycho_cli.commands.parameters import (
     Json,
     MappingFile,
     Overwrite,
+    Turn,
     Typed,
     before_publishing,
     chosen_backend,
@@ -56,14 +57,6 @@ def evaluate(
     truth: Annotated[
         Path | None, Parameter(name="--truth", help="Scan with its true object, or another object.npz.")
     ] = None,
-    object_is_truth: Annotated[
-        bool,
-        Parameter(
-            name="--object-is-truth",
-            negative=(),
-            help="With --truth: the file's object is the true one, although the file does not say so.",
-        ),
-    ] = False,
     scan: Annotated[
         Path | None,
         Parameter(name="--scan", help="Scan to evaluate without a truth: reconstructs it and two halves of it."),
@@ -76,22 +69,17 @@ def evaluate(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    turn: Turn = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
-    _check_evaluation(image, truth, scan, backend, mapping, settings, object_is_truth=object_is_truth)
+    _check_evaluation(image, truth, scan, backend, mapping, turn, settings)
     if image is not None and truth is not None:
         settings.pop("backend", None)
         report = run_compare(
-            image,
-            truth,
-            output_dir=output_dir,
-            overrides=settings,
-            object_is_truth=object_is_truth,
-            overwrite=overwrite,
-            command=typed,
+            image, truth, output_dir=output_dir, overrides=settings, overwrite=overwrite, command=typed
         )
     else:
         assert scan is not None
@@ -102,6 +90,7 @@ def evaluate(
             overwrite=overwrite,
             backend=chosen_backend(backend, settings),
             mapping=mapping,
+            turn=turn,
             command=typed,
         )
     if as_json:
@@ -119,7 +108,6 @@ def run_compare(
     *,
     output_dir: Path | None,
     overrides: Mapping[str, Any],
-    object_is_truth: bool = False,
     overwrite: bool = False,
     command: Sequence[str] = (),
 ) -> Summary:
@@ -129,7 +117,6 @@ def run_compare(
         image, truth: An object.npz, and a scan with its truth or another object.npz.
         output_dir: Folder for the results, or None.
         overrides: Of the options, ``measurement`` and ``nphotons``.
-        object_is_truth: Whether the object of the truth's file is the true one although the file does not say so.
         overwrite: Whether an earlier evaluation in the folder is replaced.
         command: The words of the command line.
 
@@ -145,7 +132,7 @@ def run_compare(
     with _folder(output_dir, command, overwrite=overwrite), told as callback:
         from ptycho_data.workflows import compare_with_truth
 
-        evaluation = compare_with_truth(image, truth, **reading(overrides), object_is_truth=object_is_truth)
+        evaluation = compare_with_truth(image, truth, **reading(overrides))
         begin(callback, "pictures")
         return published_evaluation(output_dir, command, described_files([image, truth]), evaluation)
 
@@ -158,6 +145,7 @@ def run_evaluate(
     overwrite: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    turn: str | None = None,
     command: Sequence[str] = (),
     deadline: Deadline | None = None,
     progress: Progress | None = None,
@@ -181,7 +169,7 @@ def run_evaluate(
         from ptycho_data.files import read_scan
 
         inputs = described_files([data, *([] if mapping is None else [mapping])])
-        scan = read_scan(data, **reading(overrides, mapping))
+        scan = read_scan(data, **reading(overrides, mapping, turn))
         drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
         worker = load_backend(backend, callback)
         evaluation = worker.evaluate(
@@ -211,9 +199,8 @@ def _check_evaluation(
     scan: Path | None,
     backend: str | None,
     mapping: Path | None,
+    turn: str | None,
     settings: Mapping[str, Any],
-    *,
-    object_is_truth: bool,
 ) -> None:
     """Refuse what is neither an image with a truth nor a scan, and options of the other (CLI-16 to CLI-18)."""
     problems = []
@@ -236,8 +223,8 @@ def _check_evaluation(
     elif image is not None and mapping is not None:
         found = f"{mapping}, which has none: scans that are read by a mapping hold no truth"
         problem("config.no_effect", "a mapping that has an effect", found, "leave `mapping` out")
-    if object_is_truth and truth is None:
-        found = "--object-is-truth without --truth"
-        problem("usage.truth", "--truth, the file whose object is the true one", found, "name it, or leave it out")
+    elif image is not None and turn is not None:
+        found = f"{turn!r}, which has none: no positions are read"
+        problem("config.no_effect", "a turn that has an effect", found, "leave `turn` out")
     if problems:
         raise ContractError(problems)

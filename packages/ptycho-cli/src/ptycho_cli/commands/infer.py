@@ -22,6 +22,7 @@ from ptycho_cli.commands.parameters import (
     Overwrite,
     PreviewFlag,
     Resume,
+    Turn,
     Typed,
     chosen_backend,
     preview_in,
@@ -63,6 +64,7 @@ def infer(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    turn: Turn = None,
     format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
@@ -76,6 +78,7 @@ def infer(
         "preview": preview,
         "backend": chosen_backend(backend, settings),
         "mapping": mapping,
+        "turn": turn,
         "formats": format,
         "command": typed,
     }
@@ -124,6 +127,7 @@ def run_infer(
     bundle: Bundle | None = None,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    turn: str | None = None,
     formats: Collection[str] = (),
     command: Sequence[str] = (),
     progress: Progress | None = None,
@@ -152,7 +156,7 @@ def run_infer(
     with folder, reported as callback:
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
-        scan = read_scan(data, **reading(overrides, mapping))
+        scan = read_scan(data, **reading(overrides, mapping, turn))
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         worker = load_backend(backend, callback)

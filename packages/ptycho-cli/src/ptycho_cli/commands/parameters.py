@@ -27,6 +27,10 @@ ConfigFile = Annotated[
 MappingFile = Annotated[
     Path | None, Parameter(name="--mapping", help="TOML mapping by which the data are read, as `import` writes it.")
 ]
+Turn = Annotated[
+    str | None,
+    Parameter(name="--turn", help="Change of the position axes as `inspect --orientation` prints it: \"x'=y, y'=-x\"."),
+]
 Resume = Annotated[
     bool,
     Parameter(
@@ -70,9 +74,9 @@ def chosen_backend(flag: str | None, settings: dict[str, Any]) -> str:
     return str(flag or configured)
 
 
-def reading(overrides: Mapping[str, Any], mapping: Path | None = None) -> dict[str, Any]:
+def reading(overrides: Mapping[str, Any], mapping: Path | None = None, turn: str | None = None) -> dict[str, Any]:
     """How files are read, as arguments of ``read_scan``."""
-    given = {} if mapping is None else {"mapping": mapping}
+    given = {name: value for name, value in {"mapping": mapping, "turn": turn}.items() if value is not None}
     return given | {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
 
 

@@ -22,6 +22,7 @@ from ptycho_cli.commands.parameters import (
     Overwrite,
     PreviewFlag,
     Resume,
+    Turn,
     Typed,
     before_publishing,
     chosen_backend,
@@ -58,6 +59,7 @@ def reconstruct(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    turn: Turn = None,
     format: Formats = (),
     typed: Typed = (),
     overrides: dict[str, Any],
@@ -71,6 +73,7 @@ def reconstruct(
         "preview": preview,
         "backend": chosen_backend(backend, settings),
         "mapping": mapping,
+        "turn": turn,
         "formats": format,
         "command": typed,
     }
@@ -108,6 +111,7 @@ def run_reconstruct(
     preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    turn: str | None = None,
     formats: Collection[str] = (),
     command: Sequence[str] = (),
     deadline: Deadline | None = None,
@@ -134,7 +138,7 @@ def run_reconstruct(
     with folder, reported as callback:
         from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
 
-        scan = read_scan(data, **reading(overrides, mapping))
+        scan = read_scan(data, **reading(overrides, mapping, turn))
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         worker = load_backend(backend, callback)

@@ -25,6 +25,7 @@ from ptycho_cli.commands.parameters import (
     Overwrite,
     PreviewFlag,
     Resume,
+    Turn,
     Typed,
     before_publishing,
     chosen_backend,
@@ -59,6 +60,7 @@ def train(
     backend: BackendFlag = None,
     config: ConfigFile = None,
     mapping: MappingFile = None,
+    turn: Turn = None,
     typed: Typed = (),
     overrides: dict[str, Any],
 ) -> None:
@@ -77,6 +79,7 @@ def train(
         preview=preview,
         backend=chosen_backend(backend, settings),
         mapping=mapping,
+        turn=turn,
         command=typed,
     )
     written = f"wrote {output_dir / MODEL_NAME}" if summary.get("outputs") else "the first process writes the results"
@@ -103,6 +106,7 @@ def run_train(
     preview: bool = False,
     backend: str = DEFAULT,
     mapping: Path | None = None,
+    turn: str | None = None,
     command: Sequence[str] = (),
     deadline: Deadline | None = None,
     progress: Progress | None = None,
@@ -136,7 +140,7 @@ def run_train(
 
         given = dict(overrides)
         # Every file is read once, here.
-        how = reading(given, mapping)
+        how = reading(given, mapping, turn)
         scan = combine_scans([read_scan(path, **how) for path in data])
         validating = combine_scans([read_scan(path, **how) for path in validation]) if validation else None
         if given.get("n_groups") is None and given.get("oversampling") is None:

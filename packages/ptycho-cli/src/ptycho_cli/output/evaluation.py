@@ -28,6 +28,8 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     """The report as lines of text."""
     for label, text in rows(report):
         yield f"{label:<36} {text}"
+    if report.get("truth_declared") is False:
+        yield "the truth's file does not say that its object is the true one: it may be a reconstruction"
     if report.get("shortened"):
         yield shortened_words(report["shortened"])
     for entry in report.get("advice", ()):

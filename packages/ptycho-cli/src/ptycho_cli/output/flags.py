@@ -11,17 +11,7 @@ from ptycho_cli.options import negative_flag
 
 _OPTION = re.compile(r"`([A-Za-z_]+)(?:=([^`]+))?`")
 _OPTIONS = {row.name: row for section in (*SECTIONS, ImportOptions) for row in schema(section)}
-_PARAMETERS = (
-    "backend",
-    "companion",
-    "geometry",
-    "mapping",
-    "object_is_truth",
-    "orientation",
-    "resume",
-    "scan",
-    "validation",
-)
+_PARAMETERS = ("backend", "companion", "geometry", "mapping", "turn", "orientation", "resume", "scan", "validation")
 """Parameters of commands that are no options of the schema."""
 
 

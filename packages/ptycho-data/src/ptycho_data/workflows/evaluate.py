@@ -16,7 +16,6 @@ from ptycho_contracts.records import Reconstruction, Scan
 from ptycho_data.checks.advice import Advice, advise, over_floor
 from ptycho_data.deadline import Deadline
 from ptycho_data.files import is_reconstruction, read_reconstruction
-from ptycho_data.files.interpret.assemble import UNSTATED
 from ptycho_data.grouping import HoldOut, held_out_indices, used_indices
 from ptycho_data.metrics import Comparison, FrcCurve, compare
 from ptycho_data.stages import Progress, changed
@@ -62,7 +61,6 @@ def compare_with_truth(
     *,
     measurement: str = "auto",
     nphotons: float | None = None,
-    object_is_truth: bool = False,
 ) -> Evaluation:
     """Score a reconstruction against the truth of a scan, or against another reconstruction.
 
@@ -70,7 +68,6 @@ def compare_with_truth(
         image: A reconstruction, or the path of its file.
         truth: A scan with its true object, another reconstruction, or the path of such a file.
         measurement, nphotons: How a scan's file is read.
-        object_is_truth: Whether the object of a scan's file is the true one although the file does not say so.
 
     Raises:
         MissingFileError: no such file.
@@ -80,11 +77,13 @@ def compare_with_truth(
     if isinstance(truth, Path | str) and is_reconstruction(Path(truth)):
         truth = read_reconstruction(Path(truth))
     if isinstance(truth, Reconstruction):
-        given = {"measurement": measurement, "nphotons": nphotons, "object_is_truth": object_is_truth}
+        given = {"measurement": measurement, "nphotons": nphotons}
         require_no_reading(given, "a reconstruction holds no patterns")
         other: Scan | Reconstruction = truth
     else:
-        other = opened_scan(truth, measurement=measurement, nphotons=nphotons, object_is_truth=object_is_truth)
+        # Who names a file as the truth says that its object is the true one.
+        named = not isinstance(truth, Scan)
+        other = opened_scan(truth, measurement=measurement, nphotons=nphotons, object_is_truth=named)
     if isinstance(other, Reconstruction):
         true_object, origin, weight = other.object, other.origin_yx_px, other.weight
     else:
@@ -98,8 +97,10 @@ def compare_with_truth(
         truth_origin_yx_px=origin,
     )
     pixel = estimate.pixel_size_m if estimate.pixel_size_m is not None else other.pixel_size_m
+    about = {} if isinstance(other, Reconstruction) else other.metadata.get("object") or {}
     report = {
         "kind": "truth",
+        "truth_declared": about.get("kind") == "truth" if isinstance(about, Mapping) and about else None,
         "figures": comparison.to_dict(),
         "object_pixel_size_m": pixel,
         "frc": comparison.frc.to_dict(pixel_size_m=pixel),
@@ -118,8 +119,7 @@ def _true_object(scan: Scan) -> tuple[NDArray[np.complex64], NDArray[np.float64]
                 "scan.no_truth",
                 "a scan with its true object, or an object.npz",
                 "a scan without truth" + (f" ({reason})" if reason else ""),
-                "evaluate the scan without truth: `scan=FILE`"
-                + ("; or give `object_is_truth` if it is" if reason == UNSTATED else ""),
+                "evaluate the scan without truth: `scan=FILE`",
             )
         )
     return scan.object_truth, scan.object_origin_yx_px

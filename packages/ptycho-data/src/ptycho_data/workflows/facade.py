@@ -137,7 +137,6 @@ class Facade:
         what: Reconstruction | ScanOrFile,
         truth: Scan | Reconstruction | str | Path | None = None,
         *,
-        object_is_truth: bool = False,
         progress: Progress | None = None,
         **options: Any,
     ) -> Evaluation:
@@ -145,8 +144,8 @@ class Facade:
 
         Args:
             what: A reconstruction, with a truth; or a scan, without.
-            truth: A scan with its true object, or another reconstruction.
-            object_is_truth: Whether the object of the truth's file is the true one although the file does not say so.
+            truth: A scan with its true object, or another reconstruction. The object of a file that is named
+                here counts as true, also if the file does not say so; the report then says it.
             progress: Called as ``progress(stage, done, total)``.
             options: For a scan without truth: as for :meth:`reconstruct`.
 
@@ -158,7 +157,7 @@ class Facade:
             if image is None:
                 raise TypeError("evaluate(image, truth): image is a Reconstruction or the path of one, found a Scan")
             given = {name: reading[name] for name in ("measurement", "nphotons")}
-            return compare_with_truth(image, truth, **given, object_is_truth=object_is_truth)
+            return compare_with_truth(image, truth, **given)
         if isinstance(what, Reconstruction):
             raise TypeError("evaluate(image) needs a truth: evaluate(image, truth), or evaluate(scan)")
         return evaluate_scan(self._backend, what, progress=progress, **_settings("evaluate", options))
