@@ -96,15 +96,6 @@ def test_an_unfinished_fit_is_reported_before_anything_else():
     assert texts["residual.above"].endswith("the fit has not converged")
 
 
-@given(
-    residual=st.none() | st.floats(allow_nan=True),
-    floor=st.none() | st.floats(allow_nan=True),
-    held_out=st.none() | st.floats(allow_nan=True),
-    half_bit=st.none() | st.floats(0, 1),
-    before=st.none() | st.floats(0, 1),
-    modes=st.integers(1, 8),
-    epochs=st.integers(1, 100),
-)
 def test_far_above_the_floor_in_the_near_field_that_is_named_first():
     """CLI-26: no orientation mends it."""
     summary = {"residual": {"used": 0.05}, "poisson_floor": {"used": 0.01}, "fresnel_number": 2.6}
@@ -114,6 +105,15 @@ def test_far_above_the_floor_in_the_near_field_that_is_named_first():
         assert "Fresnel" not in advice.hint("reconstruct", {**summary, "fresnel_number": number})
 
 
+@given(
+    residual=st.none() | st.floats(allow_nan=True),
+    floor=st.none() | st.floats(allow_nan=True),
+    held_out=st.none() | st.floats(allow_nan=True),
+    half_bit=st.none() | st.floats(0, 1),
+    before=st.none() | st.floats(0, 1),
+    modes=st.integers(1, 8),
+    epochs=st.integers(1, 100),
+)
 def test_no_figure_breaks_it_and_stopping_is_never_advised_above_the_floor(
     residual, floor, held_out, half_bit, before, modes, epochs
 ):
