@@ -170,6 +170,46 @@ def test_resume_leaves_what_is_done(counting, scans, tmp_path, capsys):
     assert [row[0] for row in table_of(capsys.readouterr().out)[1:]] == ["run1.npz", "run2.npz", "run3.npz"]
 
 
+def test_resume_takes_up_what_the_time_limit_ended(counting, scans, tmp_path, capsys):
+    """CLI-27: such a run keeps its checkpoint beside its results, so that it may be given more time."""
+    argv = words("reconstruct", tmp_path, *scans[:2])
+    assert main(argv) == 0
+    checkpoint = tmp_path / "out" / "run2" / "checkpoints" / "joint_fit.safetensors"
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.write_bytes(b"a state")
+    resumed, reconstruct = [], counting.reconstruct
+    counting.reconstruct = lambda scan, **options: (resumed.append(options["resume"]), reconstruct(scan, **options))[1]
+    assert main([*argv, "--resume"]) == 0
+    assert resumed == [True]
+
+
+@pytest.mark.parametrize("command", ["infer", "reconstruct"])
+def test_results_of_each_are_replaced_only_if_asked(counting, scans, tmp_path, capsys, command):
+    """CLI-45: a folder that holds results is refused as that of one scan; a new scan beside it has its turn."""
+    argv = words(command, tmp_path, *scans)
+    assert main([*argv[:-3], *argv[-2:]]) == 0
+    earlier = {path: path.stat().st_ino for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
+    capsys.readouterr()
+    assert main(argv) == 1
+    rows = table_of(capsys.readouterr().out)[1:]
+    assert ["output.exists" in row[-1] for row in rows] == [True, True, False]
+    assert {path: path.stat().st_ino for path in earlier} == earlier
+    assert (tmp_path / "out" / "run3" / "object.npz").is_file()
+    assert main([*argv, "--overwrite"]) == 0
+    summaries = [path for path in earlier if path.name == "summary.json"]
+    assert len(summaries) == 2
+    assert all(path.stat().st_ino != earlier[path] for path in summaries)
+
+
+def test_each_has_its_own_time(counting, scans, tmp_path, capsys):
+    """``--max-seconds`` counts from the beginning of each: the second ends later, by what the first took."""
+    ends, reconstruct = [], counting.reconstruct
+    counting.reconstruct = lambda scan, **options: (ends.append(options["deadline"]), reconstruct(scan, **options))[1]
+    assert main([*words("reconstruct", tmp_path, *scans[:2]), "--max-seconds", "60"]) == 0
+    first, second = ends
+    assert first.left() < second.left() <= 60
+
+
 @pytest.mark.parametrize("command", ["infer", "reconstruct"])
 def test_what_concerns_all_ends_the_command_before_any_work(counting, scans, tmp_path, capsys, command):
     (tmp_path / "empty").mkdir()

@@ -16,7 +16,7 @@ from ptycho_data.fitting import FarFieldResidual, JointFit
 from ptycho_data.fitting.loop import History
 from ptycho_data.fitting.probe_estimation import training_probe
 from ptycho_data.simulate import simulate
-from ptycho_data.stages import Stages
+from ptycho_data.stages import Stages, Watcher, begin, tell
 from ptycho_data.workflows.calibration import solver
 from ptycho_data.workflows.prepared_scan import prepare_scan
 from ptycho_data.workflows.reconstruct import reconstruct
@@ -219,6 +219,24 @@ def test_watched_work_ends_when_its_time_is_over():
         watched("work", 2, 3)
     watched("work", 3, 3)
     assert [done for _, done, _ in seen] == [1, 2, 3]
+
+
+def test_watched_work_is_heard_as_any_other():
+    """With its beginning, loss and picture; the beginning of a stage does not end the work."""
+    heard = []
+
+    class Watch(Watcher):
+        def __call__(self, stage, done, total, *, loss=None, picture=None):
+            heard.append((stage, done, total, loss, picture))
+
+    clock, picture = Ticks(), object()
+    watched = Deadline(2.0, clock=clock).watched(Watch())
+    tell(watched, "work", 1, 3, loss=0.5, picture=picture)
+    clock.now += 2.5
+    begin(watched, "more")
+    assert heard == [("work", 1, 3, 0.5, picture), ("more", 0, 0, None, None)]
+    with pytest.raises(TimeOver):
+        tell(Deadline(-1.0, clock=clock).watched(None), "work", 1, 3, loss=0.5)
 
 
 @given(st.integers(1, 200), st.integers(0, 300))

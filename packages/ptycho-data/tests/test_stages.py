@@ -148,3 +148,17 @@ def test_residuals_count_patterns(scan, watch):
     assert [residual(part) for part in (prepared.used, prepared.held_out)] == ["R", "R"]
     assert watch.steps == [("residuals", done, 20) for done in (8, 15, 18, 20)]
     np.testing.assert_array_equal(np.concatenate(read[:2]), scan.counts(prepared.used))
+
+
+def test_patterns_that_are_compared_twice_count_once(scan, watch):
+    """A time limit is judged by a few of them first."""
+    prepared = prepare_scan(scan, None, 0)
+
+    class Reads:
+        def residual(self, source, object_, probe, sites, indices, *, device, background):
+            source.counts(indices)
+
+    residual = residual_of(Reads(), prepared, np.ones(1), scan.probe, device="cpu", progress=watch)
+    for part in (prepared.used[::4], prepared.used[::4], prepared.used[:10], prepared.used):
+        residual(part)
+    assert [done for _, done, _ in watch.steps] == [5, 5, 12, 20]

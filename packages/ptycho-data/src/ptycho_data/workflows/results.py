@@ -48,11 +48,12 @@ def residual_of(
 
 
 class _Told:
-    """A source that reports how many of its patterns were read."""
+    """A source that reports how many of its patterns were read, each once: a time limit is judged by a few first."""
 
     def __init__(self, source: PatternSource, progress: Progress, total: int) -> None:
         self.N, self.bad_pixels, self.scan_index = source.N, source.bad_pixels, source.scan_index
-        self._source, self._progress, self._done, self._total = source, progress, 0, total
+        self._source, self._progress, self._total = source, progress, total
+        self._read = np.zeros(len(source), bool)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -60,8 +61,8 @@ class _Told:
     def counts(self, index: Any = slice(None)) -> NDArray[np.float32]:
         """Photon counts, as the source gives them."""
         counts = self._source.counts(index)
-        self._done += len(counts)
-        tell(self._progress, "residuals", self._done, self._total)
+        self._read[index] = True
+        tell(self._progress, "residuals", int(np.count_nonzero(self._read)), self._total)
         return counts
 
 
