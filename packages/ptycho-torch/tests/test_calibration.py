@@ -70,7 +70,8 @@ def test_a_calibration_is_evaluated_on_its_own_patterns(scan):
     """TRN-3b: R and floor of object and probe as the fit left them, by the NumPy reference."""
     mine = central(scan.positions_px, np.arange(1, 64), 40)
     source, where = Chosen(scan, mine), scan.positions_px[mine]
-    fit = SOLVER.fit(source, where, scan.probe, mean_counts=1e5, config=CONFIG, stage="calibration", progress=None)
+    given = {"mean_counts": 1e5, "config": CONFIG, "max_seconds": None, "stage": "calibration", "progress": None}
+    fit = SOLVER.fit(source, where, scan.probe, **given)
     some = np.arange(0, 40, 3)
     residual = SOLVER.residual(source, where, fit, some, mean_counts=1e5)
     origin, shape = reference.canvas_geometry(where, 32)
