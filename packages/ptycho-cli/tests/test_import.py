@@ -125,3 +125,14 @@ def test_convert_and_evaluate_read_by_a_mapping(folder, scan, backend, work_fail
     monkeypatch.setattr(backend, "evaluate", evaluate)
     assert main(["evaluate", "--scan", data, *mapping]) == 1
     np.testing.assert_array_equal(evaluated[0].measurements, scan.measurements)
+
+
+def test_the_mapping_that_is_read_is_never_replaced(folder, capsys):
+    """CLI-45: also with --overwrite; it may have been edited by hand."""
+    argv = ["import", str(folder / "lab.hdf5"), str(folder / "out.npz"), "--quiet"]
+    assert main(argv) == 0
+    mapping = folder / "out.toml"
+    mapping.write_text(mapping.read_text() + "# by hand\n")
+    assert main([*argv, "--mapping", str(mapping), "--overwrite"]) == 2
+    assert "import.same_file" in capsys.readouterr().err
+    assert mapping.read_text().endswith("# by hand\n")

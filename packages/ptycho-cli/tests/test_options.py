@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -417,3 +418,23 @@ def test_the_turn_that_inspect_names_is_applied(backend, data_file, scan, tmp_pa
     turned = scan.positions_px[:, ::-1] * [1, -1]
     moved = call["data"].positions_px - turned
     assert abs(moved - moved[0]).max() < 1e-9
+
+
+def test_the_turn_comes_after_that_of_the_mapping(backend, scan, tmp_path):
+    """CLI-53: inspect ranks what a mapping has turned already, so that its answer is a further turn."""
+    x, y = scan.positions_px.T
+    np.savez(tmp_path / "raw.npz", data=scan.measurements, x=y, y=-x)  # [y, -x] of the true ones
+    told = ["--position-unit", "px", "--turn", "x'=-x, y'=y", "--quiet"]
+    assert main(["import", str(tmp_path / "raw.npz"), str(tmp_path / "first.npz"), *told]) == 0
+    argv = ["reconstruct", str(tmp_path / "raw.npz"), "--mapping", str(tmp_path / "first.toml")]
+    assert main([*argv, "--turn", "x'=-y, y'=-x", "--output-dir", str(tmp_path / "out")]) == 0
+    # The mapping makes [-y, -x] of them, and the turn [x, y].
+    moved = backend.calls["reconstruct"]["data"].positions_px - scan.positions_px
+    assert abs(moved - moved[0]).max() < 1e-9
+
+
+@pytest.mark.parametrize("words", [["evaluate", "{data}", "--truth", "{data}"], ["inspect", "{data}"]])
+def test_nothing_to_overwrite(data_file, capsys, words):
+    """CFG-24: a flag without effect is refused."""
+    assert main([*(word.format(data=data_file) for word in words), "--overwrite"]) == 2
+    assert "config.no_effect" in capsys.readouterr().err

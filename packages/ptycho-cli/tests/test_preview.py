@@ -104,10 +104,14 @@ def test_it_is_replaced_in_one_step_and_removed(tmp_path, clock, drawn, monkeypa
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(plots, "draw_preview", full)
-    clock.now += 11
-    assert not preview.draw(stage(3), picture)
-    assert preview.path.read_bytes()[-1] == 2
+    def empty(*_: object, **__: object) -> None:
+        raise ValueError("attempt to get argmin of an empty sequence")
+
+    for failure in (full, empty):  # the second as of an object of NaN: the work itself says that it diverged
+        monkeypatch.setattr(plots, "draw_preview", failure)
+        clock.now += 11
+        assert not preview.draw(stage(3), picture)
+        assert preview.path.read_bytes()[-1] == 2
     preview.remove()
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +122,7 @@ def test_somebody_elses_picture_stays(tmp_path):
         Preview(tmp_path)
     (tmp_path / PREVIEW).write_bytes(b"\x89PNG " + MARK.encode())
     Preview(tmp_path).remove()
-    assert (tmp_path / PREVIEW).exists()  # this run has drawn none
+    assert not (tmp_path / PREVIEW).exists()  # left by a run that was killed
 
 
 @pytest.mark.parametrize("parts", ["object", "loss", "both"])

@@ -278,3 +278,12 @@ def test_a_signal_between_two_files_waits_for_the_last(run, tmp_path, monkeypatc
     assert run() == 143
     assert {path.name for path in (tmp_path / "out").iterdir()} == NAMES
     assert inspected(tmp_path / "out", capsys)[0] == 0
+
+
+def test_nothing_is_converted_into_a_set_of_results(run, tmp_path, capsys):
+    """CLI-34: a file of a name that a run writes would belong to no set."""
+    assert run() == 0
+    out = tmp_path / "out"
+    assert main(["convert", str(out), str(out / "object.tif")]) == 2
+    assert "convert.in_results" in capsys.readouterr().err
+    assert main(["inspect", str(out)]) == 0

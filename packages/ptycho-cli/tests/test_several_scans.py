@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from ptycho_cli.commands.several_scans import folder_names
 from ptycho_cli.main import main
 from ptycho_contracts.problems import ContractError, Problem
 from ptycho_data.checks.advice import standing
+from ptycho_data.files import write_scan
 
 
 @pytest.fixture
@@ -260,3 +263,34 @@ def test_folders_are_distinct_and_named_after_their_files(entries):
         assert name.startswith(path.stem)
         if sum(other.stem == path.stem for other in paths) == 1 and path.stem not in {p.name for p in paths}:
             assert name == path.stem
+
+
+def test_resume_never_takes_the_results_of_other_work(counting, scans, tmp_path, capsys, scan):
+    """CLI-52: other data under the same name, or the results of another command, are told, not reported as done."""
+    argv = words("reconstruct", tmp_path, *scans[:2])
+    assert main(argv) == 0
+    write_scan(scans[0], replace(scan, measurements=scan.measurements + np.uint16(1)))
+    summary = tmp_path / "out" / "run2" / "summary.json"
+    content = json.loads(summary.read_text())
+    summary.write_text(json.dumps({**content, "settings": {"inference": {}}}))
+    capsys.readouterr()
+    assert main([*argv, "--resume"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "found one of other files" in said
+    assert "found the results of another command" in said
+
+
+def test_interrupted_scans_say_how_many_stay(counting, scans, tmp_path, capsys, monkeypatch):
+    """CLI-37: the first is done, the second is interrupted."""
+    argv, reconstruct, begun = words("reconstruct", tmp_path, *scans), counting.reconstruct, []
+
+    def interrupted(scan, **options):
+        begun.append(scan)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return reconstruct(scan, **options)
+
+    monkeypatch.setattr(counting, "reconstruct", interrupted)
+    assert main(argv) == 130
+    assert "the results of 1 of 3 scans stay" in capsys.readouterr().err
+    assert (tmp_path / "out" / "run1" / "summary.json").is_file()

@@ -149,4 +149,4 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(folder, tmp_
 
 def test_the_catalogue_is_long_and_has_no_row_twice():
     commands = [command for command, message in rows() if message]
-    assert len(set(commands)) == len(commands) >= 60
+    assert len(set(commands)) == len(commands) >= 200

@@ -557,3 +557,24 @@ def test_names_that_say_row_and_column(tmp_path, words):
     np.testing.assert_array_equal(value, [100 * y + x for y in range(rows) for x in range(columns)])
     steps = scan.positions_px - scan.positions_px[0]
     np.testing.assert_array_equal(steps, [[2 * x, 2 * y] for y in range(rows) for x in range(columns)])
+
+
+def test_names_with_decimals_stay_row_by_row(tmp_path):
+    """DOOR-2: a number with decimals is exchanged as a whole; positions of the same order pair with their frames."""
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    points = [(x, y) for y in (0.0, 0.5) for x in (0.0, 0.5, 1.0)]
+    for number, (x, y) in enumerate(points):
+        np.save(folder / f"x{x:.1f}_y{y:.1f}.npy", np.full((16, 16), number, np.uint16))
+    np.savetxt(tmp_path / "points.csv", 4 * np.array(points), delimiter=",", header="x,y")
+    scan = read([folder], positions=tmp_path / "points.csv", position_unit="px").scan
+    np.testing.assert_array_equal(scan.measurements[:, 0, 0], np.arange(6))
+
+
+def test_whole_amplitudes_are_binned_as_their_squares(tmp_path, scan):
+    """DOOR-9: whatever their dtype, where the unit is told."""
+    root = np.rint(4 * np.sqrt(scan.counts()))
+    np.savez(tmp_path / "whole.npz", data=root, x=scan.positions_px[:, 0], y=scan.positions_px[:, 1])
+    binned = read([tmp_path / "whole.npz"], measurement="amplitude", position_unit="px", bin=2).scan
+    assert binned.unit == "amplitude"
+    assert np.sum(binned.counts()) == pytest.approx(np.sum(np.square(root)), rel=1e-3)

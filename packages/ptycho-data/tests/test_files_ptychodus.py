@@ -1,13 +1,14 @@
 """PTY: Ptychodus' own files are one scan; each that Ptychodus loads wrongly is refused; ours open there."""
 
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 from ptycho_contracts.problems import ContractError, MissingFileError
 from ptycho_contracts.records import Reconstruction
-from ptycho_data.files import read_scan, write_product, write_scan
+from ptycho_data.files import pattern_indexes, read_scan, write_product, write_scan
 from ptycho_data.simulate import simulate
 
 GEOMETRY = {"photon_energy_ev": 8000.0, "detector_distance_m": 1.0, "detector_pixel_size_m": 75e-6}
@@ -318,3 +319,23 @@ def test_no_product_without_a_set_up(tmp_path):
     with pytest.raises(ContractError, match="did you mean 'photon_energy_ev'"):
         write_scan(tmp_path / "s.h5", scan, geometry={"photon_energy": 8000.0})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.shared_data
+@pytest.mark.parametrize("select", ["::2", "::-1", "5:"])
+def test_selected_patterns_keep_their_numbers(folder, select):
+    """PTY-3: by the first and last number of Python's own slice."""
+    with h5py.File(folder / "diffraction.h5") as file:
+        stored = file["indexes"][()]
+    first, last, step = ([int(word) if word else None for word in select.split(":")] + [None])[:3]
+    scan = read_scan(folder / "diffraction.h5", select=select)
+    np.testing.assert_array_equal(pattern_indexes(scan), stored[slice(first, last, step)])
+
+
+def test_three_scalars_give_the_fourth(tmp_path):
+    """FAR-4: on reading, so that pictures, formats and checks all know it; lambda z / (N p) by hand."""
+    scan = simulate(N=32, n_patterns=9, step_px=4.0, seed=1)
+    set_up = {"photon_energy_ev": 8000.0, "detector_distance_m": 2.0, "detector_pixel_size_m": 75e-6}
+    write_scan(tmp_path / "scan.npz", replace(scan, metadata={"geometry": set_up}))
+    found = read_scan(tmp_path / "scan.npz")
+    assert found.pixel_size_m == pytest.approx(1.23984198e-6 / 8000 * 2.0 / (32 * 75e-6), rel=1e-6)

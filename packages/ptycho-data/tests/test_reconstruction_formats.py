@@ -183,3 +183,14 @@ def test_a_write_that_fails_leaves_what_was_there(format, tmp_path, monkeypatch)
         write_reconstruction(path, image(), geometry=SET_UP)
     assert path.read_bytes() == b"earlier"
     assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("name", "where"), [("a.cxi", "entry_1/ptychodus/"), ("a.h5", "")])
+def test_positions_keep_the_numbers_of_their_patterns(name, where, tmp_path):
+    """PTY-3: and without any they are 0, 1, ...."""
+    numbers = np.array([3, 4, 6, 7, 8, 20, 21])
+    for indexes in (numbers, None):
+        write_reconstruction(tmp_path / name, image(), geometry=SET_UP, indexes=indexes)
+        with h5py.File(tmp_path / name) as file:
+            expected = np.arange(7) if indexes is None else numbers
+            np.testing.assert_array_equal(file[where + "probe_position_indexes"], expected)

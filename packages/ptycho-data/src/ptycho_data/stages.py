@@ -41,7 +41,8 @@ class Watcher(ABC):
 
         Args:
             stage, done, total: As of any callback; a total of 0: the stage begins, or nothing in it is counted.
-            loss: Of the last step, as anything that ``float`` takes; to read it may cost a transfer from a GPU.
+            loss: Of the last step, or their mean over the epoch so far, as anything that ``float`` takes; to read it
+                may cost a transfer from a GPU.
             picture: Gives the object as it is now; to call it costs a copy.
         """
 

@@ -39,7 +39,7 @@ class Clock(Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         self._look(trainer)
         if trainer.is_global_zero:
-            done, loss = trainer.global_step - self._attempts.first_step, outputs["loss"]
+            done, loss = trainer.global_step - self._attempts.first_step, pl_module.step_loss
             tell(self._progress, self._attempts.stage, done, self._attempts.steps, loss=loss)
         self._attempts.listen(trainer.strategy.broadcast)
         if self._attempts.interrupted_by and self._keeps_state:

@@ -59,6 +59,7 @@ class _Module(pl.LightningModule):
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         losses = self._losses(batch, self.mask)
         mean: dict[str, Any] = {"on_epoch": True, "batch_size": len(batch["counts"]), "sync_dist": True}
+        self.step_loss = losses.last.detach()
         self.log("train_loss", losses.last, on_step=False, **mean)
         total = losses.total * self._weight(self._light(batch))
         if losses.supervised is not None:

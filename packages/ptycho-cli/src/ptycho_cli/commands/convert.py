@@ -134,6 +134,8 @@ def _check_target(source: Path, target: Path, format: str | None, *, is_image: b
     """Name of the format that will be written; problems of the target before anything is read."""
     from ptycho_data.files import FORMATS, RECONSTRUCTION_FORMATS
 
+    from ptycho_cli.output.results import RESULTS
+
     suffix = target.suffix.lower()
     scans = {entry.NAME: entry.SUFFIXES for entry in FORMATS if callable(getattr(entry, "write", None))}
     writable = RECONSTRUCTION_FORMATS if is_image else scans
@@ -142,6 +144,10 @@ def _check_target(source: Path, target: Path, format: str | None, *, is_image: b
         problems.append(Problem(str(target), "output.is_a_folder", "a file name", "a folder", "choose another name"))
     elif target.exists() and target.samefile(source):
         problems.append(Problem(str(target), "convert.same_file", "another file than IN", "IN", "choose another name"))
+    elif target.name in RESULTS and (target.parent / SUMMARY).is_file():
+        found = f"{target.parent}, whose files are one set"
+        remedy = "name a file outside of it, or make it with the run: --format"
+        problems.append(Problem(str(target), "convert.in_results", "a folder without results", found, remedy))
     name = format or next((name for name, suffixes in writable.items() if suffix in suffixes), "")
     if name not in writable:
         known = ", ".join(f"{end} for {name}" for name, suffixes in writable.items() for end in suffixes)

@@ -15,6 +15,7 @@ from ptycho_cli.backends import require_backend
 from ptycho_cli.commands.infer import run_infer
 from ptycho_cli.commands.parameters import BackendFlag, OutputDir, Overwrite, Quiet, Typed
 from ptycho_cli.commands.train import run_train
+from ptycho_cli.output.checkpoints import TRAINING, discard_checkpoint
 from ptycho_cli.output.earlier import content_of, is_as_recorded, outputs_of, results_folder
 from ptycho_cli.output.progress import progress_on
 from ptycho_cli.output.publish import digests, require_output_dir, staged, write_json
@@ -124,6 +125,7 @@ def run_demo(
             command=command,
             progress=progress,
         )
+        discard_checkpoint(output_dir / MODEL / TRAINING)  # nothing resumes a demonstration
         comparison = _compared(image, test_scan)
         figures = comparison.to_dict()
         summary = {

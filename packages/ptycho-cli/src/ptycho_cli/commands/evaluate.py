@@ -27,6 +27,8 @@ from ptycho_cli.commands.parameters import (
     chosen_backend,
     progress_for,
     reading,
+    require_output_to_overwrite,
+    scan_in,
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import EVALUATE_OPTIONS, RECONSTRUCT_SECTIONS, with_options
@@ -76,6 +78,7 @@ def evaluate(
     """Score an image against a truth, or a scan without one: R and its floor, FRC of half scans, advice."""
     settings = {**read_config(config, EVALUATE_OPTIONS, extra=("backend",)), **overrides}
     _check_evaluation(image, truth, scan, backend, mapping, turn, settings)
+    require_output_to_overwrite(output_dir, overwrite=overwrite)
     if image is not None and truth is not None:
         settings.pop("backend", None)
         report = run_compare(
@@ -166,10 +169,8 @@ def run_evaluate(
     require_backend(backend)
     told = progress_for(execution, progress, [data], limit_s=until.max_seconds())
     with _folder(output_dir, command, overwrite=overwrite), told as callback:
-        from ptycho_data.files import read_scan
-
         inputs = described_files([data, *([] if mapping is None else [mapping])])
-        scan = read_scan(data, **reading(overrides, mapping, turn))
+        scan = scan_in(data, reading(overrides, mapping), turn)
         drawing = 1.0 if output_dir is None else EVALUATION_PICTURES
         worker = load_backend(backend, callback)
         evaluation = worker.evaluate(

@@ -47,7 +47,9 @@ def import_(
     overrides: dict[str, Any],
 ) -> None:
     """Make a scan of any files of patterns and positions; writes OUT, and a mapping for the next file beside it."""
-    sources, out = _sources_and_target(files, overwrite=overwrite)
+    read = [Path(overrides[name]) for name in ("positions", "mask", "dark", "flat") if overrides.get(name)]
+    read += [] if mapping is None else [mapping]
+    sources, out = _sources_and_target(files, read, overwrite=overwrite)
     toml = out.with_suffix(".toml")
     with progress_on(quiet=quiet, first=reading_words(sources)) as progress:
         from ptycho_data.files import import_scan, write_mapping, write_scan
@@ -81,7 +83,7 @@ def import_(
 import_.__name__ = "import"
 
 
-def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[list[Path], Path]:
+def _sources_and_target(files: tuple[Path, ...], read: list[Path], *, overwrite: bool) -> tuple[list[Path], Path]:
     """Sources and target, with the target's problems before anything is read."""
     if len(files) < 2:
         found = "one name" if files else "none"
@@ -98,13 +100,20 @@ def _sources_and_target(files: tuple[Path, ...], *, overwrite: bool) -> tuple[li
         )
     elif out.is_dir():
         problems.append(Problem(str(out), "output.is_a_folder", "a file name", "a folder", "choose another name"))
-    elif any(path.exists() and source.exists() and path.samefile(source) for path in written for source in sources):
-        problems.append(Problem(str(out), "import.same_file", "another file than FILES", "one of them", "rename OUT"))
+    elif any(
+        path.exists() and source.exists() and path.samefile(source) for path in written for source in (*sources, *read)
+    ):
+        expected = f"another name than what is read; beside OUT lies {written[1].name}"
+        problems.append(Problem(str(out), "import.same_file", expected, "one of these files", "rename OUT"))
     if problems:
         raise ContractError(problems)
     require_new_files(written, overwrite=overwrite)
     require_output_dir(out.parent, named=str(out))
     return sources, out
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.exists() and other.exists() and one.samefile(other)
 
 
 def _require_probe(out: Path, scan: Scan) -> None:

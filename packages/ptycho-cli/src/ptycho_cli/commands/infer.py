@@ -28,8 +28,9 @@ from ptycho_cli.commands.parameters import (
     preview_in,
     progress_for,
     reading,
+    scan_in,
 )
-from ptycho_cli.commands.several_scans import are_several, earlier_results, run_each, scans_of
+from ptycho_cli.commands.several_scans import are_several, run_each, scans_of, way_on
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import INFER_OPTIONS, INFER_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
@@ -106,11 +107,12 @@ def _infer_each(model: Path, scans: list[Path], output_dir: Path, options: dict[
         with progress_for(execution, None, [model]) as callback:
             bundle = load_backend(options["backend"], callback).load(model)
 
+    mapped = [] if options["mapping"] is None else [options["mapping"]]
+
     def one(data: Path, folder: Path) -> Mapping[str, Any]:
-        # A checkpoint beside results is of a run that its time limit ended (CLI-27).
-        resumes = options["resume"] and (folder / CHECKPOINT).is_file()
-        earlier = earlier_results(folder) if options["resume"] and not resumes else None
-        return earlier or run_infer(model, data, output_dir=folder, bundle=bundle, **{**options, "resume": resumes})[1]
+        files = [data, *([] if bundle is None else [model]), *mapped]
+        earlier, way = way_on(folder, files, resolved[InferenceConfig], options)
+        return earlier or run_infer(model, data, output_dir=folder, bundle=bundle, **way)[1]
 
     run_each("infer", scans, output_dir, one, quiet=not execution.enable_progress_bar)
 
@@ -154,9 +156,9 @@ def run_infer(
     reported = progress_for(resolved[ExecutionConfig], progress, [data], preview=drawn)
     folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
     with folder, reported as callback:
-        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
+        from ptycho_data.files import geometry_of, require_reconstruction_formats
 
-        scan = read_scan(data, **reading(overrides, mapping, turn))
+        scan = scan_in(data, reading(overrides, mapping), turn)
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([*files, *([] if mapping is None else [mapping])])
         worker = load_backend(backend, callback)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from ptycho_cli.commands.parameters import Json, MappingFile, Measurement, Overwrite
+from ptycho_cli.commands.parameters import Json, MappingFile, Measurement, Overwrite, require_output_to_overwrite
 from ptycho_cli.output.earlier import require_new_files
 from ptycho_cli.output.outcome import print_json
 from ptycho_cli.output.progress import progress_on, reading_words
@@ -45,6 +45,7 @@ def inspect(
     ] = False,
 ) -> None:
     """Show what a file holds and whether it is fit for use; a bundle and a store are verified. Changes nothing."""
+    require_output_to_overwrite(output_dir, overwrite=overwrite)
     if output_dir is not None:
         require_output_dir(output_dir)
     with progress_on(first=reading_words([file])) as progress:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from ptycho_contracts.config import ExecutionConfig
+from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 from ptycho_data.deadline import Deadline
 from ptycho_data.stages import Progress, begin
@@ -74,9 +75,32 @@ def chosen_backend(flag: str | None, settings: dict[str, Any]) -> str:
     return str(flag or configured)
 
 
-def reading(overrides: Mapping[str, Any], mapping: Path | None = None, turn: str | None = None) -> dict[str, Any]:
+def require_output_to_overwrite(output_dir: Path | None, *, overwrite: bool) -> None:
+    """Refuse ``--overwrite`` where nothing is written.
+
+    Raises:
+        ContractError: ``config.no_effect``.
+    """
+    if overwrite and output_dir is None:
+        found, remedy = "--overwrite, which has none: no folder is written", "leave it out, or give --output-dir"
+        raise ContractError(Problem("--overwrite", "config.no_effect", "a flag that has an effect", found, remedy))
+
+
+def scan_in(data: Path, how: Mapping[str, Any], turn: str | None) -> Scan:
+    """The scan of a file, its position axes changed after all that the file and its mapping say (CLI-53).
+
+    Raises:
+        MissingFileError, ContractError: as ``read_scan``, or no legal turn.
+    """
+    from ptycho_data.files import read_scan, turned_scan
+
+    scan = read_scan(data, **how)
+    return scan if turn is None else turned_scan(scan, turn)
+
+
+def reading(overrides: Mapping[str, Any], mapping: Path | None = None) -> dict[str, Any]:
     """How files are read, as arguments of ``read_scan``."""
-    given = {name: value for name, value in {"mapping": mapping, "turn": turn}.items() if value is not None}
+    given = {} if mapping is None else {"mapping": mapping}
     return given | {name: overrides[name] for name in ("measurement", "nphotons") if overrides.get(name) is not None}
 
 

@@ -29,8 +29,9 @@ from ptycho_cli.commands.parameters import (
     preview_in,
     progress_for,
     reading,
+    scan_in,
 )
-from ptycho_cli.commands.several_scans import are_several, earlier_results, run_each, scans_of
+from ptycho_cli.commands.several_scans import are_several, run_each, scans_of, way_on
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import RECONSTRUCT_OPTIONS, RECONSTRUCT_SECTIONS, with_options
 from ptycho_cli.output.checkpoints import CHECKPOINT, checkpoint_arguments
@@ -92,11 +93,11 @@ def _reconstruct_each(scans: list[Path], output_dir: Path, options: dict[str, An
     require_output_dir(output_dir)
     require_backend(options["backend"])
 
+    mapped = [] if options["mapping"] is None else [options["mapping"]]
+
     def one(data: Path, folder: Path) -> Mapping[str, Any]:
-        # A checkpoint beside results is of a run that its time limit ended (CLI-27).
-        resumes = options["resume"] and (folder / CHECKPOINT).is_file()
-        earlier = earlier_results(folder) if options["resume"] and not resumes else None
-        return earlier or run_reconstruct(data, output_dir=folder, **{**options, "resume": resumes})[1]
+        earlier, way = way_on(folder, [data, *mapped], resolved[ReconstructionConfig], options)
+        return earlier or run_reconstruct(data, output_dir=folder, **way)[1]
 
     run_each("reconstruct", scans, output_dir, one, quiet=not resolved[ExecutionConfig].enable_progress_bar)
 
@@ -136,9 +137,9 @@ def run_reconstruct(
     reported = progress_for(execution, progress, [data], limit_s=until.max_seconds(), preview=drawn)
     folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
     with folder, reported as callback:
-        from ptycho_data.files import geometry_of, read_scan, require_reconstruction_formats
+        from ptycho_data.files import geometry_of, require_reconstruction_formats
 
-        scan = read_scan(data, **reading(overrides, mapping, turn))
+        scan = scan_in(data, reading(overrides, mapping), turn)
         require_reconstruction_formats(formats, geometry_of(scan), N=scan.N, where=str(data))
         inputs = described_files([data, *([] if mapping is None else [mapping])])
         worker = load_backend(backend, callback)

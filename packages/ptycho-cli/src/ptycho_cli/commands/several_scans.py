@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections import Counter
@@ -9,9 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ptycho_contracts.config import Section, to_dict
 from ptycho_contracts.problems import ContractError, Problem, WorkFailedError
 from ptycho_data.foreign_content import from_json
+from ptycho_data.signals import Interrupted
 
+from ptycho_cli.output.checkpoints import CHECKPOINT
 from ptycho_cli.output.flags import with_flags
 from ptycho_cli.output.report import SUMMARY
 from ptycho_cli.output.scan_table import Row, finished_row, table
@@ -20,6 +24,8 @@ from ptycho_cli.output.terminal import printable, show
 SUFFIXES = (".npz", ".h5", ".hdf5", ".cxi", ".nxs", ".ptyd")
 """Of the files that are scans, in a folder of them."""
 Summary = Mapping[str, Any]
+BUDGET = ("epochs", "max_seconds", "refine")
+"""Options with which a run may resume another."""
 
 
 def scans_of(command: str, data: Sequence[Path], mapping: Path | None) -> list[Path]:
@@ -102,6 +108,11 @@ def run_each(
                 rows.append(Row(path.name, "failed", seconds=clock() - began, reason=_reason(error)))
             else:
                 rows.append(finished_row(path.name, summary, clock() - began, output_dir / name))
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        own = f"; of this one: {error.kept}" if isinstance(error, Interrupted) and error.kept else ""
+        done = sum(not row.reason for row in rows)
+        raise Interrupted(number, f"the results of {done} of {len(scans)} scans stay{own}") from error
     finally:
         # Also of those before Ctrl-C: their results stay.
         if rows and not quiet:
@@ -115,20 +126,63 @@ def run_each(
         raise WorkFailedError(Problem(str(output_dir), "scans.failed", "an image of each scan", found, remedy))
 
 
-def earlier_results(folder: Path) -> Summary | None:
+def way_on(
+    folder: Path, files: Sequence[Path], asked: Section, options: Mapping[str, Any]
+) -> tuple[Summary | None, Mapping[str, Any]]:
+    """How a scan goes on: the summary of results that are done already, and the options of a run otherwise.
+
+    Args:
+        folder, files, asked: As for :func:`earlier_results`.
+        options: Of the command.
+    """
+    # A checkpoint beside results is of a run that its time limit ended (CLI-27).
+    if not options["resume"] or (folder / CHECKPOINT).is_file():
+        return None, options
+    earlier = earlier_results(folder, files, asked)
+    anew = options["overwrite"] or (folder / SUMMARY).is_file()
+    return earlier, {**options, "resume": False, "overwrite": anew}
+
+
+def earlier_results(folder: Path, files: Sequence[Path], asked: Section) -> Summary | None:
     """The summary of the results that a folder holds, for a run that is resumed: they are left as they are.
 
+    Args:
+        folder: Of one scan.
+        files: What this run reads for it.
+        asked: Its options; those of the budget may differ.
+
+    Returns:
+        None if there are no results, or only those that a time limit cut short.
+
     Raises:
-        ContractError: files that do not belong together, or a summary that cannot be read.
+        ContractError: files that do not belong together, a summary that cannot be read, or ``results.other``: results
+            of other files or options.
     """
     path = folder / SUMMARY
     if not path.is_file():
         return None
+    from ptycho_data.files import file_sha256
+
     from ptycho_cli.output.results import verified
 
     verified(folder)
     content: Summary = from_json(path.read_text(encoding="utf-8"))
-    return content
+    settings = content.get("settings") or {}
+    stored = settings.get(asked.section, {})
+    expected, remedy = "an image of the same files and options", "give another folder, or --overwrite to replace it"
+
+    def other(found: str) -> ContractError:
+        return ContractError(Problem(str(folder), "results.other", expected, found, remedy))
+
+    if "object.npz" not in content.get("outputs", {}) or (settings and asked.section not in settings):
+        raise other("the results of another command")
+    if {entry.get("sha256") for entry in content.get("inputs", ())} != {file_sha256(file) for file in files}:
+        raise other("one of other files")
+    options = {name: value for name, value in to_dict(asked).items() if name in stored and name not in BUDGET}
+    changed = [name for name, value in options.items() if stored[name] != value]
+    if changed:
+        raise other(f"one with another {', '.join(changed)}")
+    return None if content.get("stopped_by") == "max_seconds" else content
 
 
 def _reason(error: Exception) -> str:

@@ -32,6 +32,7 @@ from ptycho_cli.commands.parameters import (
     preview_in,
     progress_for,
     reading,
+    scan_in,
 )
 from ptycho_cli.config_file import read_config
 from ptycho_cli.options import TRAIN_OPTIONS, TRAIN_SECTIONS, with_options
@@ -135,14 +136,14 @@ def run_train(
     folder = results_folder(output_dir, command, writes=writes, overwrite=overwrite, resume=resume)
     with folder if alone else nullcontext(), reported as callback:
         from ptycho_data.checks.advice import collapsed
-        from ptycho_data.files import combine_scans, read_scan
+        from ptycho_data.files import combine_scans
         from ptycho_data.workflows.options import default_group_count
 
         given = dict(overrides)
         # Every file is read once, here.
-        how = reading(given, mapping, turn)
-        scan = combine_scans([read_scan(path, **how) for path in data])
-        validating = combine_scans([read_scan(path, **how) for path in validation]) if validation else None
+        how = reading(given, mapping)
+        scan = combine_scans([scan_in(path, how, turn) for path in data])
+        validating = combine_scans([scan_in(path, how, turn) for path in validation]) if validation else None
         if given.get("n_groups") is None and given.get("oversampling") is None:
             given["n_groups"] = default_group_count(scan, given.get("subsample"))
         inputs = described_files([*data, *validation, *earlier, *([] if mapping is None else [mapping])])

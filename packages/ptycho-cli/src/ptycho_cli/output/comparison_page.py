@@ -49,7 +49,9 @@ def _legend(named: Sequence[tuple[str, Run]]) -> list[tuple[str, ...]]:
 
 def _same_data(runs: Sequence[Run]) -> str:
     """A note where R and losses of different data stand beside each other."""
-    data = {tuple(sorted(str(entry.get("sha256")) for entry in run.inputs)) for run in runs}
+    data = {run.data_sha256 for run in runs}
+    if () in data:
+        return ""
     if len(data) == 1:
         return '<p class="note">All read the same files, by sha256.</p>'
     return "<p><strong>They did not read the same files:</strong> compare R by its ratio to the floor, not losses.</p>"

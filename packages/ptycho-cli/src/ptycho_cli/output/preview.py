@@ -60,17 +60,16 @@ class Preview:
             self._due = began + FIRST_SECONDS
         if began < self._due:
             return False
-        if picture is not None:
-            self._picture = picture()
         from ptycho_cli.plots.progress import draw_preview
 
         began = self._clock()  # once more: to import what draws takes longer than to draw
         temporary = self.path.with_name(temporary_name(PREVIEW))
         try:
+            self._picture = self._picture if picture is None else picture()
             draw_preview(self._picture, self._losses, stage.now(began), temporary, mark=MARK)
             os.replace(temporary, self.path)
-        except OSError:
-            return False  # a full disk: the work decides itself whether it can go on
+        except Exception:
+            return False  # a full disk, an object of NaN: the work says itself whether it can go on, and why not
         finally:
             temporary.unlink(missing_ok=True)
             ended = self._clock()
@@ -80,7 +79,7 @@ class Preview:
 
     def remove(self) -> None:
         """Remove the picture: the run has ended, and its results say more."""
-        if self._drawn:
+        if self.path.exists() and _is_ours(self.path):  # also that of a run that was killed
             self.path.unlink(missing_ok=True)
 
 

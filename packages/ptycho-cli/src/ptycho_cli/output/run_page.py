@@ -75,6 +75,14 @@ class Run:
         return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
 
     @property
+    def data_sha256(self) -> tuple[str, ...]:
+        """Of the data that were imaged, or trained on; neither models nor mappings; empty: unknown."""
+        whole = self.summary.get("infer") or self.summary
+        entries = [entry for entry in whole.get("inputs") or [] if isinstance(entry, Mapping)]
+        data = [entry for entry in entries if not str(entry.get("path", "")).endswith((".safetensors", ".toml"))]
+        return tuple(sorted(str(entry.get("sha256")) for entry in data))
+
+    @property
     def inputs(self) -> list[Mapping[str, Any]]:
         """Path, bytes and sha256 of each file that it read."""
         return [entry for entry in self.summary.get("inputs") or [] if isinstance(entry, Mapping)]

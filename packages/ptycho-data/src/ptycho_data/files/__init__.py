@@ -1,6 +1,7 @@
 """Files to records and back: one module per format, one registry, detection by content."""
 
 from ptycho_data.files.combine import combine_scans
+from ptycho_data.files.door.corrected_scan import turned_scan
 from ptycho_data.files.door.imported import Imported
 from ptycho_data.files.formats.mapping_writer import write_mapping
 from ptycho_data.files.formats.ptychodus_writer import write_product
@@ -33,6 +34,7 @@ __all__ = [
     "require_reconstruction_formats",
     "scan_from_arrays",
     "set_up_of",
+    "turned_scan",
     "write_mapping",
     "write_product",
     "write_reconstruction",

@@ -44,7 +44,7 @@ def write_reconstruction(
         geometry: Scalars of the set-up, as in ``Scan.metadata["geometry"]``; they take precedence over the
             reconstruction's own pixel size.
         indexes, losses, name: (M,) number of each position's pattern, default 0, 1, ...; one loss per epoch; a title;
-            only Ptychodus' product has a place for them.
+            only Ptychodus' product and, for the numbers, CXI have a place for them.
 
     Raises:
         ContractError: unknown format, or one that needs more of the set-up, or a library that is missing.
@@ -63,7 +63,7 @@ def write_reconstruction(
     if kind == "npz":
         npz.write(path, reconstruction, pixel_size_m=known.get("object_pixel_size_m"))
     elif kind == "cxi":
-        reconstruction_cxi.write(path, reconstruction, geometry=known)
+        reconstruction_cxi.write(path, reconstruction, geometry=known, indexes=indexes)
     elif kind == "tiff":
         reconstruction_tiff.write(path, reconstruction, pixel_size_m=known.get("object_pixel_size_m"))
     else:

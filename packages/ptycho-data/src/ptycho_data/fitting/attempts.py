@@ -154,7 +154,7 @@ class Attempts:
         self._learned = self._learned or not no_better_than_uniform(val_loss, self.uniform_loss)
         if self.restarts or self._learned or not (ending or self.fraction(step) >= JUDGED_FROM):
             return False
-        if self._limit is not None and self._seconds_left(self._limit) < LEAST_LEFT * self._limit:
+        if self._limit is not None and 1 - self._elapsed < LEAST_LEFT:  # agreed by all processes
             return False
         self.restarts, self.first_epoch = 1, epoch
         self.last_epoch = epoch + max(self._epochs - epoch, math.ceil(LEAST_LEFT * self._epochs))

@@ -152,6 +152,7 @@ class _Loop:
     best: Arrays = field(default_factory=dict)
     written: int = 0
     checkpointed: int = 0
+    unwritten: FitState | None = None
     signals: Waiting = field(default_factory=Waiting)
     began: float = 0.0
 
@@ -162,6 +163,8 @@ class _Loop:
         with signals_wait() as self.signals:
             while stopped_by is None:
                 stopped_by = self._stopped() or (None if self._epoch() else "max_seconds")
+            if stopped_by == "max_seconds" and self.checkpoints is not None and self.unwritten is not None:
+                self._write(self.checkpoints, self.unwritten)
         if not all(np.isfinite(value).all() for value in self.fit.parameters().values()):
             # The last steps, whose loss is not known yet, may have diverged.
             raise self._diverged("NaN or infinite values in what was fitted")
@@ -208,10 +211,14 @@ class _Loop:
         self._close(values)
         self._validate()
         if self.checkpoints is not None and self.checkpoints.due():
-            self.checkpoints.write(self._state())
-            self.written += 1
-            self.checkpointed = len(self.losses)
+            self._write(self.checkpoints, self._state())
+        elif self.checkpoints is not None and self.max_seconds is not None:
+            self.unwritten = self._state()  # a run that the time limit ends in the next epoch resumes from here
         return True
+
+    def _write(self, checkpoints: Checkpoints, state: FitState) -> None:
+        checkpoints.write(state)
+        self.written, self.checkpointed, self.unwritten = self.written + 1, state.epoch, None
 
     def _close(self, values: list[Any]) -> None:
         """Note the loss of an epoch."""

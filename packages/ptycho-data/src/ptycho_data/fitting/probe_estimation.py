@@ -238,7 +238,7 @@ def find_probe(
 
     if until.limited:
         steps, first = _affordable_steps(until, partial(fit, 0.0, replace(short, epochs=1))), len(mine)
-        patterns = int(steps / (most * SEARCH_EPOCHS)) * short.batch_size
+        patterns = first if math.isinf(steps) else int(steps / (most * SEARCH_EPOCHS)) * short.batch_size
         mine = central(positions_px, mine, max(LEAST_SEARCH_PATTERNS, min(first, patterns)))
     best = min(DEFOCUS_CYCLES, key=loss_of)
     near = [best * factor for factor in NEAR_FACTORS] if best else [0.25, -0.25]

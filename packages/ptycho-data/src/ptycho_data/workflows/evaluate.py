@@ -241,7 +241,10 @@ def _with_prior(evaluation: Evaluation, with_prior: Run, without: Run, *, halves
     }
     for name in ("residual", "residual_map"):
         report[name] = {key: summary.get(name) for key, summary in summaries.items()}
-    return replace(evaluation, report={**evaluation.report, "what_the_prior_adds": report}, prior=beside)
+    said = [evaluation.report, *summaries.values()]
+    shortened = list(dict.fromkeys(words for each in said for words in each.get("shortened", ())))
+    whole = {**evaluation.report, "what_the_prior_adds": report, "shortened": shortened}
+    return replace(evaluation, report=whole, prior=beside)
 
 
 def _difference(beside: Comparison, light: NDArray[np.float32]) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,15 +63,20 @@ class Start:
     levels_px: tuple[int, ...] = ()
     epochs: int = 0
 
-    def kept(self, modes: NDArray[np.complex64], search: dict[str, Any] | None) -> FitStart:
+    def kept(
+        self, modes: NDArray[np.complex64], search: dict[str, Any] | None, shortened: Sequence[str] = ()
+    ) -> FitStart:
         """What a checkpoint keeps of it; the object of a fit is in the state of the fit.
 
         Args:
             modes: (K, N, N) before the coarse levels.
             search: What found them.
+            shortened: What was shortened on the way (TIME-3).
         """
         facts = {"levels_px": self.levels_px, "epochs": self.epochs, "from_object": self.object is not None}
-        return FitStart({"modes": modes, "probe": self.probe}, {**facts, "search": search})
+        return FitStart(
+            {"modes": modes, "probe": self.probe}, {**facts, "search": search, "shortened": list(shortened)}
+        )
 
     @classmethod
     def resumed(cls, first: FitStart, shape: tuple[int, int]) -> Start:

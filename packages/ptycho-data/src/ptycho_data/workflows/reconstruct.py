@@ -64,6 +64,7 @@ def reconstruct(
         WorkFailedError: the reconstruction diverged.
     """
     until = Deadline(config.max_seconds) if deadline is None else deadline
+    for_residuals = RESIDUAL_PART * until.left() if until.limited else 0.0
     sections = (config, execution_config)
     require_effects("reconstruct", changed(*sections), sections, validation=validation is not None)
     scan = opened_scan(scan, measurement=measurement, nphotons=nphotons)
@@ -114,9 +115,11 @@ def reconstruct(
                 progress=progress,
             )
         made.append(begin)
-        return begin.kept(modes, search)
+        return begin.kept(modes, search, until.shortened)
 
     first = started() if plan is None else plan.start(started)
+    if not made:  # kept by the run that resumes here
+        until.shortened.extend(first.facts.get("shortened", ()))
     guide = guided(prepared, first.probes["modes"], config, validation=validating)
     begin = made[0] if made else Start.resumed(first, prepared.sites.shape)
     with stages.measure("reconstruction"):
@@ -126,7 +129,7 @@ def reconstruct(
             begin,
             guide,
             epochs=config.epochs,
-            max_seconds=_before_residuals(until, config).max_seconds(),
+            max_seconds=until.keeping(for_residuals).max_seconds(),
             patience=execution_config.early_stop_patience,
             checkpoints=plan,
             device=device,
@@ -155,7 +158,3 @@ def reconstruct(
     )
     # Only what was fitted was seen: patterns that validate illuminate no pixel of the object.
     return reconstruction_of(prepared, fit.object, fit.probe, guide.fitted), summary
-
-
-def _before_residuals(until: Deadline, config: ReconstructionConfig) -> Deadline:
-    return until.keeping(RESIDUAL_PART * (config.max_seconds or 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from ptycho_contracts.import_options import ImportOptions
 from ptycho_contracts.records import Scan
 
@@ -74,15 +75,34 @@ def corrected_scan(scan: Scan, options: ImportOptions, images: Images) -> Scan:
         probe=scan.probe if same else None,
         object_truth=scan.object_truth if keeps_truth else None,
         object_origin_yx_px=scan.object_origin_yx_px if keeps_truth else None,
-        metadata=_metadata(scan, done, options),
+        metadata=_metadata(scan, done, kept, options),
     )
 
 
-def _metadata(scan: Scan, done: Corrected, options: ImportOptions) -> dict[str, Any]:
+def turned_scan(scan: Scan, rule: str) -> Scan:
+    """A scan with its position axes changed; its true object, which lies the other way round, is left out.
+
+    Args:
+        scan: As read.
+        rule: As ``inspect --orientation`` prints it.
+
+    Raises:
+        ContractError: no legal rule.
+    """
+    positions = turned(scan.positions_px, rule, 0.0)
+    facts = {**scan.metadata, "turn": rule}
+    return replace(scan, positions_px=positions, object_truth=None, object_origin_yx_px=None, metadata=facts)
+
+
+def _metadata(scan: Scan, done: Corrected, kept: Any, options: ImportOptions) -> dict[str, Any]:
     factors = {"detector_pixel_size_m": done.binned, "object_pixel_size_m": scan.N / done.window}
     geometry = {key: value * factors.get(key, 1) for key, value in scan.metadata.get("geometry", {}).items()}
+    pairing = dict(scan.metadata.get("pairing") or {})
+    if pairing:  # the numbers of those that are left (PTY-3)
+        pairing["indexes"] = np.asarray(pairing.get("indexes") or np.arange(len(scan)))[kept].tolist()
     return {
         **scan.metadata,
+        **({"pairing": pairing} if pairing else {}),
         "geometry": geometry,
         "nphotons": mean_photons(done.patterns, scan.unit, done.bad_pixels),
         "detector": done.record,

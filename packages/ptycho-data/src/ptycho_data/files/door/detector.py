@@ -12,6 +12,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from scipy import ndimage
 
 from ptycho_data.files.interpret.zero_frequency import SAMPLE, centred
+from ptycho_data.free_memory import require_memory
 
 _MOST = 0.5
 """Fraction of the patterns in which a pixel must be marked by the detector to be bad."""
@@ -98,7 +99,7 @@ def corrected(
         bad = dead if bad is None else bad | dead
     if dark is not None or gain is not None or declared.get("threshold") is not None:
         images = dark is not None or gain is not None
-        squares = images and frames.dtype.kind == "f" and is_amplitude is not None and is_amplitude(frames, bad)
+        squares = images and is_amplitude is not None and is_amplitude(frames, bad)
         frames = _cleaned(frames, dark, gain, float(declared.get("threshold", 0)), squares=squares)
     if bad is not None and ("mask" in record or gain is not None):
         frames = frames if frames.flags.writeable else frames.copy()
@@ -123,7 +124,7 @@ def corrected(
         zero = zero or {"place": list(middle), "decided_by": decided_by}
     window = frames.shape[-1]
     if binned > 1:
-        squares = frames.dtype.kind == "f" and is_amplitude is not None and is_amplitude(frames, bad)
+        squares = is_amplitude is not None and is_amplitude(frames, bad)
         frames, bad = _binned(frames, bad, binned, squares=squares)
         record["bin"] = binned
     if declared.get("pad") is not None:
@@ -225,7 +226,7 @@ def _cleaned(
     squares: bool,
 ) -> NDArray[Any]:
     """Dark subtracted, gain divided out and small values cut, float32 where dark or gain leave no whole numbers."""
-    whole = frames.dtype.kind in "iu" and gain is None and (dark is None or dark.dtype.kind in "iu")
+    whole = frames.dtype.kind in "iu" and not squares and gain is None and (dark is None or dark.dtype.kind in "iu")
     clean = np.empty(frames.shape, frames.dtype if whole or frames.dtype.kind == "f" else np.float32)
     for block, target in zip(_blocks(frames), _blocks(clean), strict=True):
         values = block.astype(np.float64)
@@ -307,6 +308,8 @@ def _padded(
         raise ContractError(Problem(f"{where}: pad", "door.pad", expected, str(side), "give another `pad`, or `crop`"))
     start = side // 2 - N // 2
     inside = slice(start, start + N)
+    needed = len(frames) * side * side * frames.dtype.itemsize
+    require_memory(needed, where=f"{where}: pad", remedy="give a smaller `pad`")
     padded = np.zeros((len(frames), side, side), frames.dtype)
     padded[:, inside, inside] = frames
     outside = np.ones((side, side), bool)
@@ -319,7 +322,7 @@ def _binned(
 ) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Sums over squares of pixels; a sum with a bad pixel is bad."""
     M, N = len(frames), frames.shape[-1] // size
-    sums = np.empty((M, N, N), np.float32 if frames.dtype.kind == "f" else np.int64)
+    sums = np.empty((M, N, N), np.float32 if squares or frames.dtype.kind == "f" else np.int64)
     for block, target in zip(_blocks(frames), np.array_split(sums, len(_blocks(frames))), strict=True):
         values = block.astype(np.float64 if block.dtype.kind == "f" else np.int64).reshape(len(block), N, size, N, size)
         total = (np.square(values) if squares else values).sum(axis=(2, 4))

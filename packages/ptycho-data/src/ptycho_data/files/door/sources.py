@@ -20,7 +20,10 @@ from ptycho_data.free_memory import require_memory
 from ptycho_data.input_files import checked_file
 
 FRAME_SUFFIXES = (".tif", ".tiff", ".edf", ".cbf", ".npy", ".h5", ".hdf5", ".hdf", ".nxs", ".mat", ".npz")
-_COLUMN_THEN_ROW = re.compile(r"(?i)((?<![a-z])(?:x|c|col|column)[-_=]?)(\d+)(.*?(?<![a-z])(?:y|r|row)[-_=]?)(\d+)")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_COLUMN_THEN_ROW = re.compile(
+    rf"(?i)((?<![a-z])(?:x|c|col|column)[-_=]?){_NUMBER}(.*?(?<![a-z])(?:y|r|row)[-_=]?){_NUMBER}"
+)
 
 
 class Source:

@@ -40,7 +40,7 @@ def write(path: Path, scan: Scan, *, geometry: Mapping[str, float] | None = None
         entry["data_1/data"] = h5py.SoftLink("/entry_1/instrument_1/detector_1/data")
         entry["data_1/translation"] = h5py.SoftLink("/entry_1/sample_1/geometry_1/translation")
         store_images(entry, export)
-        store_additions(entry, export, centre, len(scan))
+        store_additions(entry, export, centre, np.arange(len(scan)))
         _extension(file.create_group(EXTENSION), scan, export)
 
 
@@ -84,10 +84,10 @@ def store_images(entry: h5py.Group, export: Export) -> None:
         image["image_size"] = np.array([side * array.shape[-1], side * array.shape[-2], 0.0])
 
 
-def store_additions(entry: h5py.Group, export: Export, centre: Any, M: int) -> None:
-    """What Ptychodus needs beyond CXI."""
+def store_additions(entry: h5py.Group, export: Export, centre: Any, indexes: NDArray[np.int64]) -> None:
+    """What Ptychodus needs beyond CXI, the numbers of the patterns among it."""
     own = entry.create_group("ptychodus")
-    store_array(own, "probe_position_indexes", np.arange(M, dtype=np.int64))
+    store_array(own, "probe_position_indexes", np.asarray(indexes, np.int64))
     for name in ("probe_pixel_width_m", "probe_pixel_height_m", "object_pixel_width_m", "object_pixel_height_m"):
         own[name] = export.geometry["object_pixel_size_m"]
     own["object_center_x_m"], own["object_center_y_m"] = centre

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 from ptycho_contracts.records import Reconstruction
 
 from ptycho_data.atomic_files import atomic_write
@@ -38,13 +39,20 @@ _CLASSES = {
 }
 
 
-def write(path: Path, reconstruction: Reconstruction, *, geometry: Mapping[str, float]) -> None:
+def write(
+    path: Path,
+    reconstruction: Reconstruction,
+    *,
+    geometry: Mapping[str, float],
+    indexes: NDArray[np.int64] | None = None,
+) -> None:
     """Write object, probe, positions and what is known of the set-up, in SI units, atomically.
 
     Args:
         path: The file to write.
         reconstruction: What to write; pixels that were never illuminated become 1, and are masked.
         geometry: With ``object_pixel_size_m``; other scalars are written if they are known.
+        indexes: (M,) number of each position's pattern; default: 0, 1, ....
     """
     export = Export(
         positions_px=reconstruction.positions_px,
@@ -65,7 +73,7 @@ def write(path: Path, reconstruction: Reconstruction, *, geometry: Mapping[str, 
         mask = np.where(reconstruction.weight > 0, 0, _MISSING).astype(np.uint32)
         store_array(entry["image_2"], "mask", mask)
         _axes(entry["image_2"], reconstruction, geometry["object_pixel_size_m"])
-        store_additions(entry, export, centre, len(positions))
+        store_additions(entry, export, centre, np.arange(len(positions)) if indexes is None else indexes)
         own = file.create_group(EXTENSION)
         own["object_kind"] = export.object_kind
         store_array(own, "object_origin_yx_px", export.origin_yx_px)

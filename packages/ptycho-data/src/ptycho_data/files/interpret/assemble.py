@@ -16,6 +16,7 @@ from ptycho_contracts.problems import ContractError, Problem
 from ptycho_contracts.records import Scan
 
 from ptycho_data.files.interpret.agreement import agreement
+from ptycho_data.files.interpret.optics import GEOMETRY_KEYS, complete_geometry
 from ptycho_data.files.interpret.units import UnitDecision, decide_unit
 from ptycho_data.files.interpret.zero_frequency import centred
 from ptycho_data.files.sources import file_sha256
@@ -124,7 +125,7 @@ def scan_of(
         "nphotons": mean_photons(patterns, unit, bad),
         "zero_frequency": zero,
         "object": verdict,
-        "geometry": {key: value for key, value in scalars.items() if key != "nphotons"},
+        "geometry": _geometry(scalars, patterns.shape[-1], str(raw.path)),
         **({"nphotons_declared": scalars["nphotons"]} if "nphotons" in scalars else {}),
         **({"file_metadata": _json(raw.texts["metadata"])} if "metadata" in raw.texts else {}),
         **({"bad_pixel_values_cleared": cleared} if cleared else {}),
@@ -142,6 +143,14 @@ def scan_of(
         object_origin_yx_px=origin,
         metadata=metadata,
     )
+
+
+def _geometry(scalars: dict[str, float], N: int, where: str) -> dict[str, float]:
+    """The set-up as stored; of its four scalars three determine the fourth (FAR-4)."""
+    stored = {key: value for key, value in scalars.items() if key != "nphotons"}
+    if sum(key in stored for key in GEOMETRY_KEYS) == len(GEOMETRY_KEYS) - 1:
+        return {**stored, **complete_geometry(stored, N, where=where)}
+    return stored
 
 
 def mean_photons(measurements: NDArray[Any], unit: str, bad_pixels: NDArray[np.bool_] | None) -> float:
