@@ -151,7 +151,7 @@ def test_residuals_count_patterns(scan, watch):
 
 
 def test_patterns_that_are_compared_twice_count_once(scan, watch):
-    """A time limit is judged by a few of them first."""
+    """The time is estimated from a few of them first."""
     prepared = prepare_scan(scan, None, 0)
 
     class Reads:

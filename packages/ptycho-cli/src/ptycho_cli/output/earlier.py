@@ -46,7 +46,7 @@ def require_free_folder(path: Path, writes: Iterable[str]) -> None:
     standing = [name for name in writes if os.path.lexists(path / name)]
     states = [name for name in standing if len(Path(name).parts) > 1]
     if standing == states:
-        expected, remedy = "a folder without the state of an unfinished run", "--resume continues it; to begin anew, "
+        expected, remedy = "a folder without the state of an unfinished run", "--resume continues it; to start again, "
     else:
         expected, remedy = "a folder without results of an earlier run", ""
     if standing:

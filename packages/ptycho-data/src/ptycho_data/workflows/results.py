@@ -48,7 +48,7 @@ def residual_of(
 
 
 class _Told:
-    """A source that reports how many of its patterns were read, each once: a time limit is judged by a few first."""
+    """A source that reports how many of its patterns were read, each once: the time is estimated from a few first."""
 
     def __init__(self, source: PatternSource, progress: Progress, total: int) -> None:
         self.N, self.bad_pixels, self.scan_index = source.N, source.bad_pixels, source.scan_index
